@@ -1,0 +1,69 @@
+"""The base of everything that is read from YAML: frozen, extra keys refused, one clear error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline_config.errors import ConfigError
+
+HERE = Path(__file__).parent
+
+SectionT = TypeVar("SectionT", bound="Section")
+
+
+class Section(BaseModel):
+    """A frozen group of choices; an unknown key is an error, never ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds; raises ConfigError for anything else."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            str(path), found=_one_line(error), expected="a readable YAML file", remedy="Mend it."
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            str(path),
+            found=f"a {type(content).__name__} at the top",
+            expected="a mapping of keys to values",
+            remedy="Compare it with a file in pipeline_config/recipes/.",
+        )
+    return content
+
+
+def checked(cls: type[SectionT], content: dict[str, Any], where: str) -> SectionT:
+    """`content` as a `cls`; raises ConfigError that names every key that does not fit."""
+    try:
+        return cls.model_validate(content)
+    except ValidationError as error:
+        faults = [f"{_dotted(fault['loc'])} {_told(fault)}" for fault in error.errors()]
+        raise ConfigError(
+            where,
+            found="; ".join(faults),
+            expected=f"the keys and bounds of {cls.__name__}",
+            remedy="Mend the key named first; the fields are explained in pipeline_config/.",
+        ) from error
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location) or "(top)"
+
+
+def _told(fault: Any) -> str:
+    if fault["type"] == "extra_forbidden":
+        return "(an unknown key)"
+    if fault["type"] == "missing":
+        return "(missing)"
+    return f"= {fault['input']!r} ({fault['msg']})"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

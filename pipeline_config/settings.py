@@ -1,0 +1,51 @@
+"""Facts of this machine, from the environment (`IDXFLOW_*`): never part of a recipe or a key."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Settings(BaseSettings):
+    """Where things go and what of the machine is used.
+
+    `root`: the folder of everything that a run makes. `threads`: CPU threads of training; it is part
+    of the train stage's key, because sums in another order give other bits. `server_start_s`: how
+    long Prefect's embedded server may take to answer.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="IDXFLOW_", frozen=True, extra="ignore")
+
+    root: Path = CHECKOUT / "artifacts"
+    threads: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=_cores)
+    server_start_s: Annotated[float, Field(gt=0)] = 180.0
+
+    @property
+    def stages(self) -> Path:
+        """The folder of the stages' outputs, `<stage>-<key>/` each."""
+        return self.root / "stages"
+
+    @property
+    def models(self) -> Path:
+        """The folder of published bundles, `<dataset>/<version>/` each."""
+        return self.root / "models"
+
+    @property
+    def locks(self) -> Path:
+        """The folder of lock files, empty and harmless."""
+        return self.root / "locks"
+
+
+def settings() -> Settings:
+    """The settings of this moment; cheap, so that nobody keeps a stale copy."""
+    return Settings()

@@ -1,0 +1,1 @@
+"""Rows: profile, expectations, Parquet, split, normalization."""

@@ -1,0 +1,1 @@
+"""Judgement: metrics and figures."""

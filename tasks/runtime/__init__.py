@@ -1,0 +1,1 @@
+"""The plumbing that every room shares: stage cache, store, errors, devices."""

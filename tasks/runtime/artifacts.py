@@ -1,0 +1,58 @@
+"""What a stage shows in the Prefect UI. Outside a run (`task.fn` in a test) nothing is shown."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.context import TaskRunContext
+
+
+def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
+    """Attach a table to this task run; `key` is lower case with dashes."""
+    if TaskRunContext.get():
+        create_table_artifact(key=key, table=[dict(row) for row in rows], description=description)
+
+
+def show_markdown(key: str, markdown: str, description: str) -> None:
+    """Attach a text to this task run; the UI strips inline HTML styles and data: images."""
+    if TaskRunContext.get():
+        create_markdown_artifact(key=key, markdown=markdown, description=description)
+
+
+def show_image(key: str, path: Path, description: str) -> None:
+    """Attach a PNG to this task run, inlined, since a server cannot read our files."""
+    if TaskRunContext.get():
+        encoded = base64.b64encode(path.read_bytes()).decode()
+        create_image_artifact(
+            key=key, image_url=f"data:image/png;base64,{encoded}", description=description
+        )
+
+
+class ProgressArtifact:
+    """A percentage in the Prefect UI; whole percents only, so that the server is left in peace."""
+
+    def __init__(self, key: str, description: str) -> None:
+        self._id: UUID | None = None
+        self._percent = 0
+        if TaskRunContext.get():
+            self._id = create_progress_artifact(  # type: ignore[assignment]
+                0.0, key=key, description=description
+            )
+
+    def show(self, share: float) -> None:
+        """Show `share` of the work, 0 to 1, as done; steps under ten percent are not sent."""
+        percent = int(100 * share)
+        if self._id is not None and (percent >= self._percent + 10 or percent == 100):
+            self._percent = percent
+            update_progress_artifact(self._id, float(percent))

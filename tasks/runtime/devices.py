@@ -1,0 +1,88 @@
+"""The machine as far as a result depends on it: device, threads, CPU features.
+
+Nothing here imports torch until a device is really used: `explain` must answer in milliseconds.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pipeline_config.base import Section
+from pipeline_config.settings import settings
+from tasks.runtime.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
+
+DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
+DEVICE_CHOICES: tuple[DeviceChoice, ...] = ("auto", "cpu", "cuda", "mps")
+
+
+class Machine(Section):
+    """What of the machine decides the bits of a training: sums in another order are other sums."""
+
+    device: Literal["cpu", "cuda", "mps"]
+    precision: Literal["float32"]
+    threads: int
+    cpu: str
+
+
+def probe(choice: DeviceChoice) -> Machine:
+    """The machine that `choice` means here; `auto` is the first of cuda, mps and cpu that exists.
+
+    Raises DeviceError when the chosen device is not there. Asks the driver, never torch.
+    """
+    present = {"cpu": True, "cuda": _has_cuda(), "mps": _has_mps()}
+    device = choice
+    if device == "auto":
+        device = next(kind for kind in ("cuda", "mps", "cpu") if present[kind])
+    if not present[device]:
+        raise DeviceError(
+            f"--device {device}",
+            found=f"no usable {device} device (driver and a torch built for it)",
+            expected=f"one of {', '.join(kind for kind, there in present.items() if there)}",
+            remedy="Choose --device auto to take what is there.",
+        )
+    return Machine(device=device, precision="float32", threads=settings().threads, cpu=_cpu())
+
+
+def prepare(machine: Machine) -> torch.device:
+    """Set torch up so that the same machine gives the same bits; returns the device to compute on."""
+    import torch
+
+    torch.set_num_threads(machine.threads)
+    torch.use_deterministic_algorithms(True)
+    torch.set_flush_denormal(True)
+    if machine.device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = False
+    return torch.device(machine.device)
+
+
+def _torch_build() -> str:
+    """The text of torch's generated version module, read without importing torch."""
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return ""
+    path = Path(spec.origin).parent / "version.py"
+    return path.read_text() if path.is_file() else ""
+
+
+def _has_cuda() -> bool:
+    driver = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
+    return driver and "cuda: Optional[str] = None" not in _torch_build()
+
+
+def _has_mps() -> bool:
+    return platform.system() == "Darwin" and platform.machine() == "arm64"
+
+
+def _cpu() -> str:
+    """The widest vector set of this CPU that changes which kernels run, beside its architecture."""
+    info = Path("/proc/cpuinfo")
+    flags = set(info.read_text().split()) if info.is_file() else set()
+    wanted = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "asimd")
+    widest = next((flag for flag in wanted if flag in flags), "baseline")
+    return f"{platform.machine()} {widest}"

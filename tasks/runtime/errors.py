@@ -1,0 +1,69 @@
+"""The error tree: what may go wrong, each said in four parts (see `IdxflowError`).
+
+IdxflowError
+├── ConfigError        a recipe, a name, a setting            (pipeline_config/errors.py)
+├── RawDataError       bytes that are not what they claim to be
+├── SourceError        one place that did not give a file
+├── FetchError         no place gave all the files
+├── ValidationError    rows that break a critical expectation
+├── StorageError       a disk that is full or a folder that cannot be written
+├── DeviceError        a device that is not there
+└── ReleaseError       a bundle that does not hold what it promises
+"""
+
+from __future__ import annotations
+
+from pipeline_config.errors import ConfigError, IdxflowError
+
+
+class RawDataError(IdxflowError):
+    """Bytes that are not the file they claim to be: wrong magic, truncated, wrong digest …"""
+
+
+class SourceError(IdxflowError):
+    """One source that did not give a file; `transient` if only the network is to blame."""
+
+    def __init__(
+        self, what: str, *, found: str, expected: str, remedy: str, transient: bool = False
+    ) -> None:
+        super().__init__(what, found=found, expected=expected, remedy=remedy)
+        self.transient = transient
+
+
+class FetchError(IdxflowError):
+    """No source gave all four files; `transient` if the network alone stood in the way."""
+
+    def __init__(
+        self, what: str, *, found: str, expected: str, remedy: str, transient: bool = False
+    ) -> None:
+        super().__init__(what, found=found, expected=expected, remedy=remedy)
+        self.transient = transient
+
+
+class ValidationError(IdxflowError):
+    """Rows that break an expectation whose severity is critical."""
+
+
+class StorageError(IdxflowError):
+    """A disk that is full or a folder that cannot be written."""
+
+
+class DeviceError(IdxflowError):
+    """A device that was asked for and is not there."""
+
+
+class ReleaseError(IdxflowError):
+    """A bundle, a pointer or a journal that does not hold what it promises."""
+
+
+__all__ = [
+    "ConfigError",
+    "DeviceError",
+    "FetchError",
+    "IdxflowError",
+    "RawDataError",
+    "ReleaseError",
+    "SourceError",
+    "StorageError",
+    "ValidationError",
+]

@@ -1,0 +1,159 @@
+"""Files that are either whole or absent: digests, canonical JSON, atomic writes, locks, folders."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pipeline_config.settings import settings
+from tasks.runtime.errors import StorageError
+
+logger = logging.getLogger(__name__)
+
+# The ways in which a disk says that no more fits.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def sha256_bytes(content: bytes) -> str:
+    """The SHA-256 of `content`, 64 hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, 64 hex digits, in constant memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(content: Any) -> bytes:
+    """`content` as JSON with sorted keys, two spaces and a last newline: equal content, equal bytes.
+
+    Raises ValueError for NaN and infinity, which JSON does not have.
+    """
+    text = json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def digest_of(content: Any) -> str:
+    """The SHA-256 of `content` as canonical JSON."""
+    return sha256_bytes(canonical_json(content))
+
+
+def fsync_folder(folder: Path) -> None:
+    """Bring a folder's entries to disk, so that a rename in it outlives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`: a reader sees the old file or the new one, never a half."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(file.fileno(), 0o644)
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(name)
+            raise
+        fsync_folder(path.parent)
+
+
+@contextmanager
+def built_aside(final: Path) -> Iterator[Path]:
+    """A temporary sibling of the folder `final`; on success it is fsynced and renamed to `final`.
+
+    An earlier `final` is moved away first. On any error nothing is left behind. What a killed
+    process left is swept by the next one: the caller holds the lock of `final`.
+    """
+    parent = final.parent
+    with storage_errors(final):
+        parent.mkdir(parents=True, exist_ok=True)
+        for stale in parent.glob(f".{final.name}.*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=parent))
+        try:
+            aside.chmod(0o755)
+            yield aside
+            _fsync_tree(aside)
+            if final.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=parent))
+                os.rename(final, old / "old")
+            os.rename(aside, final)
+            fsync_folder(parent)
+        finally:
+            for stale in parent.glob(f".{final.name}.*"):
+                shutil.rmtree(stale, ignore_errors=True)
+
+
+def _fsync_tree(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            fsync_folder(path)
+        else:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    fsync_folder(folder)
+
+
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Hold the kernel lock called `name`; it is gone with its holder, however that one ends."""
+    folder = settings().locks
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{name}.lock")
+    try:
+        lock.acquire(timeout=0.2)
+    except Timeout:
+        logger.info("waiting for another run that is working on %s", name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's "no" to a write at `path` into a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise StorageError(
+                str(error.filename or path),
+                found=f"no room to write ({error.strerror})",
+                expected="enough free disk for the stage's output",
+                remedy="Free some space and run the same command again; it goes on from here.",
+            ) from error
+        if isinstance(error, PermissionError):
+            raise StorageError(
+                str(error.filename or path),
+                found="no permission to write",
+                expected="a folder that this user may write to",
+                remedy="Change its owner, or set IDXFLOW_ROOT to another folder.",
+            ) from error
+        raise

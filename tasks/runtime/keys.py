@@ -1,0 +1,119 @@
+"""The key of a stage: a digest over all that determines its bytes, and nothing else.
+
+A key is made of named components (code by module, library versions, digests of the inputs, the
+choices it reads, the machine where results differ by it). They are kept in the stage's manifest, so
+that a miss can say which of them changed, old → new.
+"""
+
+from __future__ import annotations
+
+import ast
+import platform
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline_config.settings import CHECKOUT
+from tasks.runtime.files import digest_of, sha256_bytes
+from tasks.runtime.stages import Stage
+
+FIRST_PARTY = ("tasks", "pipeline_config")
+KEY_DIGITS = 16
+
+Components = dict[str, str | int | float | bool | None]
+
+
+def components_of(stage: Stage, inputs: Mapping[str, Any]) -> Components:
+    """The components of a stage's key for the values of its task's parameters.
+
+    Only the parameters that the stage declares in `takes` count; TypeError for one without a stable
+    form, so that no key is ever made of a memory address.
+    """
+    found: Components = {}
+    for module, digest in code_digests(stage.module).items():
+        found[f"code {module}"] = digest
+    for file in stage.data:
+        found[f"code {file}"] = sha256_bytes((CHECKOUT / file).read_bytes())
+    found["library python"] = ".".join(platform.python_version_tuple()[:2])
+    for library in stage.libraries:
+        found[f"library {library}"] = version(library)
+    for name in stage.takes:
+        for dotted, value in _flat(name, inputs[name]):
+            if not dotted.startswith(stage.ignores):
+                found[dotted] = value
+    return found
+
+
+def key_of(components: Components) -> str:
+    """The key: 16 hex digits of the components' SHA-256."""
+    return digest_of(components)[:KEY_DIGITS]
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, str | int | float | bool | None]]:
+    """The leaves of `value`, each under its dotted name; a stage's reference is its digest."""
+    if isinstance(value, BaseModel):
+        content = value.model_dump(mode="json")
+        if {"stage", "key", "digest"} == set(content):
+            yield f"input {content['stage']}", content["digest"]
+        else:
+            yield from _flat(name, content)
+    elif isinstance(value, Mapping):
+        for part in sorted(value):
+            yield from _flat(f"{name}.{part}", value[part])
+    elif isinstance(value, list | tuple):
+        for position, item in enumerate(value):
+            yield from _flat(f"{name}.{position}", item)
+        yield f"{name}.length", len(value)
+    elif value is None or isinstance(value, str | int | float | bool):
+        yield name, value
+    else:
+        raise TypeError(f"{name} is a {type(value).__name__}, which has no stable form for a key")
+
+
+@cache
+def code_digests(module: str) -> dict[str, str]:
+    """The digest of a module and of every first-party module that it imports, transitively."""
+    found: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = _source(name)
+        if name in found or path is None:
+            continue
+        found[name], imports = _read(path, name)
+        waiting.extend(imports)
+    return dict(sorted(found.items()))
+
+
+def _source(module: str) -> Path | None:
+    """The file of a first-party module; None for a name inside a module or somebody else's."""
+    if module.split(".")[0] not in FIRST_PARTY:
+        return None
+    stem = CHECKOUT.joinpath(*module.split("."))
+    candidates = (stem.with_suffix(".py"), stem / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+@cache
+def _read(path: Path, module: str) -> tuple[str, tuple[str, ...]]:
+    """A module's digest, blind to comments, layout and docstrings, and the names it imports."""
+    tree = ast.parse(path.read_bytes())
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    imports: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *([node.module] if node.module else [])])
+            imports += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:]
+    return sha256_bytes(ast.dump(tree).encode()), tuple(imports)

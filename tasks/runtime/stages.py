@@ -1,0 +1,92 @@
+"""What the stages are: the one declaration that keys, explain, the flow and the docs go by.
+
+Pure on purpose: neither Prefect nor torch is imported here, so that asking what would run costs
+milliseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    `module` holds its task; its first-party source, transitively, is part of the key.
+    `takes` maps each parameter of the task to where its value comes from: the name of an earlier
+    stage, or a dotted path into the plan (`dataset`, `recipe`, `machine`).
+    `libraries` are those whose version decides the output's bytes.
+    `data` are files of the checkout that are read as code is, such as a page's template.
+    `ignores` are dotted parameters that are places or words and so stay outside the key.
+    """
+
+    name: str
+    module: str
+    takes: dict[str, str]
+    libraries: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    ignores: tuple[str, ...] = ()
+
+
+FETCH = Stage(
+    "fetch",
+    "tasks.raw.fetch",
+    takes={"dataset": "dataset"},
+    ignores=(
+        "dataset.title",
+        "dataset.sources",
+        "dataset.class_names",
+        "dataset.default_recipe",
+        "dataset.num_classes",
+        "dataset.image_shape",
+    ),
+)
+VALIDATE = Stage(
+    "validate",
+    "tasks.dataset.validate",
+    takes={"raw": "fetch", "num_classes": "dataset.num_classes"},
+    libraries=("numpy", "pandas", "pyarrow", "great-expectations", "jinja2"),
+    data=("tasks/dataset/validation.html",),
+)
+CONVERT = Stage(
+    "convert",
+    "tasks.dataset.convert",
+    takes={"raw": "fetch", "checked": "validate", "dataset_name": "dataset.name"},
+    libraries=("numpy", "pyarrow"),
+)
+NORMALIZE = Stage(
+    "normalize",
+    "tasks.dataset.normalize",
+    takes={"table": "convert", "split": "recipe.split", "scaling": "recipe.scaling"},
+    libraries=("numpy", "pyarrow", "scikit-learn"),
+)
+TRAIN = Stage(
+    "train",
+    "tasks.model.train",
+    takes={
+        "table": "convert",
+        "normalized": "normalize",
+        "model": "recipe.model",
+        "training": "recipe.training",
+        "machine": "machine",
+    },
+    libraries=("numpy", "torch", "safetensors"),
+)
+EVALUATE = Stage(
+    "evaluate",
+    "tasks.evaluation.evaluate",
+    takes={
+        "table": "convert",
+        "normalized": "normalize",
+        "trained": "train",
+        "model": "recipe.model",
+        "class_names": "dataset.class_names",
+    },
+    libraries=("numpy", "torch", "scikit-learn", "matplotlib", "pyarrow"),
+)
+
+# Everything that is cached, in the order of the pipeline; publish is never cached and not here.
+STAGES = (FETCH, VALIDATE, CONVERT, NORMALIZE, TRAIN, EVALUATE)
+PUBLISH = "publish"
+STAGE_NAMES = (*(stage.name for stage in STAGES), PUBLISH)

@@ -46,6 +46,11 @@ class Dataset(Section):
     files: dict[str, RawFile]
     content: Digest | None = None
 
+    @property
+    def num_bytes(self) -> int:
+        """The size of the raw files together, as far as it is known."""
+        return sum(file.num_bytes or 0 for file in self.files.values())
+
 
 @cache
 def named_datasets() -> dict[str, Dataset]:

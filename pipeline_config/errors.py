@@ -1,7 +1,7 @@
 """The root of the error tree: every error that a person can cause is an `IdxflowError`.
 
-It stands here, below everything else, so that a recipe that cannot be read and a file that cannot be
-downloaded end in the same way: one message, no traceback. The other branches are in
+It stands here, below everything else, so that a recipe that cannot be read and a file that cannot
+be downloaded end in the same way: one message, no traceback. The other branches are in
 `tasks/runtime/errors.py`.
 """
 

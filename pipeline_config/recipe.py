@@ -1,8 +1,8 @@
 """A recipe: everything that a person chooses about a model, and nothing about the machine.
 
-A recipe is whole: no field that changes a result has a default, so what a file does not say does not
-happen. The sections follow the stages that read them, so that a changed learning rate reaches the
-train stage's key and leaves the normalize stage's alone.
+A recipe is whole: no field that changes a result has a default, so what a file does not say does
+not happen. The sections follow the stages that read them, so that a changed learning rate reaches
+the train stage's key and leaves the normalize stage's alone.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ class Split(Section):
 class Model(Section):
     """The network between the normalized pixels and the logits.
 
-    `hidden` are the widths of the hidden layers; `dropout` is the probability of zeroing a unit after
-    each of them; `negative_slope` belongs to `leaky_relu` alone. Initialisations: `torch` is
-    PyTorch's own; `he_normal` is He 2015, eq. 10; `glorot_uniform` is Glorot and Bengio 2010, eq. 16,
-    with zero biases in both.
+    `hidden` are the widths of the hidden layers; `dropout` is the probability of zeroing a unit
+    after each of them; `negative_slope` belongs to `leaky_relu` alone. Initialisations: `torch`
+    is PyTorch's own; `he_normal` is He 2015, eq. 10; `glorot_uniform` is Glorot and Bengio 2010,
+    eq. 16, with zero biases in both.
     """
 
     hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...]
@@ -84,8 +84,9 @@ class Model(Section):
 class Optimizer(Section):
     """An optimiser and its numbers, in the units of its paper.
 
-    `momentum` belongs to `sgd`; `betas` and `epsilon` to the Adam family. `weight_decay` is decoupled
-    for `adamw` (Loshchilov and Hutter 2019) and L2 for the others, and spares biases and batch norm.
+    `momentum` belongs to `sgd`; `betas` and `epsilon` to the Adam family. `weight_decay` is
+    decoupled for `adamw` (Loshchilov and Hutter 2019) and L2 for the others, and spares biases
+    and batch norm.
     """
 
     name: Literal["sgd", "adam", "adamw", "adamax"]
@@ -146,21 +147,27 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
+def recipe_file(choice: str) -> Path:
+    """The YAML file of a recipe's name, or of its path; raises ConfigError where there is none."""
+    if choice in recipe_names():
+        return RECIPES / f"{choice}.yaml"
+    path = Path(choice).expanduser()
+    if path.is_file():
+        return path
+    raise ConfigError(
+        f"recipe {choice!r}",
+        found="neither a recipe's name nor a file",
+        expected=f"one of {', '.join(recipe_names())}, or the path of a YAML file",
+        remedy="See `idxflow recipes`.",
+    )
+
+
 def load_recipe(choice: str, overrides: tuple[str, ...] = ()) -> Recipe:
     """The recipe of a name or a YAML file, with `a.b=value` overrides applied before the checks.
 
     Raises ConfigError for an unknown name, an unknown key or a value out of bounds.
     """
-    path = RECIPES / f"{choice}.yaml"
-    if choice not in recipe_names():
-        path = Path(choice).expanduser()
-        if not path.is_file():
-            raise ConfigError(
-                f"recipe {choice!r}",
-                found="neither a recipe's name nor a file",
-                expected=f"one of {', '.join(recipe_names())}, or the path of a YAML file",
-                remedy="See `idxflow recipes`.",
-            )
+    path = recipe_file(choice)
     content = {"name": path.stem, **read_yaml(path)}
     for override in overrides:
         _apply(content, override)

@@ -19,9 +19,9 @@ def _cores() -> int:
 class Settings(BaseSettings):
     """Where things go and what of the machine is used.
 
-    `root`: the folder of everything that a run makes. `threads`: CPU threads of training; it is part
-    of the train stage's key, because sums in another order give other bits. `server_start_s`: how
-    long Prefect's embedded server may take to answer.
+    `root`: the folder of everything that a run makes. `threads`: CPU threads of training; it is
+    part of the train stage's key, because sums in another order give other bits.
+    `server_start_s`: how long Prefect's embedded server may take to answer.
     """
 
     model_config = SettingsConfigDict(env_prefix="IDXFLOW_", frozen=True, extra="ignore")

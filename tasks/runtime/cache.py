@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,11 +10,8 @@ from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from prefect.results import get_result_store
 
-from tasks.runtime.keys import components_of, key_of
 from tasks.runtime.stages import FETCH, Stage
-from tasks.runtime.store import Outcome, folder_of, inspect, record
-
-logger = logging.getLogger(__name__)
+from tasks.runtime.store import look, record
 
 
 @dataclass
@@ -37,15 +33,13 @@ class StagePolicy(CachePolicy):
         **kwargs: Any,
     ) -> str:
         """The key `<stage>-<digits>` under which Prefect keeps the reference."""
-        clock = time.perf_counter()
-        key = key_of(components_of(self.stage, inputs))
-        folder = folder_of(self.stage.name, key)
-        manifest, damage = inspect(folder)
+        since = time.perf_counter()
+        found = look(self.stage, inputs, refresh=bool(inputs.get("refresh")))
+        name = found.folder.name
         store = get_result_store()
-        if manifest is not None and not damage and not inputs.get("refresh"):
-            store.write(obj=manifest.ref, key=folder.name)
-            seconds = round(time.perf_counter() - clock, 3)
-            record(Outcome(self.stage.name, "cached", seconds, key, str(folder), "found intact"))
-        elif store.exists(folder.name):
-            store.result_storage.write_path(folder.name, content=b"")
-        return folder.name
+        if found.ref is not None:
+            store.write(obj=found.ref, key=name)  # type: ignore[unused-coroutine]
+            record(found.outcome("cached", since))
+        elif store.result_storage is not None and store.exists(name):
+            store.result_storage.write_path(name, content=b"")
+        return name

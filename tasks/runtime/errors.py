@@ -52,6 +52,14 @@ class DeviceError(IdxflowError):
     """A device that was asked for and is not there."""
 
 
+class TrainingError(IdxflowError):
+    """A training whose loss stops being a number."""
+
+
+class ServerError(IdxflowError):
+    """A Prefect server that does not answer."""
+
+
 class ReleaseError(IdxflowError):
     """A bundle, a pointer or a journal that does not hold what it promises."""
 
@@ -63,7 +71,9 @@ __all__ = [
     "IdxflowError",
     "RawDataError",
     "ReleaseError",
+    "ServerError",
     "SourceError",
     "StorageError",
+    "TrainingError",
     "ValidationError",
 ]

@@ -7,6 +7,10 @@ milliseconds.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+StageName = Literal["fetch", "validate", "convert", "normalize", "train", "evaluate", "publish"]
+STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Stage:
     `ignores` are dotted parameters that are places or words and so stay outside the key.
     """
 
-    name: str
+    name: StageName
     module: str
     takes: dict[str, str]
     libraries: tuple[str, ...] = ()
@@ -88,5 +92,4 @@ EVALUATE = Stage(
 
 # Everything that is cached, in the order of the pipeline; publish is never cached and not here.
 STAGES = (FETCH, VALIDATE, CONVERT, NORMALIZE, TRAIN, EVALUATE)
-PUBLISH = "publish"
-STAGE_NAMES = (*(stage.name for stage in STAGES), PUBLISH)
+PUBLISH: StageName = "publish"

@@ -1,8 +1,8 @@
 """The store of stage outputs: one immutable folder a key, whole and verified or not there at all.
 
 A folder `stages/<stage>-<key>/` holds the stage's files and `manifest.json`, which names each file
-with its SHA-256, the facts that later stages read, and the components of the key. The manifest is the
-truth; whatever Prefect remembers is only a pointer to it.
+with its SHA-256, the facts that later stages read, and the components of the key. The manifest is
+the truth; whatever Prefect remembers is only a pointer to it.
 """
 
 from __future__ import annotations
@@ -124,7 +124,10 @@ def recording() -> Iterator[Ledger]:
 
 
 def record(outcome: Outcome) -> None:
-    """Tell the run that is recording, if one is."""
+    """Say what became of a stage, in the log and to the run that is recording, if one is."""
+    logger.info(
+        "%-9s %-6s %6.1f s  %s", outcome.name, outcome.state, outcome.seconds, outcome.reason
+    )
     ledger = _ledger.get()
     if ledger is not None:
         ledger.add(outcome)
@@ -190,6 +193,60 @@ def list_files(folder: Path) -> dict[str, FileEntry]:
     }
 
 
+@dataclass(frozen=True)
+class Change:
+    """One component of a key that is not what it was; digests are shortened to eight digits."""
+
+    component: str
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.component}: {self.old} → {self.new}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the store holds for a stage and its inputs; `ref` is None unless it may be reused."""
+
+    stage: Stage
+    components: Components
+    key: str
+    ref: StageRef | None
+    damage: tuple[str, ...]
+    changes: tuple[Change, ...]
+    reason: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the output lies or will lie."""
+        return folder_of(self.stage.name, self.key)
+
+    def outcome(self, state: Literal["ran", "cached"], since: float) -> Outcome:
+        """What to record of the stage; `since` is the perf_counter at its start."""
+        seconds = round(time.perf_counter() - since, 3)
+        return Outcome(self.stage.name, state, seconds, self.key, str(self.folder), self.reason)
+
+
+def look(stage: Stage, inputs: Mapping[str, Any], *, refresh: bool = False) -> Finding:
+    """What is there for `inputs`, verified to the bit, and if nothing usable is, why."""
+    components = components_of(stage, inputs)
+    key = key_of(components)
+    manifest, damage = inspect(folder_of(stage.name, key))
+    changes: tuple[Change, ...] = ()
+    ref = None
+    if damage:
+        reason = "damaged: " + "; ".join(damage)
+    elif refresh:
+        reason = "asked for"
+    elif manifest is not None:
+        ref, reason = manifest.ref, "found intact"
+    else:
+        changes = _changes(stage, components)
+        reason = "; ".join(map(str, changes)) or "never run before"
+    return Finding(stage, components, key, ref, tuple(damage), changes, reason)
+
+
 def build(
     stage: Stage,
     inputs: Mapping[str, Any],
@@ -203,84 +260,61 @@ def build(
     absolute paths). Writers of one key wait for each other; what appears is whole. A damaged output
     is replaced, saying so.
     """
-    started, clock = datetime.now(UTC), time.perf_counter()
-    components = components_of(stage, inputs)
-    key = key_of(components)
-    final = folder_of(stage.name, key)
-    with locked(final.name):
-        manifest, damage = inspect(final)
-        if manifest is not None and not damage and not refresh:
-            record(_outcome(manifest, "cached", clock, "found intact"))
-            return manifest.ref
-        reason = "; ".join(damage) or ("asked for" if refresh else why(stage, components))
-        if damage:
-            logger.warning(
-                "%s: the cached output is damaged, running again: %s", final.name, reason
-            )
-        with built_aside(final) as aside:
+    started, since = datetime.now(UTC), time.perf_counter()
+    key = key_of(components_of(stage, inputs))
+    with locked(f"{stage.name}-{key}"):
+        found = look(stage, inputs, refresh=refresh)
+        if found.ref is not None:
+            record(found.outcome("cached", since))
+            return found.ref
+        if found.damage:
+            logger.warning("%s is run again: %s", stage.name, found.reason)
+        with built_aside(found.folder) as aside:
             facts = write(aside)
             files = list_files(aside)
             manifest = Manifest(
                 stage=stage.name,
                 key=key,
-                components=components,
+                components=found.components,
                 files=files,
                 facts=facts,
                 digest=digest_of(_digested(files, facts)),
                 clock=Clock(
                     started=started.isoformat(timespec="seconds"),
-                    seconds=round(time.perf_counter() - clock, 3),
+                    seconds=round(time.perf_counter() - since, 3),
                 ),
             )
             (aside / MANIFEST).write_bytes(canonical_json(manifest.model_dump(mode="json")))
-    record(_outcome(manifest, "ran", clock, reason))
+    record(found.outcome("ran", since))
     return manifest.ref
+
+
+def _changes(stage: Stage, components: Components) -> tuple[Change, ...]:
+    """What differs from the earlier output that differs least; nothing if there is none.
+
+    Of equally near ones the latest counts.
+    """
+    earlier: list[tuple[int, float, Components]] = []
+    for path in settings().stages.glob(f"{stage.name}-*/{MANIFEST}"):
+        try:
+            other = json.loads(path.read_bytes())["components"]
+        except (OSError, ValueError, KeyError):
+            continue
+        names = other.keys() | components.keys()
+        distance = sum(other.get(name) != components.get(name) for name in names)
+        earlier.append((distance, -path.stat().st_mtime, other))
+    if not earlier:
+        return ()
+    nearest = min(earlier, key=lambda candidate: candidate[:2])[2]
+    return tuple(
+        Change(name, _short(nearest.get(name, "none")), _short(components.get(name, "none")))
+        for name in sorted(nearest.keys() | components.keys())
+        if nearest.get(name) != components.get(name)
+    )
 
 
 def _digested(files: Mapping[str, FileEntry], facts: Facts) -> dict[str, Any]:
     return {"files": {name: entry.model_dump() for name, entry in files.items()}, "facts": facts}
-
-
-def _outcome(
-    manifest: Manifest, state: Literal["ran", "cached"], since: float, reason: str
-) -> Outcome:
-    folder = folder_of(manifest.stage, manifest.key)
-    seconds = round(time.perf_counter() - since, 3)
-    return Outcome(manifest.stage, state, seconds, manifest.key, str(folder), reason)
-
-
-def why(stage: Stage, components: Components) -> str:
-    """Why there is no output for `components`: what changed since the nearest earlier one."""
-    changes = changed_components(stage, components)
-    if changes is None:
-        return "the first run of this stage"
-    return "; ".join(f"{name}: {old} → {new}" for name, old, new in changes)
-
-
-def changed_components(stage: Stage, components: Components) -> list[tuple[str, str, str]] | None:
-    """(component, old, new) against the earlier output that differs least; None if there is none.
-
-    Of equally near ones the latest counts. Digests are shortened to eight digits.
-    """
-    nearest: tuple[int, float, Components] | None = None
-    for path in settings().stages.glob(f"{stage.name}-*/{MANIFEST}"):
-        try:
-            earlier = json.loads(path.read_bytes())["components"]
-        except (OSError, ValueError, KeyError):
-            continue
-        names = earlier.keys() | components.keys()
-        distance = sum(earlier.get(name) != components.get(name) for name in names)
-        candidate = (distance, -path.stat().st_mtime, earlier)
-        if nearest is None or candidate[:2] < nearest[:2]:
-            nearest = candidate
-    if nearest is None:
-        return None
-    earlier = nearest[2]
-    return [
-        (name, _short(earlier.get(name, "none")), _short(components.get(name, "none")))
-        for name in sorted(earlier.keys() | components.keys())
-        if earlier.get(name) != components.get(name)
-    ]
 
 
 def _short(value: object) -> str:

@@ -1,0 +1,31 @@
+"""The environment that Prefect and Great Expectations are imported in; set before their import."""
+
+from __future__ import annotations
+
+import os
+
+from pipeline_config.settings import settings
+
+
+def prepare_environment(*, verbose: bool = False) -> None:
+    """Give Prefect a home under our root, no telemetry, and a console that leaves errors to us.
+
+    A variable that is already set wins, but for the console's level: an error of bad input is told
+    once, by us, without Prefect's traceback.
+    """
+    home = settings().root / "prefect"
+    for name, value in {
+        "PREFECT_HOME": home,
+        "PREFECT_LOCAL_STORAGE_PATH": home / "results",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": int(settings().server_start_s),
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,flows",
+        "DO_NOT_TRACK": "1",
+        "GX_ANALYTICS_ENABLED": "false",
+    }.items():
+        os.environ.setdefault(name, str(value))
+    if not verbose:
+        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+    storage = settings().root / "prefect"
+    storage.mkdir(parents=True, exist_ok=True)
+    storage.chmod(0o700)

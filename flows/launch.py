@@ -1,0 +1,57 @@
+"""Start the flow from the command line: server, imports and run, overlapped."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Sequence
+
+from flows.environment import prepare_environment
+from flows.explain import Verdict
+from flows.plan import Choice
+from flows.server import prefect_server
+from flows.summary import Summary
+
+# What each stage imports only when it really runs, slowest first.
+HEAVY = {
+    "validate": ("great_expectations", "tasks.dataset.expectations"),
+    "normalize": ("sklearn.model_selection",),
+    "train": ("torch", "tasks.model.training"),
+    "evaluate": ("torch", "sklearn.metrics", "matplotlib.backends.backend_agg"),
+    "publish": ("onnxruntime", "onnx", "torch"),
+}
+
+
+def launch(choice: Choice, verdicts: Sequence[Verdict], *, verbose: bool) -> Summary:
+    """Run the flow on a running or an embedded server and return what came of it.
+
+    The embedded server takes seconds to start; the libraries of the stages that are going to run
+    are imported meanwhile.
+    """
+    prepare_environment(verbose=verbose)
+    embedded = "PREFECT_API_URL" not in os.environ
+    with prefect_server() as wait:
+        from prefect.settings import (
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+            PREFECT_LOGGING_TO_API_ENABLED,
+            temporary_settings,
+        )
+
+        from flows.retrain import retrain
+
+        for module in dict.fromkeys(
+            name
+            for verdict in verdicts
+            if verdict.state != "hit"
+            for name in HEAVY.get(verdict.name, ())
+        ):
+            importlib.import_module(module)
+        wait()
+        # Nobody watches an embedded server, so it is spared the heartbeat and the log.
+        quiet = (
+            {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
+            if embedded
+            else {}
+        )
+        with temporary_settings(quiet):
+            return retrain(**choice.model_dump())

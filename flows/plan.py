@@ -1,0 +1,94 @@
+"""A plan: what was asked for, resolved and checked, before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline_config.base import Section
+from pipeline_config.datasets import Dataset, named_dataset, named_datasets
+from pipeline_config.errors import ConfigError
+from pipeline_config.recipe import Recipe, load_recipe
+from tasks.raw.local import folder_dataset
+from tasks.runtime.devices import DeviceChoice, Machine, probe
+from tasks.runtime.stages import STAGE_NAMES, Stage, StageName
+from tasks.runtime.store import StageRef
+
+# The recipe that stands for "the one that the data set names".
+DEFAULT = "default"
+
+
+class Choice(Section):
+    """What was asked for, as it was asked; the fields are explained in `flows/retrain.py`."""
+
+    dataset: str = "mnist"
+    recipe: str = DEFAULT
+    device: DeviceChoice = "auto"
+    overrides: tuple[str, ...] = ()
+    source: str | None = None
+    classes: int | None = None
+    refresh_from: StageName | None = None
+
+
+class Plan(Section):
+    """A data set, a recipe and a machine, with what is to be done again."""
+
+    dataset: Dataset
+    recipe: Recipe
+    machine: Machine
+    source: str | None
+    refreshed: tuple[str, ...]
+
+    def inputs(self, stage: Stage, refs: dict[str, StageRef]) -> dict[str, Any]:
+        """The values of a stage's parameters, given the references of the stages before it."""
+        return {name: self._value(path, refs) for name, path in stage.takes.items()}
+
+    def _value(self, path: str, refs: dict[str, StageRef]) -> Any:
+        if path in refs:
+            return refs[path]
+        value: Any = self
+        for part in path.split("."):
+            value = getattr(value, part)
+        return value
+
+
+def make_plan(choice: Choice) -> Plan:
+    """The plan of a choice; raises an IdxflowError for whatever of it cannot be."""
+    dataset = _dataset(choice.dataset, choice.classes)
+    source = None if choice.source is None else Path(choice.source).expanduser().resolve()
+    if source is not None and not source.is_dir():
+        raise ConfigError(
+            f"--source {choice.source}",
+            found="no such folder",
+            expected="a folder with the data set's files",
+            remedy="Check the path.",
+        )
+    recipe = dataset.default_recipe if choice.recipe == DEFAULT else choice.recipe
+    return Plan(
+        dataset=dataset,
+        recipe=load_recipe(recipe, choice.overrides),
+        machine=probe(choice.device),
+        source=None if source is None else str(source),
+        refreshed=_from(choice.refresh_from),
+    )
+
+
+def _dataset(choice: str, classes: int | None) -> Dataset:
+    """The named data set, or the folder as a data set: a name wins over a folder called so."""
+    is_path = Path(choice).expanduser().is_dir() or "/" in choice
+    if choice in named_datasets() or not is_path:
+        dataset = named_dataset(choice)
+        if classes not in (None, dataset.num_classes):
+            raise ConfigError(
+                f"--classes {classes}",
+                found=f"{dataset.name}, which has {dataset.num_classes} classes",
+                expected="--classes only with a folder as data set",
+                remedy="Leave it out.",
+            )
+        return dataset
+    return folder_dataset(Path(choice).expanduser(), classes or 10)
+
+
+def _from(stage: StageName | None) -> tuple[str, ...]:
+    """The stage and those behind it."""
+    return () if stage is None else STAGE_NAMES[STAGE_NAMES.index(stage) :]

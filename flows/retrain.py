@@ -1,0 +1,97 @@
+"""The pipeline: raw IDX files → a published model.
+
+    fetch ─► validate ─► convert ─► normalize ─► train ─► evaluate ─► publish
+
+Each arrow is a small reference; each box is a Prefect task whose finished output is not made again.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+from pydantic import Field, WithJsonSchema
+from tasks.dataset.validate import validate
+from tasks.evaluation.evaluate import evaluate
+from tasks.raw.fetch import fetch
+from tasks.release.publish import Published, publish
+
+from flows.plan import DEFAULT, Choice, Plan, make_plan
+from flows.summary import Summary, summarize
+from pipeline_config.datasets import named_datasets
+from pipeline_config.recipe import recipe_names
+from tasks.dataset.convert import convert
+from tasks.dataset.normalize import normalize
+from tasks.model.train import train
+from tasks.runtime.devices import DeviceChoice
+from tasks.runtime.stages import PUBLISH, StageName
+from tasks.runtime.store import Outcome, record, recording
+
+# A deployment's form offers the names that come with the project and refuses anything else; a call
+# from Python may also name a folder or a recipe's file.
+DatasetChoice = Annotated[str, WithJsonSchema({"type": "string", "enum": list(named_datasets())})]
+RecipeChoice = Annotated[
+    str, WithJsonSchema({"type": "string", "enum": [DEFAULT, *recipe_names()]})
+]
+
+
+def run_name() -> str:
+    """The name of a flow run: data set, recipe and device, as they were asked for."""
+    asked: dict[str, Any] = flow_run.parameters
+    dataset = str(asked["dataset"]).rstrip("/").rpartition("/")[2]
+    recipe = str(asked["recipe"]).rpartition("/")[2]
+    return f"{dataset} · {recipe} · {asked['device']}"
+
+
+@flow(name="retrain", flow_run_name=run_name, timeout_seconds=24 * 3600)
+def retrain(
+    dataset: DatasetChoice = "mnist",
+    recipe: RecipeChoice = DEFAULT,
+    device: DeviceChoice = "auto",
+    overrides: tuple[str, ...] = (),
+    source: str | None = None,
+    classes: Annotated[int, Field(ge=2, le=65536)] | None = None,
+    refresh_from: StageName | None = None,
+) -> Summary:
+    """Retrain on a data set and publish the model; stages whose inputs did not change are skipped.
+
+    `overrides` are `a.b=value` changes to the recipe; `source` is a folder that is tried first for
+    the data set's files; `refresh_from` names the first stage that runs again whatever is cached.
+    """
+    plan = make_plan(
+        Choice(
+            dataset=dataset,
+            recipe=recipe,
+            device=device,
+            overrides=overrides,
+            source=source,
+            classes=classes,
+            refresh_from=refresh_from,
+        )
+    )
+    with recording() as ledger:
+        published = pipeline(plan)
+    return summarize(published.dataset, published.version, ledger.outcomes.values())
+
+
+def pipeline(plan: Plan) -> Published:
+    """The diagram above, in code."""
+    data, recipe, machine, again = plan.dataset, plan.recipe, plan.machine, plan.refreshed
+
+    raw = fetch(data, plan.source, refresh="fetch" in again)
+    checked = validate(raw, data.num_classes, refresh="validate" in again)
+    table = convert(raw, checked, data.name, refresh="convert" in again)
+    normalized = normalize(table, recipe.split, recipe.scaling, refresh="normalize" in again)
+    trained = train(
+        table, normalized, recipe.model, recipe.training, machine, refresh="train" in again
+    )
+    evaluated = evaluate(
+        table, normalized, trained, recipe.model, data.class_names, refresh="evaluate" in again
+    )
+    since = time.perf_counter()
+    published = publish(recipe, data, machine, raw, checked, table, normalized, trained, evaluated)
+    seconds = round(time.perf_counter() - since, 3)
+    record(Outcome(PUBLISH, "ran", seconds, published.version, published.path, published.reason))
+    return published

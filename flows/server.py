@@ -1,0 +1,142 @@
+"""Prefect's server as a child that serves one run and cannot outlive it.
+
+Prefect can start such a server itself, but only when the first call is made, and a `kill -9` of the
+run leaves it behind. Ours starts while torch is still being imported, and ends at the end of its
+standard input: the kernel closes that pipe however the parent ends.
+
+Run as a module it is that child: `python -m flows.server SOCKET` serves on an inherited socket.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from filelock import FileLock, Timeout
+
+from pipeline_config.settings import settings
+from tasks.runtime.errors import ServerError
+
+
+@contextmanager
+def prefect_server() -> Iterator[Callable[[], None]]:
+    """A server for the block: the one that PREFECT_API_URL names, else an embedded one.
+
+    Yields a function that waits until the server answers; imports can go on in the meantime.
+    Raises ServerError when it does not answer.
+    """
+    url = os.environ.get("PREFECT_API_URL")
+    if url:
+        yield lambda: _wait_for(url, None, timeout_s=10)
+        return
+    with _free_database() as database, _child(database) as (own_url, child):
+        os.environ["PREFECT_API_URL"] = own_url
+        try:
+            yield lambda: _wait_for(own_url, child, timeout_s=settings().server_start_s)
+        finally:
+            del os.environ["PREFECT_API_URL"]
+
+
+@contextmanager
+def _free_database() -> Iterator[Path]:
+    """The first database that no other run is using: two servers on one SQLite file would clash."""
+    home = Path(os.environ["PREFECT_HOME"])
+    home.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        lock = FileLock(home / f"embedded-{number}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            number += 1
+            continue
+        try:
+            yield home / f"embedded-{number}.db"
+            return
+        finally:
+            lock.release()
+
+
+@contextmanager
+def _child(database: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The serving child and its API's URL; the child ends with the block or with this process."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    with (database.with_suffix(".log")).open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "flows.server", str(listener.fileno())],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            pass_fds=[listener.fileno()],
+            env={
+                **os.environ,
+                "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
+                "PREFECT_UI_ENABLED": "false",
+                "PREFECT__SERVER_EPHEMERAL": "1",
+                "PREFECT__SERVER_FINAL": "1",
+            },
+        )
+    listener.close()
+    try:
+        yield f"http://127.0.0.1:{port}/api", child
+    finally:
+        if child.stdin is not None:
+            child.stdin.close()
+        child.wait(timeout=30)
+
+
+def _wait_for(url: str, child: subprocess.Popen[bytes] | None, timeout_s: float) -> None:
+    """Return once the server at `url` says that it is healthy; raises ServerError."""
+    end = time.monotonic() + timeout_s
+    reason = "no answer"
+    while time.monotonic() < end and (child is None or child.poll() is None):
+        try:
+            reply = httpx.get(f"{url}/health", timeout=max(end - time.monotonic(), 1))
+            if reply.status_code == 200:
+                return
+            reason = f"status {reply.status_code}"
+        except httpx.HTTPError as error:
+            reason = str(error) or type(error).__name__
+        time.sleep(0.1)
+    remedy = "Start it, or unset PREFECT_API_URL to use the embedded one."
+    if child is not None:
+        home = os.environ["PREFECT_HOME"]
+        remedy = f"Its log is in {home}; IDXFLOW_SERVER_START_S gives it more time."
+    raise ServerError(
+        f"the Prefect server at {url}",
+        found=reason if child is None or child.poll() is None else "that it ended at its start",
+        expected=f"an answer within {timeout_s:g} s",
+        remedy=remedy,
+    )
+
+
+def _end_with_parent() -> None:
+    """End this process, at once, when standard input ends."""
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _serve(descriptor: int) -> None:
+    _end_with_parent()
+    import uvicorn
+
+    uvicorn.run(
+        "prefect.server.api.server:create_app", factory=True, fd=descriptor, log_level="error"
+    )
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

@@ -1,0 +1,149 @@
+"""The network: uint8 pixels in, logits out; the normalization is its first layer.
+
+Axes: B images of a batch, D pixels of an image (height × width), C classes, N images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pipeline_config.recipe import Model
+from tasks.runtime.errors import RawDataError
+
+SCORE_BATCH = 4096
+
+
+class Normalize(nn.Module):
+    """(pixels − mean) / std in float32, inside the model: serving cannot skew from training."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
+
+    def forward(self, images_BD: Tensor) -> Tensor:
+        """uint8 (B, D) → float32 (B, D)."""
+        return (images_BD.float() - self.mean) / self.std
+
+
+def build_network(
+    model: Model, num_pixels: int, num_classes: int, mean: float, std: float
+) -> nn.Sequential:
+    """The network of a recipe, before its weights are drawn: uint8 (B, D) → logits (B, C).
+
+    Each hidden layer is Linear, batch norm if asked for, activation, dropout if asked for.
+    """
+    layers: list[nn.Module] = [Normalize(mean, std)]
+    width = num_pixels
+    for hidden in model.hidden:
+        layers.append(nn.Linear(width, hidden))
+        if model.batch_norm:
+            layers.append(nn.BatchNorm1d(hidden))
+        layers.append(_activation(model))
+        if model.dropout:
+            layers.append(nn.Dropout(model.dropout))
+        width = hidden
+    layers.append(nn.Linear(width, num_classes))
+    return nn.Sequential(*layers)
+
+
+def _activation(model: Model) -> nn.Module:
+    match model.activation:
+        case "relu":
+            return nn.ReLU()
+        case "leaky_relu":
+            return nn.LeakyReLU(model.negative_slope)
+        case "tanh":
+            return nn.Tanh()
+        case "gelu":
+            return nn.GELU()
+
+
+@torch.no_grad()
+def initialize(network: nn.Sequential, model: Model, seed: int) -> None:
+    """Draw the weights of every Linear layer from `seed` alone; always on the CPU.
+
+    `he_normal`: N(0, 2/fan_in), He et al. 2015, eq. 10. `glorot_uniform`:
+    U(±√(6/(fan_in+fan_out))), Glorot and Bengio 2010, eq. 16. Both with zero biases. `torch`:
+    weights and biases from U(±1/√fan_in), as `torch.nn.Linear` does.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for layer in network:
+        if not isinstance(layer, nn.Linear):
+            continue
+        if model.initialization == "he_normal":
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(layer.bias)
+        elif model.initialization == "glorot_uniform":
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            nn.init.zeros_(layer.bias)
+        else:
+            bound = 1 / math.sqrt(layer.in_features)
+            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+            nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+
+
+def describe_layers(network: nn.Sequential) -> list[dict[str, object]]:
+    """A row a layer: name, shape of its weight (empty where it has none), number of parameters."""
+    return [
+        {
+            "name": type(layer).__name__,
+            "shape": list(weight.shape)
+            if (weight := getattr(layer, "weight", None)) is not None
+            else [],
+            "parameters": sum(parameter.numel() for parameter in layer.parameters()),
+        }
+        for layer in network
+    ]
+
+
+def save_network(network: nn.Sequential, path: Path) -> None:
+    """Write every weight and buffer as safetensors: the same weights, the same bytes."""
+    state = {
+        name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
+    }
+    save_file(state, path)
+
+
+def load_network(path: Path, model: Model, num_pixels: int, num_classes: int) -> nn.Sequential:
+    """The network of a recipe with the weights of a safetensors file, in eval mode on the CPU.
+
+    Raises RawDataError when the file is not safetensors or its tensors are of another network.
+    """
+    network = build_network(model, num_pixels, num_classes, mean=0.0, std=1.0)
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        widths = "-".join(map(str, (num_pixels, *model.hidden, num_classes)))
+        raise RawDataError(
+            str(path),
+            found=" ".join(str(error).split())[:300],
+            expected=f"the weights of a {widths} network",
+            remedy="Use the recipe that the weights were trained with.",
+        ) from error
+    return network.eval()
+
+
+@torch.inference_mode()
+def logits_in_batches(network: nn.Module, images_ND: Tensor) -> Iterator[Tensor]:
+    """The logits, SCORE_BATCH images at a time, so that memory does not grow with N."""
+    for start in range(0, len(images_ND), SCORE_BATCH):
+        yield network(images_ND[start : start + SCORE_BATCH]).float()
+
+
+def probabilities(network: nn.Module, images_ND: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The softmax of the logits: float32 (N, C), rows summing to one."""
+    batches = logits_in_batches(network, torch.from_numpy(images_ND))
+    return np.concatenate([logits.softmax(dim=1).numpy() for logits in batches])

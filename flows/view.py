@@ -14,7 +14,7 @@ from pipeline_config.settings import settings
 from tasks.raw.idx import read_idx
 from tasks.raw.obtain import obtain
 from tasks.runtime.errors import ConfigError
-from tasks.runtime.files import write_atomically
+from tasks.runtime.files import built_aside
 from tasks.runtime.stages import FETCH
 from tasks.runtime.store import build
 
@@ -62,7 +62,7 @@ def look_at(plan: Plan, split: str, index: int) -> View:
         index=index,
         label=data.class_names[int(labels[index])],
         art=ascii_art(images[index]),
-        grid=str(_grid(plan, split, images, labels)),
+        grid=str(_grid(plan, split, images, labels.astype(np.int64))),
     )
 
 
@@ -73,10 +73,11 @@ def ascii_art(image_HW: NDArray[np.uint8]) -> str:
 
 
 def _grid(
-    plan: Plan, split: str, images_NHW: NDArray[np.uint8], labels_N: NDArray[np.uint8]
+    plan: Plan, split: str, images_NHW: NDArray[np.uint8], labels_N: NDArray[np.int64]
 ) -> Path:
-    from tasks.evaluation.figures import samples_figure
+    from tasks.evaluation.figures import draw_samples
 
-    path = settings().root / "show" / f"{plan.dataset.name}-{split}.png"
-    write_atomically(path, samples_figure(images_NHW, labels_N, plan.dataset.class_names))
-    return path
+    folder = settings().root / "show" / f"{plan.dataset.name}-{split}"
+    with built_aside(folder) as aside:
+        draw_samples(aside / "samples.png", images_NHW, labels_N, plan.dataset.class_names)
+    return folder / "samples.png"

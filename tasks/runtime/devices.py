@@ -50,8 +50,8 @@ def probe(choice: DeviceChoice) -> Machine:
 
 
 def prepare(machine: Machine) -> torch.device:
-    """Set torch up so that the same machine gives the same bits; returns the device to compute
-    on.""" import torch
+    """Set torch up so that the same machine gives the same bits; returns the device to use."""
+    import torch
 
     torch.set_num_threads(machine.threads)
     torch.use_deterministic_algorithms(True)

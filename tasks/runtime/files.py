@@ -37,7 +37,7 @@ def sha256_file(path: Path) -> str:
 
 
 def canonical_json(content: Any) -> bytes:
-    """`content` as JSON with sorted keys, two spaces and a last newline: equal content, equal bytes.
+    """`content` as JSON with sorted keys and two spaces: equal content, equal bytes.
 
     Raises ValueError for NaN and infinity, which JSON does not have.
     """
@@ -97,8 +97,8 @@ def built_aside(final: Path) -> Iterator[Path]:
             _fsync_tree(aside)
             if final.exists():
                 old = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=parent))
-                os.rename(final, old / "old")
-            os.rename(aside, final)
+                final.rename(old / "old")
+            aside.rename(final)
             fsync_folder(parent)
         finally:
             for stale in parent.glob(f".{final.name}.*"):

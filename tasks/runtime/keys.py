@@ -23,6 +23,7 @@ from tasks.runtime.stages import Stage
 
 FIRST_PARTY = ("tasks", "pipeline_config")
 KEY_DIGITS = 16
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 Components = dict[str, str | int | float | bool | None]
 
@@ -91,7 +92,7 @@ def code_digests(module: str) -> dict[str, str]:
 
 def _source(module: str) -> Path | None:
     """The file of a first-party module; None for a name inside a module or somebody else's."""
-    if module.split(".")[0] not in FIRST_PARTY:
+    if module.partition(".")[0] not in FIRST_PARTY:
         return None
     stem = CHECKOUT.joinpath(*module.split("."))
     candidates = (stem.with_suffix(".py"), stem / "__init__.py")
@@ -113,7 +114,6 @@ def _read(path: Path, module: str) -> tuple[str, tuple[str, ...]]:
                 above = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*above, *([node.module] if node.module else [])])
             imports += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:]
+        elif isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
     return sha256_bytes(ast.dump(tree).encode()), tuple(imports)

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -15,8 +15,11 @@ from rich.table import Table
 
 from flows.explain import Verdict
 from flows.summary import Summary
-from flows.view import View
+
 from pipeline_config.errors import IdxflowError
+
+if TYPE_CHECKING:
+    from flows.view import View
 
 # No terminal, no colours and no cut lines: what is piped is for a program.
 PLAIN_WIDTH = 10_000

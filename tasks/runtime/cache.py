@@ -38,8 +38,10 @@ class StagePolicy(CachePolicy):
         name = found.folder.name
         store = get_result_store()
         if found.ref is not None:
-            store.write(obj=found.ref, key=name)  # type: ignore[unused-coroutine]
+            store.write(obj=found.ref, key=name)
             record(found.outcome("cached", since))
         elif store.result_storage is not None and store.exists(name):
-            store.result_storage.write_path(name, content=b"")
+            store.result_storage.write_path(  # type: ignore[unused-coroutine]
+                name, content=b""
+            )
         return name

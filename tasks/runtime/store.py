@@ -70,7 +70,7 @@ class Clock(Section):
 
 
 class Manifest(Section):
-    """The truth about one stage output."""
+    """The truth about one stage output; `digest` covers files and facts, `seal` all of this."""
 
     stage: str
     key: str
@@ -79,6 +79,12 @@ class Manifest(Section):
     facts: Facts
     digest: str
     clock: Clock
+    seal: str = ""
+
+    def sealed(self) -> Manifest:
+        """The manifest with the SHA-256 of all the rest of it as its seal."""
+        content = self.model_dump(mode="json", exclude={"seal"})
+        return self.model_copy(update={"seal": digest_of(content)})
 
     @property
     def ref(self) -> StageRef:
@@ -152,9 +158,7 @@ def inspect(folder: Path) -> tuple[Manifest | None, list[str]]:
     except (OSError, PydanticError):
         return None, [f"{MANIFEST}: missing or unreadable"]
     damage = []
-    if canonical_json(manifest.model_dump(mode="json")) != content or manifest.digest != digest_of(
-        _digested(manifest.files, manifest.facts)
-    ):
+    if canonical_json(manifest.sealed().model_dump(mode="json")) != content:
         damage.append(f"{MANIFEST}: changed")
     if folder.name != f"{manifest.stage}-{manifest.key}" or manifest.key != key_of(
         manifest.components
@@ -283,7 +287,7 @@ def build(
                     started=started.isoformat(timespec="seconds"),
                     seconds=round(time.perf_counter() - since, 3),
                 ),
-            )
+            ).sealed()
             (aside / MANIFEST).write_bytes(canonical_json(manifest.model_dump(mode="json")))
     record(found.outcome("ran", since))
     return manifest.ref

@@ -1,0 +1,92 @@
+"""Recipes: whole, bounded, and refused in one clear sentence otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline_config.datasets import FILES, named_dataset, named_datasets
+from pipeline_config.errors import ConfigError
+from pipeline_config.recipe import RECIPES, load_recipe, recipe_names
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_and_opens_with_its_command(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.expected is not None
+    header = (RECIPES / f"{name}.yaml").read_text().splitlines()[0]
+    assert header.startswith("# idxflow run")
+
+
+@pytest.mark.parametrize("dataset", named_datasets().values(), ids=lambda dataset: dataset.name)
+def test_every_dataset_is_whole(dataset: object) -> None:
+    assert dataset == named_dataset(dataset.name)  # type: ignore[attr-defined]
+    assert tuple(dataset.files) == FILES  # type: ignore[attr-defined]
+    assert len(dataset.class_names) == dataset.num_classes  # type: ignore[attr-defined]
+    assert dataset.default_recipe in recipe_names()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("training.optimizer.learning_rate=-1", "learning_rate"),
+        ("training.epochs=0", "epochs"),
+        ("training.epochs=many", "epochs"),
+        ("model.dropout=1.0", "dropout"),
+        ("model.hidden=[0]", "hidden"),
+        ("scaling=log", "scaling"),
+        ("training.optimizer.learning_rate=.nan", "learning_rate"),
+        ("split.validation={kind: last, rows: 0}", "validation"),
+        ("training.epoch=3", "'training.epoch', which the recipe does not have"),
+        ("training", "no '='"),
+        ("=3", "does not have"),
+        ("training.epochs.more=3", "does not have"),
+        ("model.hidden=[1", "'\\[1'"),
+    ],
+)
+def test_nonsense_is_refused_by_name(override: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        load_recipe("fast", (override,))
+
+
+def test_overrides_apply_and_drop_the_expectation() -> None:
+    recipe = load_recipe("fast", ("training.epochs=3", "training.optimizer.learning_rate=1e-3"))
+    assert recipe.training.epochs == 3
+    assert recipe.training.optimizer.learning_rate == 0.001
+    assert recipe.expected is None
+
+
+def test_an_unknown_key_in_a_file_is_refused(tmp_path: Path) -> None:
+    content = yaml.safe_load((RECIPES / "fast.yaml").read_text())
+    content["model"]["widht"] = 3
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=r"model.widht \(an unknown key\)"):
+        load_recipe(str(path))
+
+
+def test_a_missing_key_in_a_file_is_refused(tmp_path: Path) -> None:
+    content = yaml.safe_load((RECIPES / "fast.yaml").read_text())
+    del content["training"]["seed"]
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=r"training.seed \(missing\)"):
+        load_recipe(str(path))
+
+
+@pytest.mark.parametrize("text", ["", "- a", "a: [", "\x00"])
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"mine.yaml"):
+        load_recipe(str(path))
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="fast"):
+        load_recipe("quick")
+    with pytest.raises(ConfigError, match="mnist"):
+        named_dataset("mnits")

@@ -1,0 +1,170 @@
+"""The store: outputs are whole and verified, or not there; every fault is found and said."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tasks.runtime.errors import StorageError
+from tasks.runtime.stages import NORMALIZE
+from tasks.runtime.store import (
+    MANIFEST,
+    Facts,
+    Outcome,
+    StageRef,
+    build,
+    inspect,
+    look,
+    recording,
+)
+
+STAGE = replace(NORMALIZE, takes={"name": "-"}, libraries=())
+INPUTS = {"name": "a"}
+
+
+def write(folder: Path) -> Facts:
+    (folder / "deep").mkdir()
+    (folder / "deep/rows.bin").write_bytes(bytes(range(256)))
+    (folder / "words.txt").write_text("hello")
+    return {"rows": 256}
+
+
+def outcome_of(make: Callable[[], StageRef]) -> tuple[StageRef, Outcome]:
+    with recording() as ledger:
+        ref = make()
+    return ref, ledger.outcomes["normalize"]
+
+
+def test_what_is_built_is_found_again() -> None:
+    first, ran = outcome_of(lambda: build(STAGE, INPUTS, write))
+    second, cached = outcome_of(lambda: build(STAGE, INPUTS, write))
+    assert (ran.state, cached.state) == ("ran", "cached")
+    assert first == second
+    assert first.facts == {"rows": 256}
+    assert first.path.joinpath("deep/rows.bin").read_bytes() == bytes(range(256))
+
+
+def test_the_clock_is_outside_the_digest() -> None:
+    first = build(STAGE, INPUTS, write)
+    again = build(STAGE, INPUTS, write, refresh=True)
+    assert first.digest == again.digest
+
+
+@pytest.mark.parametrize("name", ["deep/rows.bin", "words.txt", MANIFEST])
+def test_every_flipped_bit_is_found_and_the_stage_runs_again(name: str) -> None:
+    ref = build(STAGE, INPUTS, write)
+    path = ref.path / name
+    good = path.read_bytes()
+    for position in range(0, len(good), max(1, len(good) // 60)):
+        bad = bytearray(good)
+        bad[position] ^= 1 << (position % 8)
+        path.write_bytes(bad)
+        assert inspect(ref.path)[1], f"bit {position % 8} of byte {position} of {name}"
+    again, outcome = outcome_of(lambda: build(STAGE, INPUTS, write))
+    assert outcome.state == "ran"
+    assert name in outcome.reason
+    assert again == ref
+    assert inspect(ref.path)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (lambda folder: (folder / "words.txt").unlink(), "words.txt: missing"),
+        (lambda folder: (folder / MANIFEST).unlink(), "missing or unreadable"),
+        (lambda folder: (folder / MANIFEST).write_text(""), "missing or unreadable"),
+        (lambda folder: (folder / "more.txt").write_text(""), "more.txt: not in the manifest"),
+        (lambda folder: (folder / "words.txt").write_text("hell"), "4 bytes instead of 5"),
+    ],
+)
+def test_damage_is_named(harm: Callable[[Path], object], told: str) -> None:
+    ref = build(STAGE, INPUTS, write)
+    harm(ref.path)
+    assert told in "; ".join(inspect(ref.path)[1])
+    again, outcome = outcome_of(lambda: build(STAGE, INPUTS, write))
+    assert again.digest == ref.digest
+    assert told in outcome.reason
+
+
+def test_a_folder_under_another_key_is_not_believed() -> None:
+    ref = build(STAGE, INPUTS, write)
+    other = look(STAGE, {"name": "b"}).folder
+    ref.path.rename(other)
+    assert "of another key" in look(STAGE, {"name": "b"}).reason
+
+
+def test_a_miss_says_what_changed() -> None:
+    build(STAGE, INPUTS, write)
+    found = look(STAGE, {"name": "b"})
+    assert found.ref is None
+    assert found.reason == "name: a → b"
+
+
+def test_the_first_run_says_so() -> None:
+    assert look(STAGE, INPUTS).reason == "never run before"
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt()])
+def test_a_failure_leaves_nothing_behind(error: BaseException, root: Path) -> None:
+    def fail(folder: Path) -> Facts:
+        (folder / "half.txt").write_text("half")
+        raise error
+
+    with pytest.raises(type(error)):
+        build(STAGE, INPUTS, fail)
+    assert list((root / "stages").iterdir()) == []
+
+
+def test_a_full_disk_is_one_clear_error(root: Path) -> None:
+    def fill(folder: Path) -> Facts:
+        raise OSError(28, "No space left on device", str(folder / "rows.bin"))
+
+    with pytest.raises(StorageError, match="no room to write"):
+        build(STAGE, INPUTS, fill)
+    assert list((root / "stages").iterdir()) == []
+
+
+def _killed_while_writing() -> None:
+    def die(folder: Path) -> Facts:
+        write(folder)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+    build(STAGE, INPUTS, die)
+
+
+def test_kill_9_leaves_neither_a_lock_nor_a_half(root: Path) -> None:
+    child = multiprocessing.get_context("fork").Process(target=_killed_while_writing)
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert look(STAGE, INPUTS).ref is None
+    build(STAGE, INPUTS, write)
+    assert [path.name for path in (root / "stages").iterdir()] == [look(STAGE, INPUTS).folder.name]
+
+
+def _build_counting(counter: Path) -> None:
+    def count(folder: Path) -> Facts:
+        with counter.open("a") as file:
+            file.write("x")
+        return write(folder)
+
+    build(STAGE, INPUTS, count)
+
+
+def test_two_writers_of_one_key_write_once(tmp_path: Path) -> None:
+    counter = tmp_path / "counter"
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=_build_counting, args=(counter,)) for _ in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0] * 4
+    assert counter.read_text() == "x"

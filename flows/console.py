@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 
 from flows.explain import Verdict
 from flows.summary import Summary
-
 from pipeline_config.errors import IdxflowError
 
 if TYPE_CHECKING:
@@ -72,14 +70,18 @@ def _escaped(text: str) -> str:
     return text.replace("[", r"\[")
 
 
+class _Telling(logging.Handler):
+    """Prints each log line as `say` does, above whatever progress bar is on the screen."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record))
+
+
 def log_to_console() -> None:
     """Show our own log lines, which are few, on standard error."""
-    handler = RichHandler(
-        console=console(error=True), show_time=False, show_path=False, show_level=False
-    )
     for name in ("tasks", "flows"):
         logger = logging.getLogger(name)
-        logger.addHandler(handler)
+        logger.addHandler(_Telling())
         logger.setLevel(logging.INFO)
 
 

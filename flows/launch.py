@@ -54,4 +54,5 @@ def launch(choice: Choice, verdicts: Sequence[Verdict], *, verbose: bool) -> Sum
             else {}
         )
         with temporary_settings(quiet):
-            return retrain(**choice.model_dump())
+            summary: Summary = retrain(**choice.model_dump())
+            return summary

@@ -7,16 +7,11 @@ Each arrow is a small reference; each box is a Prefect task whose finished outpu
 
 from __future__ import annotations
 
-import time
 from typing import Annotated, Any
 
 from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field, WithJsonSchema
-from tasks.dataset.validate import validate
-from tasks.evaluation.evaluate import evaluate
-from tasks.raw.fetch import fetch
-from tasks.release.publish import Published, publish
 
 from flows.plan import DEFAULT, Choice, Plan, make_plan
 from flows.summary import Summary, summarize
@@ -24,10 +19,14 @@ from pipeline_config.datasets import named_datasets
 from pipeline_config.recipe import recipe_names
 from tasks.dataset.convert import convert
 from tasks.dataset.normalize import normalize
+from tasks.dataset.validate import validate
+from tasks.evaluation.evaluate import evaluate
 from tasks.model.train import train
+from tasks.raw.fetch import fetch
+from tasks.release.publish import Published, publish
 from tasks.runtime.devices import DeviceChoice
-from tasks.runtime.stages import PUBLISH, StageName
-from tasks.runtime.store import Outcome, record, recording
+from tasks.runtime.stages import StageName
+from tasks.runtime.store import recording
 
 # A deployment's form offers the names that come with the project and refuses anything else; a call
 # from Python may also name a folder or a recipe's file.
@@ -90,8 +89,4 @@ def pipeline(plan: Plan) -> Published:
     evaluated = evaluate(
         table, normalized, trained, recipe.model, data.class_names, refresh="evaluate" in again
     )
-    since = time.perf_counter()
-    published = publish(recipe, data, machine, raw, checked, table, normalized, trained, evaluated)
-    seconds = round(time.perf_counter() - since, 3)
-    record(Outcome(PUBLISH, "ran", seconds, published.version, published.path, published.reason))
-    return published
+    return publish(recipe, data, machine, raw, checked, table, normalized, trained, evaluated)

@@ -1,0 +1,124 @@
+"""The convert stage: one Parquet file a split, with the profile beside each image.
+
+Axes: N images of H×W pixels, kept as H*W bytes each, rows of pixels from the top.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from prefect import task
+
+from tasks.raw.idx import read_idx
+from tasks.raw.structure import SPLITS
+from tasks.runtime.artifacts import show_table
+from tasks.runtime.cache import StagePolicy
+from tasks.runtime.stages import CONVERT
+from tasks.runtime.store import Facts, StageRef, build
+
+# Rows a row group: 6 MB of 28×28 images, what a reader of one group holds.
+ROW_GROUP = 8192
+
+COMPRESSION_LEVEL = 3
+
+
+def schema(profile: pa.Schema, facts: Facts) -> pa.Schema:
+    """index, label, image, then the profile's other columns; `idxflow.*` metadata in JSON."""
+    height, width = facts["image_shape"]
+    index, label, *others = profile
+    image = pa.field("image", pa.binary(height * width), nullable=False)
+    metadata = {f"idxflow.{name}": json.dumps(facts[name]) for name in sorted(facts)}
+    return pa.schema([index, label, image, *others], metadata=metadata)
+
+
+def image_column(images_BHW: NDArray[np.uint8]) -> pa.FixedSizeBinaryArray:
+    """The images as fixed-size binary of H*W bytes over the array's own memory."""
+    images_BHW = np.ascontiguousarray(images_BHW)
+    num_images, height, width = images_BHW.shape
+    return pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(height * width), num_images, [None, pa.py_buffer(images_BHW)]
+    )
+
+
+def write_table(path: Path, images: Path, profile: Path, facts: Facts) -> None:
+    """Write one split, a row group at a time: the same inputs give the same bytes."""
+    images_NHW = read_idx(images)
+    with pq.ParquetFile(profile) as source:
+        columns = schema(source.schema_arrow, facts)
+        with pq.ParquetWriter(
+            path,
+            columns,
+            compression="zstd",
+            compression_level=COMPRESSION_LEVEL,
+            # Pixels and digests are as good as never twice the same; their bounds say nothing.
+            use_dictionary=["label"],
+            write_statistics=[name for name in columns.names if name not in ("image", "sha256")],
+        ) as writer:
+            start = 0
+            for batch in source.iter_batches(ROW_GROUP):
+                image = image_column(images_NHW[start : start + len(batch)])
+                index, label, *others = batch.columns
+                writer.write_batch(
+                    pa.record_batch([index, label, image, *others], schema=columns), ROW_GROUP
+                )
+                start += len(batch)
+
+
+def write_tables(folder: Path, raw: StageRef, checked: StageRef, dataset_name: str) -> Facts:
+    """Write `train.parquet` and `test.parquet`; their metadata are the facts that come back."""
+    facts: Facts = {
+        "dataset": dataset_name,
+        "num_classes": checked.facts["num_classes"],
+        "image_shape": checked.facts["image_shape"],
+        "rows": checked.facts["rows"],
+        "sha256": raw.facts["sha256"],
+    }
+    for split, (images, _) in SPLITS.items():
+        write_table(
+            folder / f"{split}.parquet",
+            raw.path / images,
+            checked.path / f"{split}.profile.parquet",
+            facts,
+        )
+    return facts
+
+
+@task(
+    name="convert",
+    cache_policy=StagePolicy(stage=CONVERT),
+    result_serializer="json",
+    persist_result=True,
+    cache_result_in_memory=False,
+    retries=0,
+    timeout_seconds=900,
+    tags=["convert"],
+)
+def convert(raw: StageRef, checked: StageRef, dataset_name: str, refresh: bool = False) -> StageRef:
+    """Turn the checked IDX files and their profile into Parquet."""
+    inputs = {"raw": raw, "checked": checked, "dataset_name": dataset_name}
+    ref = build(
+        CONVERT,
+        inputs,
+        lambda folder: write_tables(folder, raw, checked, dataset_name),
+        refresh=refresh,
+    )
+    files = ref.manifest.files
+    show_table(
+        "tables",
+        [
+            {
+                "file": f"{split}.parquet",
+                "rows": ref.facts["rows"][split],
+                "bytes": files[f"{split}.parquet"].num_bytes,
+                "sha256": files[f"{split}.parquet"].sha256,
+            }
+            for split in SPLITS
+        ],
+        f"Parquet files of {dataset_name}, {ref.facts['image_shape']} pixels an image.",
+    )
+    return ref

@@ -1,0 +1,103 @@
+"""The normalize stage: which rows are for what, and the numbers that scale a pixel.
+
+Axes: N pooled rows, P = H*W pixels. Nothing is scaled here: the two numbers travel inside the model
+as its first layer, so that serving cannot do otherwise than training did.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from prefect import task
+
+from pipeline_config.recipe import PooledTest, Split
+from tasks.dataset.splits import PARTS, Rows, split_rows
+from tasks.dataset.table import read_images
+from tasks.runtime.artifacts import show_table
+from tasks.runtime.cache import StagePolicy
+from tasks.runtime.errors import ValidationError
+from tasks.runtime.stages import NORMALIZE
+from tasks.runtime.store import Facts, StageRef, build
+
+Scaling = Literal["none", "unit", "standard"]
+
+# Rows a batch of the fit: 6 MB of counters' indices at 28×28.
+BATCH = 1024
+
+
+def fit(scaling: Scaling, images_NP: NDArray[np.uint8], train: Rows) -> tuple[float, float]:
+    """(mean, std) with x = (pixel - mean) / std; only the rows in `train` are looked at.
+
+    `standard` takes one mean and one std over all pixels, since some pixels never change. Raises
+    ValidationError where all training pixels are equal.
+    """
+    if scaling == "none":
+        return 0.0, 1.0
+    if scaling == "unit":
+        return 0.0, 255.0
+    counts = np.zeros(256, np.int64)
+    for start in range(0, len(train), BATCH):
+        counts += np.bincount(images_NP[train[start : start + BATCH]].ravel(), minlength=256)
+    # Python's whole numbers: exact, whatever the order of the rows and however many there are.
+    number, total, squares = (
+        sum(level**power * int(count) for level, count in enumerate(counts)) for power in (0, 1, 2)
+    )
+    spread = number * squares - total * total
+    if spread == 0:
+        raise ValidationError(
+            "the training images",
+            found=f"the same grey level {counts.argmax()} in every pixel",
+            expected="images that differ, since scaling: standard divides by their spread",
+            remedy="Look at them with `idxflow show`; scaling: unit does not divide by it.",
+        )
+    return total / number, math.sqrt(spread) / number
+
+
+def write_normalization(folder: Path, table: StageRef, split: Split, scaling: Scaling) -> Facts:
+    """Write `train.npy`, `validation.npy`, `test.npy` (int64) and return the fitted numbers."""
+    images_NP, labels_N = read_images(table)
+    indices = split_rows(split, labels_N, table.facts["rows"]["train"])
+    mean, std = fit(scaling, images_NP, indices.train)
+    rows = {part: getattr(indices, part) for part in PARTS}
+    for part, indices_of_part in rows.items():
+        np.save(folder / f"{part}.npy", indices_of_part)
+    return {
+        "scaling": scaling,
+        "mean": mean,
+        "std": std,
+        "rows": {part: len(indices_of_part) for part, indices_of_part in rows.items()},
+        "pooled": isinstance(split.test, PooledTest),
+    }
+
+
+@task(
+    name="normalize",
+    cache_policy=StagePolicy(stage=NORMALIZE),
+    result_serializer="json",
+    persist_result=True,
+    cache_result_in_memory=False,
+    retries=0,
+    timeout_seconds=300,
+    tags=["normalize"],
+)
+def normalize(table: StageRef, split: Split, scaling: Scaling, refresh: bool = False) -> StageRef:
+    """Divide the rows and fit the scaling on the training rows alone."""
+    inputs = {"table": table, "split": split, "scaling": scaling}
+    ref = build(
+        NORMALIZE,
+        inputs,
+        lambda folder: write_normalization(folder, table, split, scaling),
+        refresh=refresh,
+    )
+    facts = ref.facts
+    show_table(
+        "normalization",
+        [{"part": part, "rows": facts["rows"][part]} for part in PARTS],
+        f"Rows of each part; x = (pixel - {facts['mean']:.4f}) / {facts['std']:.4f}, "
+        f"scaling {facts['scaling']}, fitted on the training rows.",
+    )
+    return ref

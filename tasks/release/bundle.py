@@ -1,0 +1,134 @@
+"""What a bundle is: the version that names it, its manifest, and whether it is whole.
+
+Pure: neither Prefect nor torch, so that "is this published already?" costs milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline_config.base import Section
+from pipeline_config.recipe import Recipe
+from pipeline_config.settings import settings
+from tasks.runtime.files import canonical_json, digest_of
+from tasks.runtime.store import MANIFEST, Facts, FileEntry, Manifest, damaged_files
+
+VERSION_DIGITS = 12
+MODEL = "model.safetensors"
+METRICS = "metrics.json"
+
+
+class Determinants(Section):
+    """The digests that determine a model, by file or by content; the version is their digest.
+
+    `recipe` leaves out the recipe's words (description, expected figures); `data` are the raw
+    files.
+    """
+
+    model: str
+    metrics: str
+    recipe: str
+    data: dict[str, str]
+
+    @property
+    def version(self) -> str:
+        """The version: 12 hex digits."""
+        return digest_of(self.model_dump())[:VERSION_DIGITS]
+
+
+class BundleManifest(Section):
+    """The truth about one bundle; `digest` covers the rest. Nothing is of the clock."""
+
+    dataset: str
+    version: str
+    recipe: str
+    determinants: Determinants
+    provenance: dict[str, Any]
+    files: dict[str, FileEntry]
+    digest: str
+
+    @classmethod
+    def of(
+        cls,
+        dataset: str,
+        recipe: str,
+        determinants: Determinants,
+        provenance: dict[str, Any],
+        files: dict[str, FileEntry],
+    ) -> BundleManifest:
+        """The manifest of these parts, with its version and digest filled in."""
+        draft = cls(
+            dataset=dataset,
+            version=determinants.version,
+            recipe=recipe,
+            determinants=determinants,
+            provenance=provenance,
+            files=files,
+            digest="",
+        )
+        return draft.model_copy(update={"digest": draft.digest_of_the_rest()})
+
+    def digest_of_the_rest(self) -> str:
+        """The SHA-256 of this manifest less its digest."""
+        return digest_of(self.model_dump(mode="json", exclude={"digest"}))
+
+    def content(self) -> bytes:
+        """The bytes of `manifest.json`."""
+        return canonical_json(self.model_dump(mode="json"))
+
+
+def determinants_of(
+    recipe: Recipe, table_facts: Facts, trained: Manifest, evaluated: Manifest
+) -> Determinants:
+    """What determines the model, read from manifests alone."""
+    choices = recipe.model_dump(mode="json", exclude={"description", "expected"})
+    return Determinants(
+        model=trained.files[MODEL].sha256,
+        metrics=evaluated.files[METRICS].sha256,
+        recipe=digest_of(choices),
+        data=table_facts["sha256"],
+    )
+
+
+def version_of(recipe: Recipe, table_facts: Facts, trained: Manifest, evaluated: Manifest) -> str:
+    """The version that publishing these stage outputs gives, without publishing them."""
+    return determinants_of(recipe, table_facts, trained, evaluated).version
+
+
+def bundle_folder(dataset: str, version: str) -> Path:
+    """Where a bundle lies, whether or not it is there."""
+    return settings().models / dataset / version
+
+
+def read_bundle(dataset: str, version: str) -> tuple[BundleManifest | None, list[str]]:
+    """The manifest of a bundle and its damage, a line a file; every file is hashed.
+
+    An intact bundle gives (manifest, []); one that is not there gives (None, ["it is missing"]).
+    """
+    folder = bundle_folder(dataset, version)
+    if not folder.is_dir():
+        return None, ["it is missing"]
+    try:
+        content = (folder / MANIFEST).read_bytes()
+        manifest = BundleManifest.model_validate_json(content)
+    except (OSError, ValidationError):
+        return None, [f"{MANIFEST}: missing or unreadable"]
+    damage = []
+    if manifest.content() != content or manifest.digest != manifest.digest_of_the_rest():
+        damage.append(f"{MANIFEST}: changed")
+    if (manifest.dataset, manifest.version) != (dataset, version):
+        damage.append(f"{MANIFEST}: of another bundle, {manifest.dataset}/{manifest.version}")
+    if manifest.version != manifest.determinants.version or not _holds(manifest):
+        damage.append(f"{MANIFEST}: its version is not that of its files")
+    return manifest, damage + damaged_files(folder, manifest.files)
+
+
+def _holds(manifest: BundleManifest) -> bool:
+    """Whether the files that determine the version are the ones that lie in the bundle."""
+    files: Mapping[str, FileEntry] = manifest.files
+    wanted = {MODEL: manifest.determinants.model, METRICS: manifest.determinants.metrics}
+    return all(name in files and files[name].sha256 == sha256 for name, sha256 in wanted.items())

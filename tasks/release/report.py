@@ -1,0 +1,117 @@
+"""The two pages of a bundle: a report for a person and a model card, from one view of the facts.
+
+Both are pure functions of what lies in the manifests and the bundle: no time of day, no durations,
+so that the same model gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline_config.datasets import FILES, Dataset
+from tasks.release.bundle import METRICS
+from tasks.release.lineage import Lineage, again, recipe_text
+
+HERE = Path(__file__).parent
+MAX_HISTORY_ROWS = 20
+
+View = dict[str, Any]
+
+
+def view_of(lineage: Lineage, version: str, provenance: dict[str, Any], folder: Path) -> View:
+    """Everything that the templates speak of; `folder` is the bundle as far as it is filled."""
+    trained, normalized = lineage.trained.facts, lineage.normalized.facts
+    table = lineage.table.facts
+    figures = sorted((folder / "figures").glob("*.png"))
+    return {
+        "title": title_of(lineage.dataset),
+        "dataset": lineage.dataset.name,
+        "version": version,
+        "recipe": lineage.recipe,
+        "metrics": json.loads((folder / METRICS).read_bytes()),
+        "rows": normalized["rows"],
+        "normalized": normalized,
+        "table": table,
+        "digests": {name: table["sha256"][name] for name in FILES},
+        "num_pixels": table["image_shape"][0] * table["image_shape"][1],
+        "checked": lineage.checked.facts,
+        "findings": findings_of(folder / "validation" / "report.json"),
+        "layers": trained["layers"],
+        "num_parameters": trained["num_parameters"],
+        "history": thinned(json.loads((lineage.trained.path / "history.json").read_bytes())),
+        "figures": {path.stem.replace("-", "_"): path for path in figures},
+        "provenance": provenance,
+        "recipe_text": recipe_text(lineage),
+        "command": again(lineage),
+    }
+
+
+def title_of(dataset: Dataset) -> str:
+    """The data set's title; a folder's own says where it lies, which is nobody's business here."""
+    return dataset.title if dataset.content is None else f"Local data set {dataset.name}"
+
+
+def thinned(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most MAX_HISTORY_ROWS epochs, evenly spaced, the first and the last among them."""
+    if len(history) <= MAX_HISTORY_ROWS:
+        return history
+    last = len(history) - 1
+    steps = MAX_HISTORY_ROWS - 1
+    return [history[round(step * last / steps)] for step in range(steps + 1)]
+
+
+def findings_of(path: Path) -> list[dict[str, str]]:
+    """The warnings of validation: what was expected, what was observed, what to do."""
+    report = json.loads(path.read_bytes())
+    return [finding for finding in report["expectations"] if not finding["success"]]
+
+
+def render_report(view: View) -> str:
+    """The report: one HTML page that loads nothing from anywhere."""
+    return _environment(autoescape=True).get_template("report.html").render(view)
+
+
+def render_card(view: View) -> str:
+    """The model card in Markdown, in the sections of Mitchell et al. 2019."""
+    return _environment(autoescape=False).get_template("model_card.md").render(view)
+
+
+def _environment(autoescape: bool) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=autoescape,  # noqa: S701 – off for Markdown alone
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"percent": percent, "count": count, "data_uri": data_uri, "flat": flat}
+    return environment
+
+
+def percent(share: float) -> str:
+    """0.9866 → "98.66 %", with a space that does not break."""
+    return f"{100 * share:.2f}\N{NO-BREAK SPACE}%"
+
+
+def count(number: int) -> str:
+    """60000 → "60,000"."""
+    return f"{number:,}"
+
+
+def flat(text: str) -> str:
+    """Somebody's words as one line that Markdown takes for text, not for a table or HTML."""
+    line = " ".join(str(text).split())
+    return line.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def data_uri(path: Path) -> Markup:
+    """A PNG as an address that needs no file."""
+    encoded = base64.b64encode(path.read_bytes()).decode()
+    return Markup(f"data:image/png;base64,{encoded}")  # noqa: S704 – base64 has nothing to escape

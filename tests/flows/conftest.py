@@ -1,0 +1,51 @@
+"""One Prefect server for all flow tests, and a root and result storage of its own for each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from flows.environment import prepare_environment
+
+prepare_environment()
+
+from prefect.settings import (  # noqa: E402
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_LOCAL_STORAGE_PATH,
+    PREFECT_LOGGING_TO_API_ENABLED,
+    temporary_settings,
+)
+from prefect.testing.utilities import prefect_test_harness  # noqa: E402
+
+from flows.summary import Summary  # noqa: E402
+
+QUICK = ("training.epochs=1",)
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    quiet = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
+    with prefect_test_harness(server_startup_timeout=180), temporary_settings(quiet):
+        yield
+
+
+@pytest.fixture
+def run(prefect_server: None, root: Path) -> Iterator[Callable[..., Summary]]:
+    """Run the flow on digits8x8, one epoch unless told otherwise."""
+    from flows.retrain import retrain
+
+    def call(**choice: object) -> Summary:
+        return retrain(**{"dataset": "digits8x8", "overrides": QUICK, **choice})  # type: ignore[return-value]
+
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: root / "results"}):
+        yield call
+
+
+@pytest.fixture
+def environment(root: Path) -> dict[str, str]:
+    """The environment of a child process that shares nothing with this one."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    return {**kept, "IDXFLOW_ROOT": str(root), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -1,0 +1,108 @@
+"""Small data sets as the fetch stage leaves them, made of arrays."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline_config.datasets import FILES, Dataset
+from tasks.dataset.validate import write_profiles
+from tasks.raw.idx import write_idx
+from tasks.runtime.files import sha256_file
+from tasks.runtime.stages import FETCH, VALIDATE
+from tasks.runtime.store import StageRef, build
+
+
+@dataclass(frozen=True)
+class Arrays:
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+    def changed(self, **changes: np.ndarray) -> Arrays:
+        return replace(self, **changes)
+
+
+def drawn(num_images: int, seed: int = 0) -> np.ndarray:
+    """Random images of 6×5 pixels, of which about every second one is black."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (num_images, 6, 5)) * (rng.random((num_images, 6, 5)) < 0.5)
+    return images.astype(np.uint8)
+
+
+MakeRaw = Callable[[Arrays], StageRef]
+
+
+@pytest.fixture
+def arrays() -> Arrays:
+    """40 train and 30 test images, random; three classes in turn."""
+    images = drawn(70)
+    labels = (np.arange(70) % 3).astype(np.uint8)
+    return Arrays(images[:40], labels[:40], images[40:], labels[40:])
+
+
+@pytest.fixture
+def many(arrays: Arrays) -> Arrays:
+    """The same with 440 train images, so that one of them is a small share."""
+    return arrays.changed(
+        train_images=np.concatenate([arrays.train_images, drawn(400, seed=1)]),
+        train_labels=np.resize(arrays.train_labels, 440),
+    )
+
+
+@pytest.fixture
+def make_raw() -> MakeRaw:
+    """Arrays → the reference that the fetch stage would have returned."""
+
+    def make(arrays: Arrays) -> StageRef:
+        content = hashlib.sha256()
+        parts = (
+            arrays.train_images,
+            arrays.train_labels,
+            arrays.test_images,
+            arrays.test_labels,
+        )
+        for part in parts:
+            content.update(repr((part.shape, part.dtype)).encode() + part.tobytes())
+
+        def write(folder: Path) -> dict[str, Any]:
+            for name, part in zip(FILES, parts, strict=True):
+                write_idx(folder / name, part)
+            return {
+                "sha256": {name: sha256_file(folder / name) for name in FILES},
+                "num_bytes": {name: (folder / name).stat().st_size for name in FILES},
+            }
+
+        dataset = Dataset(
+            name="made-up",
+            title="Made up",
+            num_classes=3,
+            image_shape=None,
+            class_names=("0", "1", "2"),
+            default_recipe="fast",
+            sources=(),
+            files={},
+            content=content.hexdigest(),
+        )
+        return build(FETCH, {"dataset": dataset}, write)
+
+    return make
+
+
+@pytest.fixture
+def stages(arrays: Arrays, make_raw: MakeRaw) -> tuple[StageRef, StageRef]:
+    """(raw, checked) of `arrays`, as the validate stage leaves them but for its report."""
+    raw = make_raw(arrays)
+
+    def write(folder: Path) -> dict[str, Any]:
+        write_profiles(folder, raw.path)
+        return {"num_classes": 3, "image_shape": [6, 5], "rows": {"train": 40, "test": 30}}
+
+    return raw, build(VALIDATE, {"raw": raw, "num_classes": 3}, write)

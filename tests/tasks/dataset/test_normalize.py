@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
+
+from pipeline_config.errors import ConfigError
+from pipeline_config.recipe import Split
+from tasks.dataset.convert import convert
+from tasks.dataset.normalize import fit, normalize
+from tasks.dataset.splits import read_split, split_rows
+from tasks.runtime.errors import ValidationError
+
+OFFICIAL, NONE = {"kind": "official"}, {"kind": "none"}
+
+
+def split_of(test=OFFICIAL, validation=NONE):
+    return Split.model_validate({"test": test, "validation": validation})
+
+
+@pytest.fixture
+def table(stages):
+    return convert.fn(*stages, "made-up")
+
+
+shares = st.floats(0.05, 0.6)
+seeds = st.integers(0, 2**32 - 1)
+test_parts = st.one_of(
+    st.just(OFFICIAL),
+    st.builds(lambda share, seed: {"kind": "pooled", "share": share, "seed": seed}, shares, seeds),
+)
+validation_parts = st.one_of(
+    st.just(NONE),
+    st.builds(lambda rows: {"kind": "last", "rows": rows}, st.integers(1, 20)),
+    st.builds(
+        lambda share, seed: {"kind": "stratified", "share": share, "seed": seed}, shares, seeds
+    ),
+)
+
+
+@given(test_parts, validation_parts, st.integers(100, 200), seeds)
+def test_the_parts_are_disjoint_complete_and_repeatable(test, validation, num_rows, seed):
+    labels = np.random.default_rng(seed).permutation(np.arange(num_rows) % 4)
+    split = split_of(test, validation)
+    parts = split_rows(split, labels, num_rows * 3 // 4)
+    everything = np.concatenate([parts.train, parts.validation, parts.test])
+    assert np.array_equal(np.sort(everything), np.arange(num_rows))
+    assert len(parts.train) and len(parts.test)
+    assert {part.dtype for part in (parts.train, parts.validation, parts.test)} == {
+        np.dtype("int64")
+    }
+    again = split_rows(split, labels, num_rows * 3 // 4)
+    assert all(np.array_equal(getattr(parts, name), rows) for name, rows in vars(again).items())
+
+
+@given(shares, seeds, st.lists(st.integers(20, 90), min_size=2, max_size=5))
+def test_a_stratified_share_is_to_the_nearest_row_of_each_class(share, seed, sizes):
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    split = split_of(validation={"kind": "stratified", "share": share, "seed": seed})
+    parts = split_rows(split, np.append(labels, [0, 1]), len(labels))
+    held = np.bincount(labels[parts.validation], minlength=len(sizes))
+    assert np.all(np.abs(held - share * np.array(sizes)) <= 0.5 + 1e-9)
+
+
+def test_official_last_keeps_the_order_of_the_files():
+    parts = split_rows(split_of(validation={"kind": "last", "rows": 2}), np.zeros(10, int), 7)
+    assert [rows.tolist() for rows in vars(parts).values()] == [[0, 1, 2, 3, 4], [5, 6], [7, 8, 9]]
+
+
+def test_pooled_is_scikit_learns_split_and_last_is_of_its_order():
+    split = split_of({"kind": "pooled", "share": 0.2, "seed": 42}, {"kind": "last", "rows": 11})
+    parts = split_rows(split, np.zeros(70, np.int64), 60)
+    rest, test = train_test_split(np.arange(70), test_size=0.2, random_state=42)
+    assert np.array_equal(parts.test, test)
+    assert np.array_equal(np.concatenate([parts.train, parts.validation]), rest)
+    assert len(parts.validation) == 11
+
+
+@pytest.mark.parametrize(
+    ("split", "labels", "message"),
+    [
+        (split_of(validation={"kind": "last", "rows": 8}), [0, 1] * 5, "only 8 rows"),
+        (
+            split_of(validation={"kind": "stratified", "share": 0.2, "seed": 0}),
+            [0, 0, 0, 0, 0, 0, 1, 1, 0, 1],
+            "2 rows of class 1, 0 of them for validation",
+        ),
+        (
+            split_of(validation={"kind": "stratified", "share": 0.95, "seed": 0}),
+            [0, 1] * 5,
+            "4 rows of class 0, 4 of them for validation",
+        ),
+        (split_of({"kind": "pooled", "share": 0.95, "seed": 0}), [0, 1] * 5, "10 of 10 rows"),
+    ],
+)
+def test_a_part_that_would_be_empty_is_one_clear_error(split, labels, message):
+    with pytest.raises(ConfigError, match=message):
+        split_rows(split, np.array(labels), 8)
+
+
+def test_the_stage_writes_the_parts_and_the_numbers(table, arrays):
+    split = split_of(validation={"kind": "last", "rows": 10})
+    normalized = normalize.fn(table, split, "standard")
+    parts = read_split(normalized)
+    assert [len(rows) for rows in vars(parts).values()] == [30, 10, 30]
+    facts = normalized.facts
+    assert facts["rows"] == {"train": 30, "validation": 10, "test": 30}
+    assert (facts["scaling"], facts["pooled"]) == ("standard", False)
+    assert facts["mean"] == pytest.approx(arrays.train_images[:30].mean())
+    assert facts["std"] == pytest.approx(arrays.train_images[:30].std())
+    assert normalize.fn(table, split, "standard", refresh=True) == normalized
+
+
+@pytest.mark.parametrize(("scaling", "numbers"), [("none", (0.0, 1.0)), ("unit", (0.0, 255.0))])
+def test_fixed_scalings(table, scaling, numbers):
+    facts = normalize.fn(table, split_of(), scaling).facts
+    assert (facts["mean"], facts["std"]) == numbers
+
+
+def test_a_pooled_split_says_so(table):
+    split = split_of({"kind": "pooled", "share": 0.2, "seed": 42})
+    normalized = normalize.fn(table, split, "unit")
+    assert normalized.facts["pooled"] is True
+    assert normalized.facts["rows"] == {"train": 56, "validation": 0, "test": 14}
+    assert len(read_split(normalized).validation) == 0
+
+
+@given(st.data())
+def test_only_training_rows_are_fitted_on_and_their_order_does_not_matter(data):
+    rng = np.random.default_rng(data.draw(seeds))
+    images = rng.integers(0, 256, (40, 12)).astype(np.uint8)
+    train = rng.permutation(40)[:25]
+    fitted = fit("standard", images, train)
+    others = np.setdiff1d(np.arange(40), train)
+    changed = images.copy()
+    changed[others] = rng.integers(0, 256, (len(others), 12))
+    assert fit("standard", changed, rng.permutation(train)) == fitted
+    assert fitted == pytest.approx((images[train].mean(), images[train].std()))
+
+
+def test_images_without_any_spread_cannot_be_standardized():
+    images = np.full((10, 4), 7, np.uint8)
+    images[5:] = 9
+    with pytest.raises(ValidationError, match="the same grey level 7 in every pixel"):
+        fit("standard", images, np.arange(5))

@@ -1,0 +1,145 @@
+"""Figures: the same bytes twice, whole PNGs of one width, and the cases that plots trip over."""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from tasks.evaluation import figures
+from tasks.evaluation.metrics import measure
+
+WIDTH = int(figures.WIDTH_IN * figures.DPI)
+FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Ankle boot")
+
+
+def problem(names, num_rows=120, shape=(8, 8), sharpness=3.0):
+    """Noise images with labels and noisy probabilities, the same on every call."""
+    chance = np.random.default_rng(0)
+    labels = np.arange(num_rows) % len(names)
+    logits = chance.normal(size=(num_rows, len(names)))
+    logits[np.arange(num_rows), labels] += sharpness
+    shares = np.exp(logits)
+    probabilities = (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
+    images = chance.integers(0, 256, (num_rows, *shape)).astype(np.uint8)
+    return images, labels, probabilities
+
+
+def draw_all(folder, names, **choices):
+    """Every figure of a problem, by name."""
+    folder.mkdir()
+    images, labels, probabilities = problem(names, **choices)
+    metrics = measure(probabilities, labels, names)
+    figures.draw_samples(folder / "samples.png", images, labels, names)
+    figures.draw_per_class(folder / "per_class.png", metrics["per_class"])
+    figures.draw_confusion(folder / "confusion_matrix.png", metrics["confusion_matrix"], names)
+    figures.draw_misclassified(folder / "misclassified.png", images, labels, probabilities, names)
+    figures.draw_history(folder / "history.png", epochs(3))
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def epochs(num_epochs, validated=True):
+    return [
+        {
+            "epoch": epoch,
+            "train_loss": 1 / epoch,
+            "validation_loss": 1.1 / epoch if validated else None,
+            "validation_accuracy": 1 - 0.1 / epoch if validated else None,
+            "learning_rate": 0.001,
+        }
+        for epoch in range(1, num_epochs + 1)
+    ]
+
+
+def size(path):
+    """(width, height) of a PNG that decodes to its last byte."""
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        image.load()
+        return image.size
+
+
+def ink(path, box=None):
+    """Whether something is drawn on the white of the page (or of a box of it)."""
+    with Image.open(path) as image:
+        pixels = np.asarray((image.crop(box) if box else image).convert("L"))
+    return bool((pixels < 250).any())
+
+
+def test_the_same_bytes_twice_whatever_the_person_set_and_nothing_is_left_set(tmp_path):
+    first = draw_all(tmp_path / "first", FASHION)
+    with matplotlib.rc_context({"font.size": 30, "savefig.dpi": 30, "axes.facecolor": "red"}):
+        before = dict(matplotlib.rcParams)
+        second = draw_all(tmp_path / "second", FASHION)
+        assert dict(matplotlib.rcParams) == before
+    assert len(first) == 5
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("names", "choices"),
+    [
+        (("$1", "a_b^c"), {}),
+        (tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), {"num_rows": 520}),
+        (tuple(str(i) for i in range(47)), {"num_rows": 470}),
+        (FASHION, {"shape": (12, 20), "num_rows": 12}),
+    ],
+    ids=["two", "letters", "47", "wide and few"],
+)
+def test_nothing_is_cut_off(tmp_path, names, choices):
+    draw_all(tmp_path / "figures", names, **choices)
+    for path in (tmp_path / "figures").iterdir():
+        width, height = size(path)
+        assert width == WIDTH
+        assert ink(path)
+        edges = ((0, 0, width, 2), (0, height - 2, width, height))
+        edges += ((0, 0, 2, height), (width - 2, 0, width, height))
+        assert not any(ink(path, edge) for edge in edges), path.name
+
+
+def test_no_errors_at_all(tmp_path):
+    images, labels, probabilities = problem(("a", "b"), sharpness=99.0)
+    figures.draw_misclassified(tmp_path / "none.png", images, labels, probabilities, ("a", "b"))
+    figures.draw_confusion(tmp_path / "matrix.png", [[60, 0], [0, 60]], ("a", "b"))
+    assert size(tmp_path / "none.png")[1] < size(tmp_path / "matrix.png")[1] / 5
+    assert ink(tmp_path / "none.png")
+
+
+def test_a_class_that_is_never_predicted(tmp_path):
+    _, labels, probabilities = problem(("a", "b", "c"))
+    probabilities[:, 2] = 0
+    metrics = measure(probabilities, labels, ("a", "b", "c"))
+    assert metrics["per_class"][2]["f1"] == 0
+    figures.draw_per_class(tmp_path / "per_class.png", metrics["per_class"])
+    assert size(tmp_path / "per_class.png")[0] == WIDTH
+
+
+@pytest.mark.parametrize(("num_epochs", "validated"), [(1, True), (1, False), (60, True)], ids=str)
+def test_history(tmp_path, num_epochs, validated):
+    figures.draw_history(tmp_path / "history.png", epochs(num_epochs, validated))
+    assert size(tmp_path / "history.png")[1] > (800 if validated else 400)
+
+
+def test_gallery_starts_with_the_surest_and_names_true_then_predicted(tmp_path, monkeypatch):
+    shown = {}
+    monkeypatch.setattr(
+        figures,
+        "_tiles",
+        lambda path, title, images, titles: shown.update(im=images, titles=titles),
+    )
+    probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.7, 0.3]], np.float32)
+    images = np.arange(4, dtype=np.uint8).reshape(4, 1, 1)
+    labels = np.array([0, 0, 0, 1])
+    figures.draw_misclassified(tmp_path / "x.png", images, labels, probabilities, ("4", "9"))
+    assert shown["titles"] == ["4 vs. 9\n80.0 %", "9 vs. 4\n70.0 %", "4 vs. 9\n60.0 %"]
+    assert shown["im"].ravel().tolist() == [2, 3, 1]
+
+
+def test_samples_show_every_class_before_any_twice(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures, "_tiles", lambda path, title, images, titles: shown.extend(titles))
+    labels = np.array([0] * 30 + [1] * 30 + [2] * 2)
+    images = np.zeros((62, 8, 8), np.uint8)
+    figures.draw_samples(tmp_path / "x.png", images, labels, ("a", "b", "c"))
+    assert shown == [*"abcabcabababababab"][:15]

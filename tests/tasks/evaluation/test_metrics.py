@@ -1,0 +1,157 @@
+"""Metrics: by hand, against scikit-learn, and by what must hold for any predictions."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+
+from tasks.evaluation.metrics import TINY, confused_pairs, mean_loss, measure, wilson_interval
+from tasks.runtime.errors import TrainingError
+from tasks.runtime.files import canonical_json
+
+DIGITS = tuple("0123456789")
+
+
+def sure(predictions, num_classes, share=0.9):
+    """Probabilities that give `share` to the predicted class and divide the rest evenly."""
+    rest = (1 - share) / (num_classes - 1)
+    probabilities = np.full((len(predictions), num_classes), rest, np.float32)
+    probabilities[np.arange(len(predictions)), predictions] = share
+    return probabilities
+
+
+@st.composite
+def scored(draw):
+    """(probabilities, labels, class names) of a small problem."""
+    num_classes = draw(st.integers(2, 6))
+    classes = st.integers(0, num_classes - 1)
+    rows = draw(st.lists(st.tuples(classes, classes, st.floats(0.51, 1)), min_size=1, max_size=40))
+    labels = np.array([label for label, _, _ in rows], np.int64)
+    parts = [sure([predicted], num_classes, share) for _, predicted, share in rows]
+    return np.concatenate(parts), labels, tuple(f"class {i}" for i in range(num_classes))
+
+
+def test_by_hand():
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    found = measure(sure([0, 0, 1, 1, 1, 0], 3), labels, ("a", "b", "c"))
+    assert found["confusion_matrix"] == [[2, 1, 0], [0, 2, 0], [1, 0, 0]]
+    assert (found["num_rows"], found["num_wrong"]) == (6, 2)
+    assert found["accuracy"] == round(4 / 6, 6)
+    assert found["loss"] == pytest.approx(-(4 * math.log(0.9) + 2 * math.log(0.05)) / 6, abs=1e-6)
+    a, b, c = found["per_class"]
+    assert a == {
+        "name": "a",
+        "precision": 0.666667,
+        "recall": 0.666667,
+        "f1": 0.666667,
+        "support": 3,
+    }
+    assert b == {"name": "b", "precision": 0.666667, "recall": 1.0, "f1": 0.8, "support": 2}
+    assert c == {"name": "c", "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 0.8) / 3, abs=1e-6)
+    assert found["classic_pairs"] == []
+
+
+def test_a_class_without_test_rows_counts_in_the_macro_mean():
+    found = measure(sure([0, 1], 3), np.array([0, 1]), ("a", "b", "c"))
+    assert found["accuracy"] == 1.0
+    assert found["macro_recall"] == 0.666667
+    assert found["per_class"][2]["support"] == 0
+
+
+def test_pairs_count_both_directions_and_ties_share_a_rank():
+    matrix = np.zeros((10, 10), np.int64)
+    matrix[4, 9], matrix[9, 4], matrix[8, 2], matrix[3, 5] = 3, 2, 6, 5
+    found = confused_pairs(matrix, DIGITS)
+    assert [(p["first"], p["second"], p["count"], p["rank"]) for p in found["top_pairs"]] == [
+        ("2", "8", 6, 1),
+        ("3", "5", 5, 2),
+        ("4", "9", 5, 2),
+    ]
+    four_nine, three_five, two_seven = found["classic_pairs"]
+    assert (four_nine["first_as_second"], four_nine["second_as_first"]) == (3, 2)
+    assert (four_nine["rank"], three_five["rank"], two_seven["rank"]) == (2, 2, 4)
+    assert two_seven["count"] == 0
+
+
+def test_at_most_ten_top_pairs():
+    assert len(confused_pairs(np.ones((10, 10), np.int64), DIGITS)["top_pairs"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("num_right", "num_rows", "expected"),
+    [
+        # Wilson's formula with z = 1.959964, worked out with a pocket calculator.
+        (0, 10, (0.0, 0.2775)),
+        (10, 10, (0.7225, 1.0)),
+        (5, 10, (0.2366, 0.7634)),
+        (9850, 10000, (0.98243, 0.98720)),
+    ],
+)
+def test_wilson(num_right, num_rows, expected):
+    assert wilson_interval(num_right, num_rows) == pytest.approx(expected, abs=5e-5)
+
+
+def test_an_underflowed_probability_costs_87_nats_and_not_infinity():
+    probabilities = np.array([[1, 0], [1, 0]], np.float32)
+    assert mean_loss(probabilities, np.array([0, 1])) == pytest.approx(-math.log(TINY) / 2)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_probabilities_that_are_not_numbers(bad):
+    probabilities = sure([0, 1, 1], 2)
+    probabilities[1, 0] = bad
+    with pytest.raises(TrainingError, match=r"not numbers for 1 of 3 rows.*learning_rate"):
+        measure(probabilities, np.array([0, 1, 1]), ("a", "b"))
+
+
+def test_no_rows():
+    with pytest.raises(TrainingError, match="no test rows"):
+        measure(np.empty((0, 2), np.float32), np.empty(0, np.int64), ("a", "b"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(scored())
+def test_what_holds_for_any_predictions(case):
+    probabilities, labels, names = case
+    found = measure(probabilities, labels, names)
+    matrix = np.array(found["confusion_matrix"])
+    assert found["accuracy"] == round(float(np.trace(matrix) / matrix.sum()), 6)
+    assert [row["support"] for row in found["per_class"]] == matrix.sum(axis=1).tolist()
+    assert found["num_wrong"] == int(matrix.sum() - np.trace(matrix))
+    low, high = found["accuracy_interval_95"]
+    assert 0 <= low <= found["accuracy"] <= high <= 1
+    assert sum(pair["count"] for pair in found["top_pairs"]) <= found["num_wrong"]
+    assert json.loads(canonical_json(found)) == found
+
+
+@settings(max_examples=40, deadline=None)
+@given(scored())
+def test_as_scikit_learn_has_it(case):
+    probabilities, labels, names = case
+    found = measure(probabilities, labels, names)
+    predictions, classes = probabilities.argmax(axis=1), list(range(len(names)))
+    macro = f1_score(labels, predictions, labels=classes, average="macro", zero_division=0)
+    assert found["accuracy"] == pytest.approx(accuracy_score(labels, predictions), abs=1e-6)
+    assert found["macro_f1"] == pytest.approx(macro, abs=1e-6)
+    if (probabilities > 1e-6).all():
+        exact = probabilities.astype(np.float64)
+        exact /= exact.sum(axis=1, keepdims=True)
+        assert found["loss"] == pytest.approx(log_loss(labels, exact, labels=classes), abs=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(scored(), st.integers(0, 2**32 - 1))
+def test_the_order_of_rows_changes_nothing(case, seed):
+    probabilities, labels, names = case
+    order = np.random.default_rng(seed).permutation(len(labels))
+    found = measure(probabilities, labels, names)
+    shuffled = measure(probabilities[order], labels[order], names)
+    assert shuffled.pop("loss") == pytest.approx(found.pop("loss"), abs=2e-6)
+    assert shuffled == found

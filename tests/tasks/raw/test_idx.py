@@ -1,0 +1,149 @@
+"""The IDX format: what is written is read back, and nothing malformed gets past the header."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import struct
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tasks.raw.idx import DTYPES, read_header, read_idx, write_idx
+from tasks.runtime.errors import RawDataError
+
+any_array = st.sampled_from(list(DTYPES.values())).flatmap(
+    lambda dtype: hnp.arrays(
+        dtype, hnp.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=4)
+    )
+)
+quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def told(path: Path) -> str:
+    with pytest.raises(RawDataError) as caught:
+        read_idx(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def content_of(array: np.ndarray) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a"
+        write_idx(path, array)
+        return path.read_bytes()
+
+
+@quick
+@given(any_array)
+def test_what_is_written_is_read_back(array):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a"
+        write_idx(path, array)
+        back, header = read_idx(path), read_header(path)
+        assert back.dtype == array.dtype
+        assert back.shape == array.shape == header.shape
+        assert back.tobytes() == array.tobytes()
+        assert header.num_bytes == path.stat().st_size
+        assert not back.flags.writeable
+
+
+def test_the_writer_takes_any_byte_order_and_layout(tmp_path):
+    array = np.arange(24, dtype="<i4").reshape(2, 3, 4)
+    write_idx(tmp_path / "a", array.T)
+    write_idx(tmp_path / "b", np.ascontiguousarray(array.T).astype(">i4"))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    np.testing.assert_array_equal(read_idx(tmp_path / "a"), array.T)
+
+
+def test_the_header_is_what_the_format_says(tmp_path):
+    write_idx(tmp_path / "a", np.zeros((2, 3), np.int16))
+    assert (tmp_path / "a").read_bytes() == bytes.fromhex("00000b02 00000002 00000003") + bytes(12)
+
+
+def test_sixty_four_dimensions(tmp_path):
+    array = np.arange(2, dtype=np.uint8).reshape((1,) * 63 + (2,))
+    write_idx(tmp_path / "a", array)
+    np.testing.assert_array_equal(read_idx(tmp_path / "a"), array)
+    (tmp_path / "b").write_bytes(bytes((0, 0, 8, 65)) + bytes(400))
+    assert "65 dimensions, expected at most 64" in told(tmp_path / "b")
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint16", "bool", "complex64", "U3", "O"])
+def test_a_type_that_idx_does_not_have_is_not_written(tmp_path, dtype):
+    with pytest.raises(RawDataError, match="expected one of uint8"):
+        write_idx(tmp_path / "a", np.zeros(3, dtype))
+    assert list(tmp_path.iterdir()) == []
+
+
+@quick
+@given(any_array, st.data())
+def test_every_truncation_and_every_trailing_byte_is_refused(array, data):
+    content = content_of(array)
+    length = data.draw(st.integers(0, len(content) - 1))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a"
+        path.write_bytes(content[:length])
+        assert "truncated" in told(path) or "empty file" in told(path)
+        path.write_bytes(content + b"x")
+        assert "1 trailing bytes" in told(path)
+
+
+@quick
+@given(any_array, st.data())
+def test_a_flipped_header_is_an_array_or_an_error_of_ours(array, data):
+    content = bytearray(content_of(array))
+    header_bytes = 4 + 4 * array.ndim
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, header_bytes - 1))] ^= data.draw(st.integers(1, 255))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a"
+        path.write_bytes(content)
+        with contextlib.suppress(RawDataError):
+            assert read_idx(path).nbytes <= len(content)
+
+
+@quick
+@given(st.binary(max_size=300))
+def test_any_bytes_are_an_array_or_an_error_of_ours(content):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a"
+        path.write_bytes(content)
+        with contextlib.suppress(RawDataError):
+            read_idx(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "an empty file"),
+        (b"\x00", "a truncated header of 1 bytes, expected at least 4"),
+        (b"\x00\x00\x08\x03\x00\x00", "a truncated header of 6 bytes, expected 16"),
+        (b"\n<!DOCTYPE html><html>", "a web page (HTML)"),
+        (gzip.compress(b"x"), "a gzip file"),
+        (b"PK\x03\x04rest", "a zip file"),
+        (b"\x01\x00\x08\x01" + bytes(4), "the wrong magic number 01 00 08 01"),
+        (b"\x00\x00\x07\x01" + bytes(4), "the unknown type 07, expected one of 08 uint8"),
+        (struct.pack(">4B3I", 0, 0, 8, 3, 2, 2, 2) + bytes(7), "truncated data: 23 bytes"),
+        # Terabytes declared in twenty bytes, and products past 64 bits, by zero or without.
+        (struct.pack(">4B2I", 0, 0, 14, 2, 2**20, 2**20) + bytes(8), "8,796,093,022,220 bytes"),
+        (struct.pack(">4B3I", 0, 0, 8, 3, *[2**32 - 1] * 3), "whose product overflows"),
+        (struct.pack(">4B4I", 0, 0, 8, 4, 0, *[2**32 - 1] * 3), "whose product overflows"),
+    ],
+)
+def test_each_fault_has_its_own_words(tmp_path, content, words):
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(content)
+    assert words in told(path)
+
+
+def test_what_cannot_be_opened_is_said(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    assert "symbolic links" in told(tmp_path / "loop")
+    assert "No such file" in told(tmp_path / "none")
+    assert "directory" in told(tmp_path)

@@ -1,0 +1,148 @@
+"""CSV and NPZ become the very IDX files; what they cannot mean is an error that names the place."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+
+from pipeline_config.datasets import FILES
+from tasks.raw.obtain import obtain
+from tasks.raw.tabular import read_csv, read_npz
+from tasks.runtime.errors import RawDataError
+
+
+def write_csv(path, images, labels, header: str, newline: str = "\n") -> None:
+    rows = np.column_stack([labels, images.reshape(len(images), -1)])
+    pixels = range(rows.shape[1] - 1)
+    headers = {
+        "none": [],
+        "words": [",".join(["label", *(f"pixel{i}" for i in pixels)])],
+        "label": [",".join(["label", *map(str, pixels)])],
+        "pandas": [",".join(map(str, range(rows.shape[1])))],
+    }
+    lines = [*headers[header], *(",".join(map(str, row)) for row in rows)]
+    path.write_bytes(newline.join([*lines, ""]).encode())
+
+
+def keywords(arrays) -> dict[str, np.ndarray]:
+    return dict(zip(("x_train", "y_train", "x_test", "y_test"), arrays.values(), strict=True))
+
+
+def bytes_of(folder, dataset) -> dict[str, bytes]:
+    obtain(dataset, None, folder)
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+@pytest.mark.parametrize("header", ["none", "words", "label", "pandas"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_csv_gives_the_same_idx_files(tmp_path, target, arrays, raw, header, newline):
+    from tasks.raw.local import folder_dataset
+
+    images = list(arrays.values())
+    write_csv(tmp_path / "mnist_train.csv", images[0], images[1], header, newline)
+    write_csv(tmp_path / "mnist_test.csv", images[2], images[3], header, newline)
+    found = bytes_of(target, folder_dataset(tmp_path))
+    assert found == {name: (raw / name).read_bytes() for name in FILES}
+
+
+@pytest.mark.parametrize("dress", ["plain", "compressed", "int64", "channel", "flat", "fortran"])
+def test_npz_gives_the_same_idx_files(tmp_path, target, arrays, raw, dress):
+    from tasks.raw.local import folder_dataset
+
+    named = keywords(arrays)
+    for name, array in named.items():
+        if dress == "int64":
+            named[name] = array.astype(np.int64)
+        elif dress == "fortran":
+            named[name] = np.asfortranarray(array)
+        elif dress == "channel":
+            named[name] = array[..., None]
+        elif dress == "flat":
+            named[name] = array.reshape(len(array), -1)
+    save = np.savez_compressed if dress == "compressed" else np.savez
+    save(tmp_path / "any.npz", **named)
+    found = bytes_of(target, folder_dataset(tmp_path))
+    assert found == {name: (raw / name).read_bytes() for name in FILES}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("1,0,0,0,0\n2,0,0,x,0\n", "'x' in row 2, column 4"),
+        ("1,0,x,0,0\n2,0,0,0,0\n", "'x' in row 1, column 3"),
+        ("label,a,b,c,d\n1,0,0,0,256\n", "'256' in row 2, column 5"),
+        ("1,0,0,0,0\n2,0,0,-1,0\n", "'-1' in row 2, column 4"),
+        ("1,0,0,0,0\n1,0,0.5,0,0\n", "'0.5' in row 2, column 3"),
+        ("1,0,0,0,0\n1,,0,0,0\n", "'' in row 2, column 2"),
+        ("1,0,0,0,0\n1,0,0,0,0\n1,0,0\n", "3 columns in row 3, where the first row has 5"),
+        ("1,0,0,0\n", "3 pixels a row, which make no square"),
+        ("label,a,b,c,d\n", "no rows below the header"),
+        ("", "0 pixels a row"),
+        ("<html>\n", "0 pixels a row"),
+    ],
+)
+def test_each_fault_of_a_csv_names_its_row(tmp_path, content, words):
+    path = tmp_path / "mnist_train.csv"
+    path.write_text(content)
+    with pytest.raises(RawDataError) as caught:
+        read_csv(path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_csv_bytes_that_are_no_text(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_bytes(b"1,0,0,0,0\n" + bytes(range(256)))
+    with pytest.raises(RawDataError):
+        read_csv(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"x_train": np.zeros((20, 4, 4), np.float32)}, "an array of float32, expected integers"),
+        ({"x_train": np.full((20, 4, 4), 256)}, "values from 256 to 256"),
+        ({"y_train": np.full(20, -1)}, "values from -1 to -1"),
+        ({"x_train": np.zeros((20, 4, 4, 3), np.uint8)}, "expected (N, H, W) and (N,)"),
+        ({"y_train": np.zeros((20, 10), np.uint8)}, "expected (N, H, W) and (N,)"),
+        ({"x_train": np.zeros((20, 5), np.uint8)}, "5 pixels a row"),
+        ({"y_train": np.array([{}] * 20)}, "an array of object"),
+    ],
+)
+def test_each_fault_of_an_npz_has_its_own_words(tmp_path, arrays, changes, words):
+    np.savez(tmp_path / "a.npz", **{**keywords(arrays), **changes})
+    with pytest.raises(RawDataError) as caught:
+        read_npz(tmp_path / "a.npz", "train")
+    assert words in str(caught.value)
+
+
+def npy(shape, content: bytes, descr: str = "|u1") -> bytes:
+    file = io.BytesIO()
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + content
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        npy((2**40,), bytes(10)),
+        npy((2, 2), b"x"),
+        npy((2,), pickle.dumps(print), "|O"),
+        npy((2,), bytes(2))[:20],
+        b"\x93NUMPY\x09\x00" + struct.pack("<H", 4) + b"rest",
+        b"",
+        b"nothing of the kind",
+    ],
+)
+def test_an_array_that_lies_is_refused(tmp_path, member):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for name in ("x_train", "y_train"):
+            archive.writestr(f"{name}.npy", member)
+    with pytest.raises(RawDataError, match="x_train"):
+        read_npz(tmp_path / "a.npz", "train")

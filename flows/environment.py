@@ -24,8 +24,9 @@ def prepare_environment(*, verbose: bool = False) -> None:
         "GX_ANALYTICS_ENABLED": "false",
     }.items():
         os.environ.setdefault(name, str(value))
+    if "PREFECT_API_URL" not in os.environ:
+        # Nobody reads the log of an embedded server, and sending it would outlast the run.
+        os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
     if not verbose:
         os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
-    storage = settings().root / "prefect"
-    storage.mkdir(parents=True, exist_ok=True)
-    storage.chmod(0o700)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)

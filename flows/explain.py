@@ -9,8 +9,9 @@ from typing import Literal
 from flows.plan import Plan
 from tasks.release.bundle import bundle_folder, version_of
 from tasks.release.registry import is_current
+from tasks.runtime.manifest import StageRef
 from tasks.runtime.stages import PUBLISH, STAGE_NAMES, STAGES, Stage
-from tasks.runtime.store import Change, StageRef, look
+from tasks.runtime.store import Change, look
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,8 @@ def launch(choice: Choice, verdicts: Sequence[Verdict], *, verbose: bool) -> Sum
     prepare_environment(verbose=verbose)
     embedded = "PREFECT_API_URL" not in os.environ
     with prefect_server() as wait:
-        from prefect.settings import (
-            PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-            PREFECT_LOGGING_TO_API_ENABLED,
-            temporary_settings,
-        )
+        from prefect.events.worker import EventsWorker
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         from flows.retrain import retrain
 
@@ -47,12 +44,11 @@ def launch(choice: Choice, verdicts: Sequence[Verdict], *, verbose: bool) -> Sum
         ):
             importlib.import_module(module)
         wait()
-        # Nobody watches an embedded server, so it is spared the heartbeat and the log.
-        quiet = (
-            {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
-            if embedded
-            else {}
-        )
-        with temporary_settings(quiet):
-            summary: Summary = retrain(**choice.model_dump())
-            return summary
+        # Nobody watches an embedded server, so it is spared the heartbeat, which costs a second.
+        try:
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if embedded else {}):
+                summary: Summary = retrain(**choice.model_dump())
+                return summary
+        finally:
+            # What is still on its way to the server must arrive before the server goes.
+            EventsWorker.drain_all(timeout=10)

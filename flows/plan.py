@@ -9,10 +9,9 @@ from pipeline_config.base import Section
 from pipeline_config.datasets import Dataset, named_dataset, named_datasets
 from pipeline_config.errors import ConfigError
 from pipeline_config.recipe import Recipe, load_recipe
-from tasks.raw.local import folder_dataset
 from tasks.runtime.devices import DeviceChoice, Machine, probe
+from tasks.runtime.manifest import StageRef
 from tasks.runtime.stages import STAGE_NAMES, Stage, StageName
-from tasks.runtime.store import StageRef
 
 # The recipe that stands for "the one that the data set names".
 DEFAULT = "default"
@@ -86,6 +85,8 @@ def _dataset(choice: str, classes: int | None) -> Dataset:
                 remedy="Leave it out.",
             )
         return dataset
+    from tasks.raw.local import folder_dataset
+
     return folder_dataset(Path(choice).expanduser(), classes or 10)
 
 

@@ -25,8 +25,8 @@ from tasks.model.train import train
 from tasks.raw.fetch import fetch
 from tasks.release.publish import Published, publish
 from tasks.runtime.devices import DeviceChoice
+from tasks.runtime.outcomes import recording
 from tasks.runtime.stages import StageName
-from tasks.runtime.store import recording
 
 # A deployment's form offers the names that come with the project and refuses anything else; a call
 # from Python may also name a folder or a recipe's file.

@@ -9,8 +9,8 @@ from typing import Any
 from flows.explain import Verdict
 from pipeline_config.base import Section
 from tasks.release.bundle import METRICS, bundle_folder
-from tasks.release.registry import champion_of, read_journal
-from tasks.runtime.store import Outcome
+from tasks.release.journal import champion_of, read_journal
+from tasks.runtime.outcomes import Outcome
 
 
 class Summary(Section):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline_config.base import Section, checked
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -16,15 +17,13 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Settings(BaseSettings):
+class Settings(Section):
     """Where things go and what of the machine is used.
 
     `root`: the folder of everything that a run makes. `threads`: CPU threads of training; it is
     part of the train stage's key, because sums in another order give other bits.
     `server_start_s`: how long Prefect's embedded server may take to answer.
     """
-
-    model_config = SettingsConfigDict(env_prefix="IDXFLOW_", frozen=True, extra="ignore")
 
     root: Path = CHECKOUT / "artifacts"
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=_cores)
@@ -47,5 +46,10 @@ class Settings(BaseSettings):
 
 
 def settings() -> Settings:
-    """The settings of this moment; cheap, so that nobody keeps a stale copy."""
-    return Settings()
+    """The settings of this moment; cheap, so that nobody keeps a stale copy.
+
+    Raises ConfigError for a variable that does not fit.
+    """
+    variables = {name: f"IDXFLOW_{name.upper()}" for name in Settings.model_fields}
+    found = {name: os.environ[key] for name, key in variables.items() if key in os.environ}
+    return checked(Settings, found, "the environment's IDXFLOW_* variables")

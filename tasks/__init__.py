@@ -1,1 +1,1 @@
-"""The stages, a room each; data walks raw → dataset → model → evaluation → release and never back."""
+"""The stages, a room each; data walks raw → dataset → model → evaluation → release."""

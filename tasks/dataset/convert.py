@@ -18,8 +18,9 @@ from tasks.raw.idx import read_idx
 from tasks.raw.structure import SPLITS
 from tasks.runtime.artifacts import show_table
 from tasks.runtime.cache import StagePolicy
+from tasks.runtime.manifest import Facts, StageRef
 from tasks.runtime.stages import CONVERT
-from tasks.runtime.store import Facts, StageRef, build
+from tasks.runtime.store import build
 
 # Rows a row group: 6 MB of 28×28 images, what a reader of one group holds.
 ROW_GROUP = 8192

@@ -20,8 +20,9 @@ from tasks.dataset.table import read_images
 from tasks.runtime.artifacts import show_table
 from tasks.runtime.cache import StagePolicy
 from tasks.runtime.errors import ValidationError
+from tasks.runtime.manifest import Facts, StageRef
 from tasks.runtime.stages import NORMALIZE
-from tasks.runtime.store import Facts, StageRef, build
+from tasks.runtime.store import build
 
 Scaling = Literal["none", "unit", "standard"]
 

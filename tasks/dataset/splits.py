@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline_config.errors import ConfigError
 from pipeline_config.recipe import LastRows, PooledTest, Split, StratifiedShare
-from tasks.runtime.store import StageRef
+from tasks.runtime.manifest import StageRef
 
 Rows = NDArray[np.int64]
 PARTS = ("train", "validation", "test")

@@ -25,8 +25,9 @@ from tasks.runtime.cache import StagePolicy
 from tasks.runtime.errors import ValidationError
 from tasks.runtime.files import built_aside, canonical_json
 from tasks.runtime.keys import components_of, key_of
+from tasks.runtime.manifest import Facts, StageRef
 from tasks.runtime.stages import VALIDATE
-from tasks.runtime.store import Facts, StageRef, build
+from tasks.runtime.store import build
 
 if TYPE_CHECKING:
     from tasks.dataset.findings import Finding

@@ -25,8 +25,9 @@ from tasks.runtime.artifacts import show_image, show_markdown, show_table
 from tasks.runtime.cache import StagePolicy
 from tasks.runtime.devices import prepare, probe
 from tasks.runtime.files import canonical_json
+from tasks.runtime.manifest import Facts, StageRef
 from tasks.runtime.stages import EVALUATE
-from tasks.runtime.store import Facts, StageRef, build
+from tasks.runtime.store import build
 
 METRICS = "metrics.json"
 PROBABILITIES = "probabilities.parquet"

@@ -16,9 +16,10 @@ from tasks.runtime.artifacts import ProgressArtifact, show_table
 from tasks.runtime.cache import StagePolicy
 from tasks.runtime.devices import Machine, prepare
 from tasks.runtime.files import canonical_json
+from tasks.runtime.manifest import Facts, StageRef
 from tasks.runtime.progress import progress
 from tasks.runtime.stages import TRAIN
-from tasks.runtime.store import Facts, StageRef, build
+from tasks.runtime.store import build
 
 if TYPE_CHECKING:
     import torch

@@ -11,8 +11,9 @@ from prefect.client.schemas.objects import State, TaskRun
 from pipeline_config.datasets import Dataset
 from tasks.runtime.artifacts import ProgressArtifact, show_table
 from tasks.runtime.cache import StagePolicy
+from tasks.runtime.manifest import StageRef
 from tasks.runtime.stages import FETCH
-from tasks.runtime.store import StageRef, build
+from tasks.runtime.store import build
 
 
 def only_transient(task: object, task_run: TaskRun, state: State[StageRef]) -> bool:

@@ -18,8 +18,8 @@ from tasks.raw.local import content_of, local_folder
 from tasks.raw.packages import deb_package, npm_package
 from tasks.raw.receive import Opener, Received, receive
 from tasks.runtime.errors import FetchError, RawDataError, SourceError
+from tasks.runtime.manifest import Facts
 from tasks.runtime.progress import Advance, progress
-from tasks.runtime.store import Facts
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from tasks.release.lineage import Lineage, provenance_of, recipe_text
 from tasks.release.registry import registry_lock
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import built_aside, locked
-from tasks.runtime.store import MANIFEST, FileEntry, list_files
+from tasks.runtime.manifest import MANIFEST, FileEntry, list_files
 
 logger = logging.getLogger(__name__)
 

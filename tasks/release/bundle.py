@@ -15,7 +15,7 @@ from pipeline_config.base import Section
 from pipeline_config.recipe import Recipe
 from pipeline_config.settings import settings
 from tasks.runtime.files import canonical_json, digest_of
-from tasks.runtime.store import MANIFEST, Facts, FileEntry, Manifest, damaged_files
+from tasks.runtime.manifest import MANIFEST, Facts, FileEntry, Manifest, damaged_files
 
 VERSION_DIGITS = 12
 MODEL = "model.safetensors"

@@ -20,8 +20,9 @@ from tasks.release.lineage import Lineage
 from tasks.release.registry import Candidate, settle
 from tasks.runtime.artifacts import show_image, show_markdown
 from tasks.runtime.devices import Machine
+from tasks.runtime.manifest import StageRef
+from tasks.runtime.outcomes import Outcome, record
 from tasks.runtime.stages import PUBLISH
-from tasks.runtime.store import Outcome, StageRef, record
 
 
 class Published(Section):

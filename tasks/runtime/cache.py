@@ -10,8 +10,9 @@ from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from prefect.results import get_result_store
 
+from tasks.runtime.outcomes import record
 from tasks.runtime.stages import FETCH, Stage
-from tasks.runtime.store import look, record
+from tasks.runtime.store import look
 
 
 @dataclass

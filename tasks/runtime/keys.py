@@ -105,7 +105,7 @@ def _read(path: Path, module: str) -> tuple[str, tuple[str, ...]]:
     tree = ast.parse(path.read_bytes())
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     imports: list[str] = []
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             imports += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -117,3 +117,12 @@ def _read(path: Path, module: str) -> tuple[str, tuple[str, ...]]:
         elif isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
     return sha256_bytes(ast.dump(tree).encode()), tuple(imports)
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """The node and every statement below it; expressions are left out, they hold no import."""
+    yield node
+    for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+        inner = getattr(node, block, ())
+        for statement in inner if isinstance(inner, list) else ():
+            yield from _statements(statement)

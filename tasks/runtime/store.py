@@ -10,191 +10,30 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError as PydanticError
-
-from pipeline_config.base import Section
 from pipeline_config.settings import settings
-from tasks.runtime.files import built_aside, canonical_json, digest_of, locked, sha256_file
+from tasks.runtime.files import built_aside, canonical_json, digest_of, locked
 from tasks.runtime.keys import Components, components_of, key_of
+from tasks.runtime.manifest import (
+    MANIFEST,
+    Clock,
+    Facts,
+    Manifest,
+    StageRef,
+    digested,
+    folder_of,
+    inspect,
+    list_files,
+)
+from tasks.runtime.outcomes import Outcome, record
 from tasks.runtime.stages import Stage
 
 logger = logging.getLogger(__name__)
-
-MANIFEST = "manifest.json"
-Facts = dict[str, Any]
-
-
-class StageRef(Section):
-    """A small reference to a stage's output; `digest` covers its files and facts, nothing else."""
-
-    stage: str
-    key: str
-    digest: str
-
-    @property
-    def path(self) -> Path:
-        """The folder of the output."""
-        return folder_of(self.stage, self.key)
-
-    @property
-    def facts(self) -> Facts:
-        """What the stage wrote down for those behind it."""
-        return self.manifest.facts
-
-    @property
-    def manifest(self) -> Manifest:
-        """The manifest, as it stands on disk."""
-        return Manifest.model_validate_json((self.path / MANIFEST).read_bytes())
-
-
-class FileEntry(Section):
-    """One file of an output."""
-
-    sha256: str
-    num_bytes: int
-
-
-class Clock(Section):
-    """When a stage ran and how long it took: outside every digest."""
-
-    started: str
-    seconds: float
-
-
-class Manifest(Section):
-    """The truth about one stage output; `digest` covers files and facts, `seal` all of this."""
-
-    stage: str
-    key: str
-    components: Components
-    files: dict[str, FileEntry]
-    facts: Facts
-    digest: str
-    clock: Clock
-    seal: str = ""
-
-    def sealed(self) -> Manifest:
-        """The manifest with the SHA-256 of all the rest of it as its seal."""
-        content = self.model_dump(mode="json", exclude={"seal"})
-        return self.model_copy(update={"seal": digest_of(content)})
-
-    @property
-    def ref(self) -> StageRef:
-        """The reference to hand on."""
-        return StageRef(stage=self.stage, key=self.key, digest=self.digest)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one stage in one run."""
-
-    name: str
-    state: Literal["ran", "cached"]
-    seconds: float
-    key: str
-    path: str
-    reason: str
-
-
-@dataclass
-class Ledger:
-    """The outcomes of one run, in order; a stage told of twice keeps its first outcome."""
-
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-
-    def add(self, outcome: Outcome) -> None:
-        """Keep an outcome unless the stage has one."""
-        self.outcomes.setdefault(outcome.name, outcome)
-
-
-_ledger: ContextVar[Ledger | None] = ContextVar("ledger", default=None)
-
-
-@contextmanager
-def recording() -> Iterator[Ledger]:
-    """Collect the outcomes of every stage that runs or is found inside."""
-    ledger = Ledger()
-    token = _ledger.set(ledger)
-    try:
-        yield ledger
-    finally:
-        _ledger.reset(token)
-
-
-def record(outcome: Outcome) -> None:
-    """Say what became of a stage, in the log and to the run that is recording, if one is."""
-    logger.info(
-        "%-9s %-6s %6.1f s  %s", outcome.name, outcome.state, outcome.seconds, outcome.reason
-    )
-    ledger = _ledger.get()
-    if ledger is not None:
-        ledger.add(outcome)
-
-
-def folder_of(stage: str, key: str) -> Path:
-    """Where the output of `stage` with `key` lies, whether or not it is there."""
-    return settings().stages / f"{stage}-{key}"
-
-
-def inspect(folder: Path) -> tuple[Manifest | None, list[str]]:
-    """The manifest of an output and its damage, file by file; (None, []) where nothing is there.
-
-    Every file is hashed: an intact output is intact to the bit.
-    """
-    if not folder.exists():
-        return None, []
-    path = folder / MANIFEST
-    try:
-        content = path.read_bytes()
-        manifest = Manifest.model_validate_json(content)
-    except (OSError, PydanticError):
-        return None, [f"{MANIFEST}: missing or unreadable"]
-    damage = []
-    if canonical_json(manifest.sealed().model_dump(mode="json")) != content:
-        damage.append(f"{MANIFEST}: changed")
-    if folder.name != f"{manifest.stage}-{manifest.key}" or manifest.key != key_of(
-        manifest.components
-    ):
-        damage.append(f"{MANIFEST}: of another key")
-    damage += damaged_files(folder, manifest.files)
-    return manifest, damage
-
-
-def damaged_files(folder: Path, files: Mapping[str, FileEntry]) -> list[str]:
-    """What differs between a folder and the files that its manifest names, a line a file."""
-    damage = []
-    for name, entry in files.items():
-        path = folder / name
-        if not path.is_file():
-            damage.append(f"{name}: missing")
-        elif path.stat().st_size != entry.num_bytes:
-            damage.append(f"{name}: {path.stat().st_size} bytes instead of {entry.num_bytes}")
-        elif sha256_file(path) != entry.sha256:
-            damage.append(f"{name}: its SHA-256 changed")
-    present = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
-    return damage + [
-        f"{name}: not in the manifest" for name in sorted(present - {*files, MANIFEST})
-    ]
-
-
-def list_files(folder: Path) -> dict[str, FileEntry]:
-    """Every file below `folder` but the manifest, by relative path, sorted."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(folder)): FileEntry(
-            sha256=sha256_file(path), num_bytes=path.stat().st_size
-        )
-        for path in paths
-        if path.name != MANIFEST
-    }
 
 
 @dataclass(frozen=True)
@@ -282,7 +121,7 @@ def build(
                 components=found.components,
                 files=files,
                 facts=facts,
-                digest=digest_of(_digested(files, facts)),
+                digest=digest_of(digested(files, facts)),
                 clock=Clock(
                     started=started.isoformat(timespec="seconds"),
                     seconds=round(time.perf_counter() - since, 3),
@@ -315,10 +154,6 @@ def _changes(stage: Stage, components: Components) -> tuple[Change, ...]:
         for name in sorted(nearest.keys() | components.keys())
         if nearest.get(name) != components.get(name)
     )
-
-
-def _digested(files: Mapping[str, FileEntry], facts: Facts) -> dict[str, Any]:
-    return {"files": {name: entry.model_dump() for name, entry in files.items()}, "facts": facts}
 
 
 def _short(value: object) -> str:

@@ -15,8 +15,9 @@ from pipeline_config.recipe import load_recipe
 from tasks.evaluation.evaluate import evaluate, headline
 from tasks.model.network import build_network, initialize, save_network
 from tasks.runtime.errors import RawDataError, TrainingError
+from tasks.runtime.manifest import StageRef, inspect
 from tasks.runtime.stages import CONVERT, NORMALIZE, TRAIN
-from tasks.runtime.store import StageRef, build, inspect
+from tasks.runtime.store import build
 
 MODEL = load_recipe("fast").model.model_copy(update={"hidden": (8,)})
 DIGITS = tuple("0123456789")

@@ -21,8 +21,9 @@ from tasks.release.lineage import Lineage
 from tasks.release.registry import Candidate
 from tasks.runtime.devices import Machine
 from tasks.runtime.files import canonical_json, digest_of, sha256_bytes
+from tasks.runtime.manifest import Facts, FileEntry, StageRef
 from tasks.runtime.stages import CONVERT, EVALUATE, FETCH, NORMALIZE, TRAIN, VALIDATE
-from tasks.runtime.store import Facts, FileEntry, StageRef, build
+from tasks.runtime.store import build
 
 HEIGHT, WIDTH, CLASSES = 4, 5, 10
 ROWS = {"train": 40, "test": 20}

@@ -18,7 +18,7 @@ from tasks.release.bundle import bundle_folder, read_bundle, version_of
 from tasks.release.lineage import Lineage
 from tasks.release.report import thinned
 from tasks.runtime.errors import ReleaseError
-from tasks.runtime.store import Clock, Manifest
+from tasks.runtime.manifest import Clock, Manifest
 
 
 def version(lineage: Lineage) -> str:

@@ -13,7 +13,7 @@ from tasks.release.bundle import read_bundle, version_of
 from tasks.release.journal import journal_path, read_journal
 from tasks.release.publish import headline, publish, publish_model
 from tasks.release.registry import is_current, pointer_path
-from tasks.runtime.store import recording
+from tasks.runtime.outcomes import recording
 
 
 class Killed(BaseException):

@@ -11,8 +11,8 @@ from pipeline_config.datasets import named_dataset
 from pipeline_config.recipe import load_recipe
 from tasks.runtime import keys
 from tasks.runtime.devices import Machine
+from tasks.runtime.manifest import StageRef
 from tasks.runtime.stages import FETCH, NORMALIZE, STAGES, TRAIN
-from tasks.runtime.store import StageRef
 
 TABLE = StageRef(stage="convert", key="0" * 16, digest="a" * 64)
 NORMALIZED = StageRef(stage="normalize", key="0" * 16, digest="b" * 64)

@@ -12,17 +12,10 @@ from pathlib import Path
 import pytest
 
 from tasks.runtime.errors import StorageError
+from tasks.runtime.manifest import MANIFEST, Facts, StageRef, inspect
+from tasks.runtime.outcomes import Outcome, recording
 from tasks.runtime.stages import NORMALIZE
-from tasks.runtime.store import (
-    MANIFEST,
-    Facts,
-    Outcome,
-    StageRef,
-    build,
-    inspect,
-    look,
-    recording,
-)
+from tasks.runtime.store import build, look
 
 STAGE = replace(NORMALIZE, takes={"name": "-"}, libraries=())
 INPUTS = {"name": "a"}

@@ -12,13 +12,12 @@ from flows.plan import Choice
 from flows.server import prefect_server
 from flows.summary import Summary
 
-# What each stage imports only when it really runs, slowest first.
+# What each stage imports only when it really runs, and what takes long to import.
 HEAVY = {
-    "validate": ("great_expectations", "tasks.dataset.expectations"),
-    "normalize": ("sklearn.model_selection",),
-    "train": ("torch", "tasks.model.training"),
-    "evaluate": ("torch", "sklearn.metrics", "matplotlib.backends.backend_agg"),
-    "publish": ("onnxruntime", "onnx", "torch"),
+    "validate": ("tasks.dataset.expectations",),
+    "train": ("tasks.model.training",),
+    "evaluate": ("tasks.evaluation.metrics", "tasks.evaluation.figures"),
+    "publish": ("tasks.release.assemble",),
 }
 
 

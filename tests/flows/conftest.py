@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from flows.environment import prepare_environment
@@ -42,6 +43,19 @@ def run(prefect_server: None, root: Path) -> Iterator[Callable[..., Summary]]:
 
     with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: root / "results"}):
         yield call
+
+
+@pytest.fixture
+def small_rows() -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    """Images (N, 6, 6) that differ all, and labels (N,) of ten classes in turn."""
+    generator = np.random.default_rng(0)
+
+    def make(num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+        images = generator.integers(0, 256, (num_rows, 6, 6), dtype=np.uint8)
+        images[:, 0] = 0
+        return images, np.arange(num_rows, dtype=np.uint8) % 10
+
+    return make
 
 
 @pytest.fixture

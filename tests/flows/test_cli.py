@@ -1,0 +1,266 @@
+"""The command line: what it prints, how it ends, and what it says of bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+
+from flows import cli
+from pipeline_config.datasets import FILES
+from pipeline_config.recipe import RECIPES
+from tasks.raw.idx import write_idx
+
+pytestmark = pytest.mark.flow
+Shell = Callable[..., tuple[int, str, str]]
+TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = FILES
+
+
+@pytest.fixture
+def idxflow(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
+    """Run the command line in this process: (exit code, standard output, standard error)."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["idxflow", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capfd.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def served(prefect_server: None, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `idxflow run` use the server that all flow tests share."""
+    monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
+    monkeypatch.setenv("PREFECT_HOME", os.environ["PREFECT_HOME"])
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: root / "results"}):
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path: Path, small_rows: Callable[[int], tuple[object, object]]) -> Path:
+    """A good data set in a folder: 60 + 40 images of 6×6 pixels in ten classes."""
+    path = tmp_path / "mine"
+    path.mkdir()
+    for names, num_rows in ((FILES[:2], 60), (FILES[2:], 40)):
+        for name, array in zip(names, small_rows(num_rows), strict=True):
+            write_idx(path / name, array)
+    return path
+
+
+@pytest.mark.parametrize("command", ["run", "explain", "show", "datasets", "recipes"])
+def test_every_command_has_help_with_an_example(idxflow: Shell, command: str) -> None:
+    code, out, _ = idxflow(command, "--help")
+    assert code == 0
+    assert f"Example: idxflow {command}" in out
+
+
+def test_lists_are_plain_where_nobody_watches(idxflow: Shell) -> None:
+    for command in ("datasets", "recipes"):
+        code, out, _ = idxflow(command)
+        assert code == 0
+        assert "\x1b" not in out
+        _, printed, _ = idxflow(command, "--json")
+        for entry in json.loads(printed):
+            assert entry["name"] in out
+
+
+def test_a_recipe_is_printed_whole(idxflow: Shell) -> None:
+    code, out, _ = idxflow("recipes", "fast")
+    assert (code, out) == (0, (RECIPES / "fast.yaml").read_text())
+
+
+def test_show_looks_at_a_data_set(idxflow: Shell, root: Path) -> None:
+    code, out, _ = idxflow("show", "digits8x8", "--split", "test", "--index", "7")
+    assert code == 0
+    assert "images uint8 (360, 8, 8)" in out
+    assert "@" in out
+    _, printed, _ = idxflow("show", "digits8x8", "--json")
+    view = json.loads(printed)
+    assert sum(count for _, count in view["counts"]) == view["shape"][0] == 1437
+    assert Path(view["grid"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_show_refuses_an_index_beyond_the_split(idxflow: Shell) -> None:
+    code, _, err = idxflow("show", "digits8x8", "--split", "test", "--index", "360")
+    assert code == 1
+    assert "from 0 to 359" in err
+
+
+def test_run_prints_one_object_and_then_is_up_to_date(
+    idxflow: Shell, served: None, root: Path
+) -> None:
+    words = ("run", "--dataset", "digits8x8", "--set", "training.epochs=1", "--json")
+    code, out, _ = idxflow(*words)
+    assert code == 0
+    first = json.loads(out)
+    assert {"version", "bundle", "champion", "metrics", "stages"} <= set(first)
+    for row in first["stages"]:
+        assert {"name", "state", "seconds", "key", "path", "reason"} <= set(row)
+        assert Path(row["path"]).is_dir()
+    for name in ("accuracy", "macro_f1", "loss", "confusion_matrix", "untrained_accuracy"):
+        assert name in first["metrics"]
+    assert first["metrics"]["validation_accuracy"] is not None
+
+    code, out, err = idxflow(*words)
+    second = json.loads(out)
+    assert code == 0
+    assert "up to date" in err
+    assert {row["state"] for row in second["stages"]} == {"cached"}
+    assert (second["version"], second["champion"]) == (first["version"], first["champion"])
+
+    (root / "models/digits8x8/champion.json").unlink()
+    code, out, err = idxflow(*words)
+    assert code == 0
+    assert "up to date" not in err
+    pointer = json.loads((root / "models/digits8x8/champion.json").read_text())
+    assert pointer["version"] == first["version"]
+
+
+def test_explain_names_what_changed(idxflow: Shell, served: None) -> None:
+    words = ("--dataset", "digits8x8", "--set", "training.epochs=1")
+    assert idxflow("run", *words)[0] == 0
+    rate = "training.optimizer.learning_rate"
+    code, out, _ = idxflow("explain", *words, "--set", f"{rate}=0.01", "--json")
+    verdicts = {verdict["name"]: verdict for verdict in json.loads(out)}
+    assert code == 0
+    assert verdicts["normalize"]["state"] == "hit"
+    assert verdicts["train"]["state"] == "miss"
+    assert verdicts["train"]["changes"] == [{"component": rate, "old": "0.003", "new": "0.01"}]
+    assert verdicts["evaluate"]["state"] == verdicts["publish"]["state"] == "pending"
+    _, plain, _ = idxflow("explain", *words, "--set", f"{rate}=0.01")
+    assert f"{rate}: 0.003 → 0.01" in plain
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--bogus"],
+        ["run", "--device", "tpu"],
+        ["run", "--refresh-from", "bake"],
+        ["run", "--classes", "one"],
+        ["show"],
+        ["bake"],
+    ],
+)
+def test_wrong_usage_ends_with_2(idxflow: Shell, words: list[str]) -> None:
+    code, _, err = idxflow(*words)
+    assert code == 2
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--dataset", "mnits"], "mnits"),
+        (["--recipe", "quick"], "quick"),
+        (["--set", "training.optimizer.learning_rate=-1"], "greater than 0"),
+        (["--set", "training.epoch=1"], "training.epoch"),
+        (["--device", "cuda"], "cuda"),
+        (["--source", "nowhere"], "no such folder"),
+        (["--dataset", "digits8x8", "--classes", "11"], "10 classes"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_one_clear_error(
+    idxflow: Shell, root: Path, words: list[str], told: str
+) -> None:
+    code, out, err = idxflow("run", *words)
+    assert (code, out) == (1, "")
+    assert told in err
+    assert "Traceback" not in err
+    assert not (root / "stages").exists()
+
+
+def test_an_unknown_key_in_a_recipe_file_is_one_clear_error(idxflow: Shell, tmp_path: Path) -> None:
+    content = yaml.safe_load((RECIPES / "small.yaml").read_text())
+    content["widht"] = 3
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    code, _, err = idxflow("run", "--dataset", "digits8x8", "--recipe", str(path))
+    assert code == 1
+    assert "widht (an unknown key)" in err
+
+
+def header(*dims: int, kind: int = 8) -> bytes:
+    return struct.pack(f">HBB{len(dims)}I", 0, kind, len(dims), *dims)
+
+
+def swap(folder: Path) -> None:
+    images, labels = (folder / name for name in FILES[:2])
+    content = images.read_bytes()
+    images.write_bytes(labels.read_bytes())
+    labels.write_bytes(content)
+
+
+def change(name: str, edit: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def harm(folder: Path) -> None:
+        (folder / name).write_bytes(edit((folder / name).read_bytes()))
+
+    return harm
+
+
+def empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def loop(folder: Path) -> None:
+    (folder / TRAIN_LABELS).unlink()
+    (folder / TRAIN_LABELS).symlink_to(TRAIN_LABELS)
+
+
+HARMS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "wrong magic": (change(TRAIN_IMAGES, lambda old: b"\x01" + old[1:]), TRAIN_IMAGES),
+    "wrong type": (change(TRAIN_IMAGES, lambda old: old[:2] + b"\x0a" + old[3:]), TRAIN_IMAGES),
+    "floats": (lambda f: (f / TEST_LABELS).write_bytes(header(0, kind=13)), TEST_LABELS),
+    "truncated": (change(TEST_IMAGES, lambda old: old[:-1]), TEST_IMAGES),
+    "trailing bytes": (change(TEST_LABELS, lambda old: old + b"\x00"), TEST_LABELS),
+    "overflow": (lambda f: (f / TRAIN_IMAGES).write_bytes(header(*[2**32 - 1] * 3)), TRAIN_IMAGES),
+    "swapped": (swap, TRAIN_IMAGES),
+    "unequal": (lambda f: (f / TRAIN_LABELS).write_bytes(header(2) + b"\0\1"), "60"),
+    "label 10": (change(TEST_LABELS, lambda old: old[:-1] + b"\x0a"), "10"),
+    "HTML": (lambda f: (f / TRAIN_IMAGES).write_text("<!doctype html><p>404"), "HTML"),
+    "no files": (empty, "no data"),
+    "symlink loop": (loop, TRAIN_LABELS),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_bad_data_is_one_clear_error(
+    idxflow: Shell, served: None, root: Path, folder: Path, harm: str
+) -> None:
+    damage, told = HARMS[harm]
+    damage(folder)
+    code, out, err = idxflow("run", "--dataset", str(folder), "--recipe", "small")
+    assert (code, out) == (1, "")
+    assert told in err
+    assert err.count("error ") == 1
+    assert "expected" in err
+    assert "Traceback" not in err
+    stages = {path.name.split("-")[0] for path in root.glob("stages/*")}
+    assert stages <= {"fetch"}
+    assert not (root / "models").exists()
+    assert not list(root.glob("**/.*-*"))
+
+
+def test_a_good_folder_passes_where_the_bad_ones_fail(
+    idxflow: Shell, served: None, folder: Path
+) -> None:
+    words = (
+        "--recipe",
+        "small",
+        "--set",
+        "training.epochs=1",
+        "--set",
+        "split.validation.share=0.2",
+    )
+    code, _, err = idxflow("run", "--dataset", str(folder), *words)
+    assert code == 0, err

@@ -1,0 +1,148 @@
+"""Faults on real child processes: killed anywhere, two at once, a full disk."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from prefect.settings import PREFECT_API_URL
+
+pytestmark = pytest.mark.flow
+
+EPOCHS = 20
+RUN = [
+    *(sys.executable, "-c", "from flows.cli import main; main()", "run", "--json"),
+    *("--dataset", "digits8x8", "--set", f"training.epochs={EPOCHS}"),
+]
+
+
+def start(environment: dict[str, str], **options: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(  # type: ignore[call-overload]
+        RUN,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(child: subprocess.Popen[str]) -> dict[str, object]:
+    out, err = child.communicate(timeout=300)
+    assert child.returncode == 0, err
+    return json.loads(out)  # type: ignore[no-any-return]
+
+
+def published(root: Path) -> dict[str, bytes]:
+    models = root / "models"
+    return {
+        str(path.relative_to(models)): path.read_bytes()
+        for path in models.rglob("*")
+        if path.is_file() and path.name != "journal.jsonl"
+    }
+
+
+def hidden(root: Path) -> list[Path]:
+    """Half-built folders and temporary files that a run has left."""
+    places = [root / "stages", root / "models"]
+    return [path for place in places for path in place.rglob(".*") if place.exists()]
+
+
+def until_gone(processes: list[psutil.Process]) -> Iterator[psutil.Process]:
+    _, alive = psutil.wait_procs(processes, timeout=15)
+    yield from alive
+
+
+def test_two_runs_at_once_both_succeed_and_write_nothing_twice(
+    environment: dict[str, str], root: Path
+) -> None:
+    """Each has its own embedded server, so that only our own locks stand between them."""
+    children = [start(environment) for _ in range(2)]
+    first, second = (finish(child) for child in children)
+    assert first["version"] == second["version"]
+    ran = [
+        row["name"]
+        for summary in (first, second)
+        for row in summary["stages"]  # type: ignore[attr-defined]
+        if row["state"] == "ran" and row["name"] != "publish"
+    ]
+    assert sorted(ran) == sorted(["fetch", "validate", "convert", "normalize", "train", "evaluate"])
+    journal = (root / "models/digits8x8/journal.jsonl").read_text().splitlines()
+    assert len(journal) == 1
+    assert hidden(root) == []
+
+
+def test_kill_9_leaves_no_server_and_the_next_run_converges(
+    environment: dict[str, str], root: Path, tmp_path: Path
+) -> None:
+    child = start(environment)
+    while not list((root / "stages").glob("convert-*")):
+        assert child.poll() is None
+        time.sleep(0.05)
+    below = psutil.Process(child.pid).children(recursive=True)
+    assert below, "an embedded server is a child of the run"
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert list(until_gone(below)) == []
+    survived = finish(start(environment))
+    assert {row["name"]: row["state"] for row in survived["stages"]}["fetch"] == "cached"  # type: ignore[attr-defined]
+
+    clean = tmp_path / "clean"
+    undisturbed = finish(start({**environment, "IDXFLOW_ROOT": str(clean)}))
+    assert survived["version"] == undisturbed["version"]
+    assert published(root) == published(clean)
+    assert hidden(root) == []
+
+
+def test_killed_at_random_moments_the_next_run_converges(
+    prefect_server: None, environment: dict[str, str], root: Path, tmp_path: Path
+) -> None:
+    environment["PREFECT_API_URL"] = str(PREFECT_API_URL.value())
+    clean = tmp_path / "clean"
+    started = time.monotonic()
+    undisturbed = finish(start({**environment, "IDXFLOW_ROOT": str(clean)}))
+    whole_s = time.monotonic() - started
+    seed = random.randrange(2**32)
+    moments = random.Random(seed)
+    for _ in range(4):
+        child = start(environment)
+        time.sleep(whole_s * moments.uniform(0.3, 1.0))
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+    assert finish(start(environment))["version"] == undisturbed["version"], f"seed {seed}"
+    assert published(root) == published(clean), f"seed {seed}"
+    assert hidden(root) == [], f"seed {seed}"
+
+
+def test_a_full_disk_is_one_clear_error_and_the_next_run_goes_on(
+    prefect_server: None, environment: dict[str, str], root: Path
+) -> None:
+    """No file of this child may grow beyond 300 KB; the weights are larger."""
+    environment["PREFECT_API_URL"] = str(PREFECT_API_URL.value())
+    wide = [*RUN, "--set", "model.hidden=[2048]", "--set", "training.epochs=1"]
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+    done = subprocess.run(
+        wide, env=environment, preexec_fn=limit, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "no room to write" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((root / "stages").glob("train-*"))
+    assert hidden(root) == []
+    again = subprocess.run(wide, env=environment, check=False, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    states = {row["name"]: row["state"] for row in json.loads(again.stdout)["stages"]}
+    assert (states["normalize"], states["train"]) == ("cached", "ran")

@@ -81,6 +81,9 @@ def _child(database: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
                 **os.environ,
                 "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
                 "PREFECT_UI_ENABLED": "false",
+                # With two writers, SQLite answers "locked" and each stage would wait 2 s to retry.
+                "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
+                "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED": "false",
                 "PREFECT__SERVER_EPHEMERAL": "1",
                 "PREFECT__SERVER_FINAL": "1",
             },

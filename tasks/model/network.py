@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pipeline_config.recipe import Model
@@ -111,10 +111,9 @@ def describe_layers(network: nn.Sequential) -> list[dict[str, object]]:
 
 def save_network(network: nn.Sequential, path: Path) -> None:
     """Write every weight and buffer as safetensors: the same weights, the same bytes."""
-    state = {
-        name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
-    }
-    save_file(state, path)
+    state = network.state_dict()
+    # Written by us: the library hides a full disk in an error of its own.
+    path.write_bytes(save({name: value.cpu().contiguous() for name, value in state.items()}))
 
 
 def load_network(path: Path, model: Model, num_pixels: int, num_classes: int) -> nn.Sequential:

@@ -37,7 +37,7 @@ def write_model(
 ) -> Facts:
     """Train and write `untrained.safetensors`, `model.safetensors` and `history.json`."""
     from tasks.model.network import build_network, describe_layers, initialize, save_network
-    from tasks.model.training import fit
+    from tasks.model.training import fit, num_batches_of
 
     device = prepare(machine)
     train, validation = _read_rows(table, normalized, device)
@@ -48,7 +48,8 @@ def write_model(
     )
     initialize(network, model, training.seed)
     save_network(network, folder / "untrained.safetensors")
-    num_steps = training.epochs * -(-len(train) // training.batch_size)
+    num_batches = num_batches_of(network, len(train), training.batch_size)
+    num_steps = training.epochs * num_batches
     artifact = ProgressArtifact("train-progress", "Training")
     done = 0
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline_config.recipe import Optimizer, Schedule, Training
+from pipeline_config.recipe import Schedule, Training
 from tasks.model.network import logits_in_batches
+from tasks.model.optimizers import FlatOptimizer
 from tasks.runtime.errors import TrainingError
 
 
@@ -62,25 +63,6 @@ def learning_rate_at(step: int, num_steps: int, peak: float, schedule: Schedule)
     return last + (peak - last) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
 
 
-def make_optimizer(network: nn.Module, choice: Optimizer) -> torch.optim.Optimizer:
-    """The optimiser of a recipe; weight decay spares every vector (biases, batch norm)."""
-    parameters = list(network.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": choice.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    rate, betas, epsilon = choice.learning_rate, choice.betas, choice.epsilon
-    match choice.name:
-        case "sgd":
-            return torch.optim.SGD(groups, lr=rate, momentum=choice.momentum, fused=True)
-        case "adam":
-            return torch.optim.Adam(groups, lr=rate, betas=betas, eps=epsilon, fused=True)
-        case "adamw":
-            return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=epsilon, fused=True)
-        case "adamax":
-            return torch.optim.Adamax(groups, lr=rate, betas=betas, eps=epsilon)
-
-
 def loss_of(logits_BC: Tensor, labels_B: Tensor, training: Training) -> Tensor:
     """The mean loss over a batch: cross-entropy in nats, or squares against one-hot labels."""
     if training.loss == "mse":
@@ -102,6 +84,13 @@ def score(network: nn.Module, rows: Rows, training: Training) -> tuple[float, fl
     return total / len(rows), right / len(rows)
 
 
+def num_batches_of(network: nn.Module, num_rows: int, batch_size: int) -> int:
+    """Batches an epoch; a last one of a single row is left out where batch norm cannot use it."""
+    num_batches = math.ceil(num_rows / batch_size)
+    has_norm = any(isinstance(layer, nn.BatchNorm1d) for layer in network.modules())
+    return num_batches - (has_norm and num_batches > 1 and num_rows % batch_size == 1)
+
+
 def fit(
     network: nn.Module, train: Rows, validation: Rows, training: Training, tell: Tell
 ) -> list[Epoch]:
@@ -110,8 +99,8 @@ def fit(
     All chance (order of rows, dropout) comes from the recipe's seed. Raises TrainingError when the
     loss stops being a number.
     """
-    optimizer = make_optimizer(network, training.optimizer)
-    num_batches = math.ceil(len(train) / training.batch_size)
+    optimizer = FlatOptimizer(network, training.optimizer)
+    num_batches = num_batches_of(network, len(train), training.batch_size)
     history: list[Epoch] = []
     with torch.random.fork_rng(devices=_devices(train.images)):
         torch.manual_seed(training.seed)
@@ -142,7 +131,7 @@ def fit(
 
 def _fit_epoch(
     network: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: FlatOptimizer,
     train: Rows,
     order: Tensor | None,
     rates: list[float],
@@ -159,18 +148,16 @@ def _fit_epoch(
         rows = slice(batch * size, (batch + 1) * size)
         chosen = rows if order is None else order[rows]
         labels = train.labels[chosen]
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         loss = loss_of(network(train.images[chosen]), labels, training)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_gradient()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        optimizer.step(rate)
         total += loss.detach() * len(labels)
         if batch % 20 == 19 or batch == len(rates) - 1:
             done = min(rows.stop, len(train))
             per_second = done / (time.perf_counter() - started)
             tell(batch % 20 + 1, f"loss {loss.item():.3f}, {per_second:,.0f} images/s")
-    return total.item() / len(train)
+    return total.item() / min(len(rates) * size, len(train))
 
 
 def _devices(tensor: Tensor) -> list[int]:

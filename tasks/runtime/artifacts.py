@@ -40,7 +40,7 @@ def show_image(key: str, path: Path, description: str) -> None:
 
 
 class ProgressArtifact:
-    """A percentage in the Prefect UI; whole percents only, so that the server is left in peace."""
+    """A percentage in the Prefect UI, told rarely, so that the server is left in peace."""
 
     def __init__(self, key: str, description: str) -> None:
         self._id: UUID | None = None
@@ -51,8 +51,8 @@ class ProgressArtifact:
             )
 
     def show(self, share: float) -> None:
-        """Show `share` of the work, 0 to 1, as done; steps under ten percent are not sent."""
+        """Show `share` of the work, 0 to 1, as done; only every quarter is sent."""
         percent = int(100 * share)
-        if self._id is not None and (percent >= self._percent + 10 or percent == 100):
+        if self._id is not None and (percent >= self._percent + 25):
             self._percent = percent
             update_progress_artifact(self._id, float(percent))

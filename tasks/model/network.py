@@ -35,7 +35,7 @@ class Normalize(nn.Module):
 
     def forward(self, images_BD: Tensor) -> Tensor:
         """uint8 (B, D) → float32 (B, D)."""
-        return (images_BD.float() - self.mean) / self.std
+        return torch.sub(images_BD, self.mean).div_(self.std)
 
 
 def build_network(

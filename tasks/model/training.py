@@ -143,12 +143,14 @@ def _fit_epoch(
     size = training.batch_size
     total = torch.zeros((), device=train.labels.device)
     started = time.perf_counter()
-    order = None if order is None else order.to(train.labels.device)
+    if order is not None:
+        # Once an epoch: rows that are neighbours are then read far faster than rows here and there.
+        order = order.to(train.labels.device)
+        train = Rows(train.images.index_select(0, order), train.labels[order])
     for batch, rate in enumerate(rates):
         rows = slice(batch * size, (batch + 1) * size)
-        chosen = rows if order is None else order[rows]
-        labels = train.labels[chosen]
-        loss = loss_of(network(train.images[chosen]), labels, training)
+        labels = train.labels[rows]
+        loss = loss_of(network(train.images[rows]), labels, training)
         optimizer.zero_gradient()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step(rate)

@@ -53,6 +53,6 @@ class ProgressArtifact:
     def show(self, share: float) -> None:
         """Show `share` of the work, 0 to 1, as done; only every quarter is sent."""
         percent = int(100 * share)
-        if self._id is not None and (percent >= self._percent + 25):
+        if self._id is not None and percent >= min(self._percent + 25, 100):
             self._percent = percent
             update_progress_artifact(self._id, float(percent))

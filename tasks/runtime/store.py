@@ -86,7 +86,7 @@ def look(stage: Stage, inputs: Mapping[str, Any], *, refresh: bool = False) -> F
         ref, reason = manifest.ref, "found intact"
     else:
         changes = _changes(stage, components)
-        reason = "; ".join(map(str, changes)) or "never run before"
+        reason = _in_words(changes)
     return Finding(stage, components, key, ref, tuple(damage), changes, reason)
 
 
@@ -130,6 +130,14 @@ def build(
             (aside / MANIFEST).write_bytes(canonical_json(manifest.model_dump(mode="json")))
     record(found.outcome("ran", since))
     return manifest.ref
+
+
+def _in_words(changes: tuple[Change, ...]) -> str:
+    """The changes in one line; many at once mean other data, and three of them say so."""
+    if not changes:
+        return "never run before"
+    more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
+    return "; ".join(map(str, changes[:3])) + more
 
 
 def _changes(stage: Stage, components: Components) -> tuple[Change, ...]:

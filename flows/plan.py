@@ -55,11 +55,11 @@ def make_plan(choice: Choice) -> Plan:
     """The plan of a choice; raises an IdxflowError for whatever of it cannot be."""
     dataset = _dataset(choice.dataset, choice.classes)
     source = None if choice.source is None else Path(choice.source).expanduser().resolve()
-    if source is not None and not source.is_dir():
+    if source is not None and not source.exists():
         raise ConfigError(
             f"--source {choice.source}",
             found="no such folder",
-            expected="a folder with the data set's files",
+            expected="a folder (or .zip) with the data set's files",
             remedy="Check the path.",
         )
     recipe = dataset.default_recipe if choice.recipe == DEFAULT else choice.recipe
@@ -74,7 +74,7 @@ def make_plan(choice: Choice) -> Plan:
 
 def _dataset(choice: str, classes: int | None) -> Dataset:
     """The named data set, or the folder as a data set: a name wins over a folder called so."""
-    is_path = Path(choice).expanduser().is_dir() or "/" in choice
+    is_path = Path(choice).expanduser().exists() or "/" in choice
     if choice in named_datasets() or not is_path:
         dataset = named_dataset(choice)
         if classes not in (None, dataset.num_classes):

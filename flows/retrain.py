@@ -11,11 +11,12 @@ from typing import Annotated, Any
 
 from prefect import flow
 from prefect.runtime import flow_run
-from pydantic import Field, WithJsonSchema
+from pydantic import Field, ValidationError, WithJsonSchema
 
 from flows.plan import DEFAULT, Choice, Plan, make_plan
 from flows.summary import Summary, summarize
 from pipeline_config.datasets import named_datasets
+from pipeline_config.errors import IdxflowError
 from pipeline_config.recipe import recipe_names
 from tasks.dataset.convert import convert
 from tasks.dataset.normalize import normalize
@@ -37,11 +38,13 @@ RecipeChoice = Annotated[
 
 
 def run_name() -> str:
-    """The name of a flow run: data set, recipe and device, as they were asked for."""
+    """The name of a flow run: data set, recipe and device, or what was asked for and is not."""
     asked: dict[str, Any] = flow_run.parameters
-    dataset = str(asked["dataset"]).rstrip("/").rpartition("/")[2]
-    recipe = str(asked["recipe"]).rpartition("/")[2]
-    return f"{dataset} · {recipe} · {asked['device']}"
+    try:
+        plan = make_plan(Choice(**{**asked, "overrides": ()}))
+    except (IdxflowError, ValidationError):
+        return f"{asked['dataset']} · {asked['recipe']} · {asked['device']}"
+    return f"{plan.dataset.name} · {plan.recipe.name} · {plan.machine.device}"
 
 
 @flow(name="retrain", flow_run_name=run_name, timeout_seconds=24 * 3600)

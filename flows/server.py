@@ -26,6 +26,13 @@ from pipeline_config.settings import settings
 from tasks.runtime.errors import ServerError
 
 
+# With two writers, SQLite answers "locked" (503), and each stage would wait 2 s to retry.
+SINGLE_WRITER = {
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED": "false",
+}
+
+
 @contextmanager
 def prefect_server() -> Iterator[Callable[[], None]]:
     """A server for the block: the one that PREFECT_API_URL names, else an embedded one.
@@ -80,10 +87,8 @@ def _child(database: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
             env={
                 **os.environ,
                 "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
+                **SINGLE_WRITER,
                 "PREFECT_UI_ENABLED": "false",
-                # With two writers, SQLite answers "locked" and each stage would wait 2 s to retry.
-                "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
-                "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED": "false",
                 "PREFECT__SERVER_EPHEMERAL": "1",
                 "PREFECT__SERVER_FINAL": "1",
             },

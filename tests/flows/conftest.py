@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from flows.environment import prepare_environment
+from flows.server import SINGLE_WRITER
 
 prepare_environment()
+os.environ.update(SINGLE_WRITER)
 
 from prefect.settings import (  # noqa: E402
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,

@@ -112,7 +112,7 @@ def test_a_deployment_runs_on_demand_and_publishes(station: dict[str, str]) -> N
     version = json.loads(pointer.read_text())["version"]
     assert (pointer.parent / version / "report.html").is_file()
     (run,) = runs_of(station, "on-demand")
-    assert run["name"] == "digits8x8 · default · auto"
+    assert run["name"] == "digits8x8 · small · cpu"
     kinds = artifacts_of(station)
     assert {"table", "markdown", "image", "progress"} <= set(kinds)
 

@@ -191,4 +191,4 @@ def test_the_run_is_named_after_what_it_does(run: Run) -> None:
     run(overrides=("training.epochs=1",))
     with get_client(sync_client=True) as client:
         names = {flow_run.name for flow_run in client.read_flow_runs()}
-    assert "digits8x8 · default · auto" in names
+    assert "digits8x8 · small · cpu" in names

@@ -25,7 +25,6 @@ from filelock import FileLock, Timeout
 from pipeline_config.settings import settings
 from tasks.runtime.errors import ServerError
 
-
 # With two writers, SQLite answers "locked" (503), and each stage would wait 2 s to retry.
 SINGLE_WRITER = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",

@@ -81,7 +81,8 @@ def log_to_console() -> None:
     """Show our own log lines, which are few, on standard error."""
     for name in ("tasks", "flows"):
         logger = logging.getLogger(name)
-        logger.addHandler(_Telling())
+        if not any(isinstance(handler, _Telling) for handler in logger.handlers):
+            logger.addHandler(_Telling())
         logger.setLevel(logging.INFO)
 
 

@@ -23,7 +23,7 @@ from prefect import task
 from pipeline_config.recipe import Model
 from tasks.runtime.artifacts import show_image, show_markdown, show_table
 from tasks.runtime.cache import StagePolicy
-from tasks.runtime.devices import prepare, probe
+from tasks.runtime.devices import prepared, probe
 from tasks.runtime.files import canonical_json
 from tasks.runtime.manifest import Facts, StageRef
 from tasks.runtime.stages import EVALUATE
@@ -54,12 +54,12 @@ def write_evaluation(
     """Score the test split; write metrics, probabilities and figures; return the scalars."""
     from tasks.evaluation.metrics import measure
 
-    prepare(probe("cpu").model_copy(update={"threads": 1}))
     train, test = _read_rows(table, normalized)
-    probabilities_NC, untrained_NC = (
-        _score(trained.path / name, model, test, len(class_names))
-        for name in ("model.safetensors", "untrained.safetensors")
-    )
+    with prepared(probe("cpu").model_copy(update={"threads": 1})):
+        probabilities_NC, untrained_NC = (
+            _score(trained.path / name, model, test, len(class_names))
+            for name in ("model.safetensors", "untrained.safetensors")
+        )
     untrained = measure(untrained_NC, test.labels_N, class_names)
     metrics = {
         **measure(probabilities_NC, test.labels_N, class_names),

@@ -14,7 +14,7 @@ from prefect import task
 from pipeline_config.recipe import Model, Training
 from tasks.runtime.artifacts import ProgressArtifact, show_table
 from tasks.runtime.cache import StagePolicy
-from tasks.runtime.devices import Machine, prepare
+from tasks.runtime.devices import Machine, prepared
 from tasks.runtime.files import canonical_json
 from tasks.runtime.manifest import Facts, StageRef
 from tasks.runtime.progress import progress
@@ -39,21 +39,19 @@ def write_model(
     from tasks.model.network import build_network, describe_layers, initialize, save_network
     from tasks.model.training import fit, num_batches_of
 
-    device = prepare(machine)
-    train, validation = _read_rows(table, normalized, device)
-    facts = table.facts
-    scaling = normalized.facts
+    facts, scaling = table.facts, normalized.facts
+    height, width = facts["image_shape"]
     network = build_network(
-        model, train.images.shape[1], facts["num_classes"], scaling["mean"], scaling["std"]
+        model, height * width, facts["num_classes"], scaling["mean"], scaling["std"]
     )
     initialize(network, model, training.seed)
     save_network(network, folder / "untrained.safetensors")
-    num_batches = num_batches_of(network, len(train), training.batch_size)
-    num_steps = training.epochs * num_batches
+    num_rows = scaling["rows"]["train"]
+    num_steps = training.epochs * num_batches_of(network, num_rows, training.batch_size)
     artifact = ProgressArtifact("train-progress", "Training")
     done = 0
 
-    with progress("train", num_steps, "steps") as advance:
+    with prepared(machine) as device, progress("train", num_steps, "steps") as advance:
 
         def tell(steps: int, words: str) -> None:
             nonlocal done
@@ -61,15 +59,15 @@ def write_model(
             advance(steps, words)
             artifact.show(done / num_steps)
 
+        train, validation = _read_rows(table, normalized, device)
         history = fit(network.to(device), train, validation, training, tell)
     save_network(network, folder / "model.safetensors")
     (folder / "history.json").write_bytes(canonical_json([asdict(epoch) for epoch in history]))
-    layers = describe_layers(network)
     return {
         "num_classes": facts["num_classes"],
         "image_shape": facts["image_shape"],
         "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "layers": layers,
+        "layers": describe_layers(network),
         "validation_accuracy": history[-1].validation_accuracy,
         "epochs": len(history),
     }

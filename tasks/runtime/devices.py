@@ -6,6 +6,8 @@ Nothing here imports torch until a device is really used: `explain` must answer 
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -49,17 +51,26 @@ def probe(choice: DeviceChoice) -> Machine:
     return Machine(device=device, precision="float32", threads=settings().threads, cpu=_cpu())
 
 
-def prepare(machine: Machine) -> torch.device:
-    """Set torch up so that the same machine gives the same bits; returns the device to use."""
+@contextmanager
+def prepared(machine: Machine) -> Iterator[torch.device]:
+    """Set torch up so that the same machine gives the same bits; yields the device to use.
+
+    Threads and the treatment of denormals are this process's own, so they are put back at the end.
+    """
     import torch
 
+    threads = torch.get_num_threads()
     torch.set_num_threads(machine.threads)
     torch.set_flush_denormal(True)
     if machine.device == "cuda":
         # On the CPU our operations are deterministic as they are, and this import costs 3 s.
         torch.use_deterministic_algorithms(True)
         torch.backends.cuda.matmul.allow_tf32 = False
-    return torch.device(machine.device)
+    try:
+        yield torch.device(machine.device)
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
 
 
 def _torch_build() -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -123,41 +123,42 @@ def test_a_full_disk_is_one_clear_error(root: Path) -> None:
     assert list((root / "stages").iterdir()) == []
 
 
-def _killed_while_writing() -> None:
-    def die(folder: Path) -> Facts:
-        write(folder)
-        os.kill(os.getpid(), signal.SIGKILL)
-        return {}
+CHILD = """
+import os, signal, sys, time
+from dataclasses import replace
+from tasks.runtime.stages import NORMALIZE
+from tasks.runtime.store import build
 
-    build(STAGE, INPUTS, die)
+def write(folder):
+    print("writing")
+    (folder / "words.txt").write_text("hello")
+    if "die" in sys.argv:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.5)
+    return {}
+
+build(replace(NORMALIZE, takes={"name": "-"}, libraries=()), {"name": "a"}, write)
+"""
+
+
+def child(*words: str) -> subprocess.Popen[str]:
+    """A process of its own that builds the output."""
+    command = [sys.executable, "-c", CHILD, *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def test_kill_9_leaves_neither_a_lock_nor_a_half(root: Path) -> None:
-    child = multiprocessing.get_context("fork").Process(target=_killed_while_writing)
-    child.start()
-    child.join()
-    assert child.exitcode == -signal.SIGKILL
+    dying = child("die")
+    dying.communicate()
+    assert dying.returncode == -signal.SIGKILL
+    assert len(list((root / "stages").iterdir())) == 1
     assert look(STAGE, INPUTS).ref is None
     build(STAGE, INPUTS, write)
     assert [path.name for path in (root / "stages").iterdir()] == [look(STAGE, INPUTS).folder.name]
 
 
-def _build_counting(counter: Path) -> None:
-    def count(folder: Path) -> Facts:
-        with counter.open("a") as file:
-            file.write("x")
-        return write(folder)
-
-    build(STAGE, INPUTS, count)
-
-
-def test_two_writers_of_one_key_write_once(tmp_path: Path) -> None:
-    counter = tmp_path / "counter"
-    context = multiprocessing.get_context("fork")
-    children = [context.Process(target=_build_counting, args=(counter,)) for _ in range(4)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join()
-    assert [child.exitcode for child in children] == [0] * 4
-    assert counter.read_text() == "x"
+def test_writers_of_one_key_write_once() -> None:
+    children = [child() for _ in range(4)]
+    said = [process.communicate()[0] for process in children]
+    assert [process.returncode for process in children] == [0] * 4
+    assert sorted(said) == ["", "", "", "writing\n"]

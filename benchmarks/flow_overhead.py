@@ -1,7 +1,8 @@
-"""How much longer than Prefect itself does a whole run take? Both sides in one session, in turn.
+"""How much longer than Prefect itself does a whole run take? All sides in one session, in turn.
 
-The floor: a flow of seven empty tasks on the same embedded server. The work: `idxflow run` on MNIST
-with the raw files given, everything else cold. Run it on a machine that does nothing else:
+Two floors, each a flow of seven empty tasks: on the server that Prefect starts by itself, and on
+ours. The work: `idxflow run` on MNIST with the raw files given, everything else cold. Run it on a
+machine that does nothing else:
 
     python benchmarks/flow_overhead.py FOLDER_WITH_RAW_MNIST [ROUNDS]
 """
@@ -18,26 +19,36 @@ import tempfile
 import time
 from pathlib import Path
 
-FLOOR = """
+FLOW = """
+from prefect import flow, task
+
+@task
+def empty(number):
+    return number
+
+@flow
+def seven():
+    for number in range(7):
+        empty(number)
+"""
+
+STOCK = f"""
+from flows.environment import prepare_environment
+prepare_environment()
+{FLOW}
+seven()
+"""
+
+OURS = f"""
 from flows.environment import prepare_environment
 prepare_environment()
 from flows.server import prefect_server
 with prefect_server() as wait:
-    from prefect import flow, task
+    {FLOW.replace(chr(10), chr(10) + "    ")}
     from prefect.events.worker import EventsWorker
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
-    @task
-    def empty(number):
-        return number
-
-    @flow
-    def seven():
-        for number in range(7):
-            empty(number)
-
     wait()
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    with temporary_settings({{PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}}):
         seven()
     EventsWorker.drain_all(timeout=10)
 """
@@ -52,22 +63,25 @@ def seconds(command: list[str], root: Path) -> float:
 
 
 def main(raw: str, rounds: int) -> None:
-    """Print the medians, and the difference round by round."""
+    """Print each round and the medians."""
     run = [sys.executable, "-c", "from flows.cli import main; main()", "run", "--source", raw]
+    stock, ours = ([sys.executable, "-c", program] for program in (STOCK, OURS))
+    names = ("Prefect's server", "our server", "run", "rerun")
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        seconds([sys.executable, "-c", FLOOR], root)  # the database's migrations, once
+        for floor in (stock, ours):  # the databases' migrations, once
+            seconds(floor, root)
         for _ in range(rounds):
-            floor = seconds([sys.executable, "-c", FLOOR], root)
-            whole = seconds(run, root)
-            rerun = seconds(run, root)
-            rows.append((floor, whole, whole - floor, rerun))
-            print("floor {:.1f} s, run {:.1f} s, more {:.1f} s, rerun {:.2f} s".format(*rows[-1]))
+            rows.append([seconds(command, root) for command in (stock, ours, run, run)])
+            print(", ".join(f"{n} {s:.2f} s" for n, s in zip(names, rows[-1], strict=True)))
             for folder in ("stages", "models"):
                 shutil.rmtree(root / folder)
-    floor, whole, more, rerun = (statistics.median(column) for column in zip(*rows, strict=True))
-    print(f"median: floor {floor:.1f} s, run {whole:.1f} s, more {more:.1f} s, rerun {rerun:.2f} s")
+    medians = [statistics.median(column) for column in zip(*rows, strict=True)]
+    print("median:", ", ".join(f"{n} {s:.2f} s" for n, s in zip(names, medians, strict=True)))
+    for number in (0, 1):
+        more = statistics.median(row[2] - row[number] for row in rows)
+        print(f"run is {more:.1f} s longer than seven empty tasks on {names[number]}")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"peak memory of the largest process {peak:.0f} MB")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flows.explain import Verdict
@@ -38,7 +39,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     plain = not out.is_terminal
     grid = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        numeric = column in {"seconds", "images", "classes", "MB", "accuracy", "count"}
+        numeric = column in {"seconds", "classes", "MB", "accuracy", "count"}
         grid.add_column(
             column, justify="right" if numeric else "left", no_wrap=plain, overflow="fold"
         )
@@ -60,14 +61,10 @@ def print_json(content: Any) -> None:
 def print_error(error: IdxflowError) -> None:
     """Print the four parts of an error."""
     out = console(error=True)
-    out.print(f"[bold red]error[/] {_escaped(error.what)}")
-    out.print(f"  found     {_escaped(error.found)}")
-    out.print(f"  expected  {_escaped(error.expected)}")
-    out.print(f"  → {_escaped(error.remedy)}")
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
+    out.print(f"[bold red]error[/] {escape(error.what)}")
+    out.print(f"  found     {escape(error.found)}")
+    out.print(f"  expected  {escape(error.expected)}")
+    out.print(f"  → {escape(error.remedy)}")
 
 
 class _Telling(logging.Handler):

@@ -29,4 +29,6 @@ def prepare_environment(*, verbose: bool = False) -> None:
         os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
     if not verbose:
         os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Result records are believed, so nobody else may write there, whoever made the folder.
+    home.mkdir(parents=True, exist_ok=True)
+    home.chmod(0o700)

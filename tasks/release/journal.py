@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from pipeline_config.base import Section
 from pipeline_config.settings import settings
-from tasks.runtime.files import fsync_folder, storage_errors
+from tasks.runtime.files import fsync_path, storage_errors
 
 logger = logging.getLogger(__name__)
 
@@ -94,4 +94,4 @@ def append_line(path: Path, line: bytes) -> None:
                 file.truncate(whole)
                 raise
         if is_first:
-            fsync_folder(path.parent)
+            fsync_path(path.parent)

@@ -50,9 +50,9 @@ def digest_of(content: Any) -> str:
     return sha256_bytes(canonical_json(content))
 
 
-def fsync_folder(folder: Path) -> None:
-    """Bring a folder's entries to disk, so that a rename in it outlives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def fsync_path(path: Path) -> None:
+    """Bring a file's bytes, or a folder's entries, to disk, so that they outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -75,7 +75,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             with suppress(FileNotFoundError):
                 os.unlink(name)
             raise
-        fsync_folder(path.parent)
+        fsync_path(path.parent)
 
 
 @contextmanager
@@ -88,8 +88,7 @@ def built_aside(final: Path) -> Iterator[Path]:
     parent = final.parent
     with storage_errors(final):
         parent.mkdir(parents=True, exist_ok=True)
-        for stale in parent.glob(f".{final.name}.*"):
-            shutil.rmtree(stale, ignore_errors=True)
+        _sweep(final)
         aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=parent))
         try:
             aside.chmod(0o755)
@@ -99,23 +98,20 @@ def built_aside(final: Path) -> Iterator[Path]:
                 old = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=parent))
                 final.rename(old / "old")
             aside.rename(final)
-            fsync_folder(parent)
+            fsync_path(parent)
         finally:
-            for stale in parent.glob(f".{final.name}.*"):
-                shutil.rmtree(stale, ignore_errors=True)
+            _sweep(final)
 
 
 def _fsync_tree(folder: Path) -> None:
-    for path in sorted(folder.rglob("*")):
-        if path.is_dir():
-            fsync_folder(path)
-        else:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-    fsync_folder(folder)
+    for path in [*folder.rglob("*"), folder]:
+        fsync_path(path)
+
+
+def _sweep(final: Path) -> None:
+    """Remove what was built aside for `final` and never got there."""
+    for stale in final.parent.glob(f".{final.name}.*"):
+        shutil.rmtree(stale, ignore_errors=True)
 
 
 @contextmanager

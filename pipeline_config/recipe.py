@@ -7,19 +7,15 @@ the train stage's key and leaves the normalize stage's alone.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from pipeline_config.base import HERE, Section, checked, read_yaml
-from pipeline_config.errors import ConfigError
-
-RECIPES = HERE / "recipes"
+from pipeline_config.base import Section
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OfficialTest(Section):
@@ -57,42 +53,78 @@ class StratifiedShare(Section):
     seed: Seed
 
 
+class StratifiedFold(Section):
+    """The training rows are dealt class by class into `folds` parts, of which `fold` validates."""
+
+    kind: Literal["fold"]
+    fold: Annotated[int, Field(ge=0)]
+    folds: Annotated[int, Field(ge=2, le=100)]
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _is_there(self) -> Self:
+        if self.fold >= self.folds:
+            raise ValueError("fold counts from 0 and must be below folds")
+        return self
+
+
 class Split(Section):
     """Which rows train, which validate and which test."""
 
     test: Annotated[OfficialTest | PooledTest, Field(discriminator="kind")]
-    validation: Annotated[NoValidation | LastRows | StratifiedShare, Field(discriminator="kind")]
+    validation: Annotated[
+        NoValidation | LastRows | StratifiedShare | StratifiedFold, Field(discriminator="kind")
+    ]
 
 
 class Model(Section):
     """The network between the normalized pixels and the logits.
 
     `hidden` are the widths of the hidden layers; `dropout` is the probability of zeroing a unit
-    after each of them; `negative_slope` belongs to `leaky_relu` alone. Initialisations: `torch`
-    is PyTorch's own; `he_normal` is He 2015, eq. 10; `glorot_uniform` is Glorot and Bengio 2010,
-    eq. 16, with zero biases in both.
+    after each of them (a single number stands for all); `negative_slope` belongs to `leaky_relu`
+    alone. `output` is what the last layer gives: logits, their log-softmax, or the activation
+    applied once more. Initialisations: `torch` is PyTorch's own; `he_normal` is He 2015, eq. 10;
+    `glorot_uniform` is Glorot and Bengio 2010, eq. 16, with zero biases in both;
+    `inverse_size_normal` draws weights and biases alike from a normal distribution whose standard
+    deviation is 1/(number of their elements).
     """
 
     hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...]
     activation: Literal["relu", "leaky_relu", "tanh", "gelu"]
     negative_slope: Annotated[float, Field(ge=0, lt=1)]
-    dropout: Annotated[float, Field(ge=0, lt=1)]
+    dropout: tuple[Probability, ...]
     batch_norm: bool
-    initialization: Literal["torch", "he_normal", "glorot_uniform"]
+    initialization: Literal["torch", "he_normal", "glorot_uniform", "inverse_size_normal"]
+    output: Literal["logits", "log_softmax", "activation"]
+
+    @field_validator("dropout", mode="before")
+    @classmethod
+    def _one_for_each(cls, given: Any, known: ValidationInfo) -> Any:
+        """A single number becomes one for each hidden layer."""
+        if isinstance(given, list | tuple):
+            return given
+        return (given,) * len(known.data.get("hidden", ()))
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        if len(self.dropout) != len(self.hidden):
+            raise ValueError("dropout is one number, or one for each of the hidden layers")
+        return self
 
 
 class Optimizer(Section):
     """An optimiser and its numbers, in the units of its paper.
 
-    `momentum` belongs to `sgd`; `betas` and `epsilon` to the Adam family. `weight_decay` is
-    decoupled for `adamw` (Loshchilov and Hutter 2019) and L2 for the others, and spares biases
-    and batch norm.
+    `momentum` and `nesterov` belong to `sgd`; `betas` and `epsilon` to the Adam family.
+    `weight_decay` is decoupled for `adamw` (Loshchilov and Hutter 2019) and L2 for the others, and
+    spares biases and batch norm.
     """
 
     name: Literal["sgd", "adam", "adamw", "adamax"]
     learning_rate: Annotated[float, Field(gt=0, le=10)]
     weight_decay: Annotated[float, Field(ge=0, le=10)]
     momentum: Annotated[float, Field(ge=0, lt=1)]
+    nesterov: bool
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
     epsilon: Annotated[float, Field(gt=0, le=1)]
 
@@ -108,16 +140,43 @@ class Schedule(Section):
     warmup: Annotated[float, Field(ge=0, lt=1)]
 
 
-class Training(Section):
-    """How the model learns: loss, optimiser, schedule, batches and the seed of it all."""
+class Augmentation(Section):
+    """How far a training image may be moved, each time that it is shown anew.
 
-    loss: Literal["cross_entropy", "mse"]
+    Shift, rotation, scale and shear are drawn evenly from ± these; elastic fields (Simard et al.
+    2003) are noise smoothed by a Gaussian of `elastic_sigma_px`, their displacement `elastic_px` on
+    average. Validation and test rows are never moved.
+    """
+
+    shift_px: Annotated[float, Field(ge=0, le=100)]
+    rotation_deg: Annotated[float, Field(ge=0, le=180)]
+    scale: Annotated[float, Field(ge=0, lt=1)]
+    shear: Annotated[float, Field(ge=0, lt=1)]
+    elastic_px: Annotated[float, Field(ge=0, le=100)]
+    elastic_sigma_px: Annotated[float, Field(gt=0, le=100)]
+
+
+class Training(Section):
+    """How the model learns: engine, loss, optimiser, schedule, batches and the seed of it all.
+
+    `ema` is the decay a step of an exponential moving average of the weights, which then is the
+    model; 0 takes the weights as they are. `patience` ends the training after that many epochs
+    without a lower validation loss and takes the weights of the best one; 0 trains all epochs.
+    `keep_epochs` keeps the weights after each epoch, so that evaluate can draw test curves.
+    """
+
+    engine: Literal["torch", "numpy"]
+    loss: Literal["cross_entropy", "nll", "mse"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     optimizer: Optimizer
     schedule: Schedule
     batch_size: Annotated[int, Field(ge=1, le=65536)]
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     shuffle: bool
+    augmentation: Augmentation | None
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    patience: Annotated[int, Field(ge=0)]
+    keep_epochs: bool
     seed: Seed
 
 
@@ -141,58 +200,23 @@ class Recipe(Section):
     model: Model
     training: Training
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        """Refuse choices that contradict each other, before anything is trained."""
+        training = self.training
+        if (training.loss == "nll") != (self.model.output == "log_softmax"):
+            raise ValueError("the loss nll and the output log_softmax belong together")
+        if self.model.output == "activation" and training.loss != "mse":
+            raise ValueError("the output activation gives no logits and needs the loss mse")
+        if training.label_smoothing and training.loss != "cross_entropy":
+            raise ValueError("label_smoothing needs the loss cross_entropy")
+        if training.optimizer.nesterov and not training.optimizer.momentum:
+            raise ValueError("nesterov needs a momentum")
+        if training.patience and isinstance(self.split.validation, NoValidation):
+            raise ValueError("patience needs validation rows: split.validation of kind last")
+        return self
 
-def recipe_names() -> list[str]:
-    """The names of the recipes that come with the project, sorted."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def recipe_file(choice: str) -> Path:
-    """The YAML file of a recipe's name, or of its path; raises ConfigError where there is none."""
-    if choice in recipe_names():
-        return RECIPES / f"{choice}.yaml"
-    path = Path(choice).expanduser()
-    if path.is_file():
-        return path
-    raise ConfigError(
-        f"recipe {choice!r}",
-        found="neither a recipe's name nor a file",
-        expected=f"one of {', '.join(recipe_names())}, or the path of a YAML file",
-        remedy="See `idxflow recipes`.",
-    )
-
-
-def load_recipe(choice: str, overrides: tuple[str, ...] = ()) -> Recipe:
-    """The recipe of a name or a YAML file, with `a.b=value` overrides applied before the checks.
-
-    Raises ConfigError for an unknown name, an unknown key or a value out of bounds.
-    """
-    path = recipe_file(choice)
-    content = {"name": path.stem, **read_yaml(path)}
-    for override in overrides:
-        _apply(content, override)
-    if overrides:
-        content["expected"] = None
-    return checked(Recipe, content, f"recipe {path.name}")
-
-
-def _apply(content: dict[str, Any], override: str) -> None:
-    """Set one `a.b=value` in `content`; the value is read as YAML. Raises ConfigError."""
-    dotted, equals, text = override.partition("=")
-    *parents, leaf = dotted.strip().split(".")
-    section: Any = content
-    for part in parents:
-        section = section.get(part) if isinstance(section, dict) else None
-    if not equals or not leaf or not isinstance(section, dict) or leaf not in section:
-        raise ConfigError(
-            f"--set {override}",
-            found=f"{dotted.strip()!r}, which the recipe does not have" if equals else "no '='",
-            expected="key=value with a dotted key of the recipe, like training.epochs=3",
-            remedy="`idxflow recipes NAME` prints the recipe with all its keys.",
-        )
-    try:
-        section[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"--set {override}", found=repr(text), expected="a YAML value", remedy="Quote it."
-        ) from error
+    @property
+    def gives_logits(self) -> bool:
+        """Whether the model's outputs are logits, whose softmax means something."""
+        return self.training.loss != "mse"

@@ -22,12 +22,14 @@ class Settings(Section):
 
     `root`: the folder of everything that a run makes. `threads`: CPU threads of training; it is
     part of the train stage's key, because sums in another order give other bits.
-    `server_start_s`: how long Prefect's embedded server may take to answer.
+    `server_start_s`: how long Prefect's embedded server may take to answer. `checkpoint_s`: how often
+    a training saves where it stands.
     """
 
     root: Path = CHECKOUT / "artifacts"
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=_cores)
     server_start_s: Annotated[float, Field(gt=0)] = 180.0
+    checkpoint_s: Annotated[float, Field(ge=0)] = 20.0
 
     @property
     def stages(self) -> Path:
@@ -38,6 +40,11 @@ class Settings(Section):
     def models(self) -> Path:
         """The folder of published bundles, `<dataset>/<version>/` each."""
         return self.root / "models"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of trainings that are not finished, `train-<key>.safetensors` each."""
+        return self.root / "checkpoints"
 
     @property
     def locks(self) -> Path:

@@ -6,7 +6,7 @@ Axes: B images of a batch, D pixels of an image (height × width), C classes, N 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -38,25 +38,48 @@ class Normalize(nn.Module):
         return torch.sub(images_BD, self.mean).div_(self.std)
 
 
+class Temperature(nn.Module):
+    """Logits divided by a number that is fitted on validation rows after the training.
+
+    Guo et al. 2017, section 4.2. It changes no prediction, only how sure the model is; while the
+    network trains it is the identity.
+    """
+
+    temperature: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("temperature", torch.ones(()))
+
+    def forward(self, logits_BC: Tensor) -> Tensor:
+        """The logits over the temperature, float (B, C)."""
+        return logits_BC if self.training else logits_BC / self.temperature
+
+
 def build_network(
     model: Model, num_pixels: int, num_classes: int, mean: float, std: float
 ) -> nn.Sequential:
     """The network of a recipe, before its weights are drawn: uint8 (B, D) → logits (B, C).
 
-    Each hidden layer is Linear, batch norm if asked for, activation, dropout if asked for.
+    Each hidden layer is Linear, batch norm if asked for, activation, dropout if asked for; the last
+    one is Linear, with what `output` asks for behind it, and the temperature.
     """
     layers: list[nn.Module] = [Normalize(mean, std)]
     width = num_pixels
-    for hidden in model.hidden:
+    for hidden, dropout in zip(model.hidden, model.dropout, strict=True):
         layers.append(nn.Linear(width, hidden))
         if model.batch_norm:
             layers.append(nn.BatchNorm1d(hidden))
         layers.append(_activation(model))
-        if model.dropout:
-            layers.append(nn.Dropout(model.dropout))
+        if dropout:
+            layers.append(nn.Dropout(dropout))
         width = hidden
     layers.append(nn.Linear(width, num_classes))
-    return nn.Sequential(*layers)
+    if model.output == "log_softmax":
+        layers.append(nn.LogSoftmax(dim=1))
+    elif model.output == "activation":
+        layers.append(_activation(model))
+    return nn.Sequential(*layers, Temperature())
 
 
 def _activation(model: Model) -> nn.Module:
@@ -77,7 +100,8 @@ def initialize(network: nn.Sequential, model: Model, seed: int) -> None:
 
     `he_normal`: N(0, 2/fan_in), He et al. 2015, eq. 10. `glorot_uniform`:
     U(±√(6/(fan_in+fan_out))), Glorot and Bengio 2010, eq. 16. Both with zero biases. `torch`:
-    weights and biases from U(±1/√fan_in), as `torch.nn.Linear` does.
+    weights and biases from U(±1/√fan_in), as `torch.nn.Linear` does. `inverse_size_normal`: each
+    weight matrix and each bias from N(0, 1/n²), n the number of its elements.
     """
     generator = torch.Generator().manual_seed(seed)
     for layer in network:
@@ -89,6 +113,9 @@ def initialize(network: nn.Sequential, model: Model, seed: int) -> None:
         elif model.initialization == "glorot_uniform":
             nn.init.xavier_uniform_(layer.weight, generator=generator)
             nn.init.zeros_(layer.bias)
+        elif model.initialization == "inverse_size_normal":
+            for drawn in (layer.weight, layer.bias):
+                nn.init.normal_(drawn, std=1 / drawn.numel(), generator=generator)
         else:
             bound = 1 / math.sqrt(layer.in_features)
             nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
@@ -109,11 +136,19 @@ def describe_layers(network: nn.Sequential) -> list[dict[str, object]]:
     ]
 
 
-def save_network(network: nn.Sequential, path: Path) -> None:
-    """Write every weight and buffer as safetensors: the same weights, the same bytes."""
-    state = network.state_dict()
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as they are now: on the CPU, each in memory of its own, row by row."""
+    kind = torch.contiguous_format
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=kind)
+        for name, tensor in tensors.items()
+    }
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write weights and buffers as safetensors: the same weights, the same bytes."""
     # Written by us: the library hides a full disk in an error of its own.
-    path.write_bytes(save({name: value.cpu().contiguous() for name, value in state.items()}))
+    path.write_bytes(save(copied(weights)))
 
 
 def load_network(path: Path, model: Model, num_pixels: int, num_classes: int) -> nn.Sequential:

@@ -1,87 +1,45 @@
-"""The training loop: data on the device as uint8, one permutation an epoch, no DataLoader.
+"""The training loop around an engine: epochs, averages, early stopping, checkpoints.
+
+Rows lie on the device as uint8; an epoch is one permutation of them, without a DataLoader. Whatever
+moves during a training is a tensor under a name or part of `Position`, so that a checkpoint of both
+goes on to the very bits of a training that was never interrupted.
 
 Axes: N rows, D pixels, B rows of a batch.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from pipeline_config.recipe import Schedule, Training
-from tasks.model.network import logits_in_batches
-from tasks.model.optimizers import FlatOptimizer
-from tasks.runtime.errors import TrainingError
+from pipeline_config.recipe import Training
+from tasks.model.augmentation import Augmenter
+from tasks.model.chance import generator_of
+from tasks.model.checkpoint import Checkpoint
+from tasks.model.engine import engine_of
+from tasks.model.history import Epoch, Fitted, Position, best_epoch_of
+from tasks.model.network import copied
+from tasks.model.schedule import learning_rate_at
+from tasks.model.scoring import Rows, score
+from tasks.runtime.devices import Precision
+from tasks.runtime.errors import InterruptedTraining, TrainingError
+from tasks.runtime.interrupts import interrupts_deferred
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Rows:
-    """Images uint8 (N, D) and labels int64 (N,), both on the device of the training."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of the history; losses in nats (or mean squares), accuracy in [0, 1]."""
-
-    epoch: int
-    train_loss: float
-    validation_loss: float | None
-    validation_accuracy: float | None
-    learning_rate: float
+# Batches between two words to the progress bar.
+TELL_EVERY = 20
 
 
-# Told after each batch: rows done in it and some words for the progress bar.
+# Told now and then: batches done since the last time, and some words for the progress bar.
 Tell = Callable[[int, str], None]
-
-
-def learning_rate_at(step: int, num_steps: int, peak: float, schedule: Schedule) -> float:
-    """The learning rate of a step in [0, num_steps).
-
-    one_cycle: a line from peak/10 to peak over the warm-up, then half a cosine down to peak/1000
-    (after Smith and Topin 2018, with the cosine of Loshchilov and Hutter 2017). cosine: a line from
-    0 to peak over the warm-up, then half a cosine down to 0.
-    """
-    if schedule.name == "constant":
-        return peak
-    first, last = (peak / 10, peak / 1000) if schedule.name == "one_cycle" else (0.0, 0.0)
-    warm = schedule.warmup * num_steps
-    if step < warm:
-        return first + (peak - first) * (step + 1) / math.ceil(warm)
-    share = (step - warm) / max(num_steps - 1 - warm, 1)
-    return last + (peak - last) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
-
-
-def loss_of(logits_BC: Tensor, labels_B: Tensor, training: Training) -> Tensor:
-    """The mean loss over a batch: cross-entropy in nats, or squares against one-hot labels."""
-    if training.loss == "mse":
-        target = functional.one_hot(labels_B, logits_BC.shape[1]).to(logits_BC.dtype)
-        return functional.mse_loss(logits_BC, target)
-    return functional.cross_entropy(logits_BC, labels_B, label_smoothing=training.label_smoothing)
-
-
-def score(network: nn.Module, rows: Rows, training: Training) -> tuple[float, float]:
-    """Mean loss (without label smoothing) and accuracy over `rows`, in eval mode."""
-    network.eval()
-    plain = training.model_copy(update={"label_smoothing": 0.0})
-    total, right, start = 0.0, 0, 0
-    for logits in logits_in_batches(network, rows.images):
-        labels = rows.labels[start : start + len(logits)]
-        total += loss_of(logits, labels, plain).item() * len(labels)
-        right += int((logits.argmax(dim=1) == labels).sum())
-        start += len(labels)
-    return total / len(rows), right / len(rows)
 
 
 def num_batches_of(network: nn.Module, num_rows: int, batch_size: int) -> int:
@@ -91,76 +49,188 @@ def num_batches_of(network: nn.Module, num_rows: int, batch_size: int) -> int:
     return num_batches - (has_norm and num_batches > 1 and num_rows % batch_size == 1)
 
 
-def fit(
-    network: nn.Module, train: Rows, validation: Rows, training: Training, tell: Tell
-) -> list[Epoch]:
-    """Train `network` in place; returns the history, a line an epoch.
+class Trainer:
+    """A network, its engine and everything that moves while it is trained, in place.
 
-    All chance (order of rows, dropout) comes from the recipe's seed. Raises TrainingError when the
-    loss stops being a number.
+    `image_shape` (height, width) is needed for augmentation alone.
     """
-    optimizer = FlatOptimizer(network, training.optimizer)
-    num_batches = num_batches_of(network, len(train), training.batch_size)
-    history: list[Epoch] = []
-    with torch.random.fork_rng(devices=_devices(train.images)):
-        torch.manual_seed(training.seed)
-        shuffler = torch.Generator().manual_seed(training.seed)
-        for epoch in range(training.epochs):
-            order = torch.randperm(len(train), generator=shuffler) if training.shuffle else None
-            rates = [
-                learning_rate_at(
-                    epoch * num_batches + batch,
-                    training.epochs * num_batches,
-                    training.optimizer.learning_rate,
-                    training.schedule,
-                )
-                for batch in range(num_batches)
-            ]
-            loss = _fit_epoch(network, optimizer, train, order, rates, training, tell)
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"training, epoch {epoch + 1}",
-                    found=f"a loss of {loss}",
-                    expected="a finite loss",
-                    remedy="Lower training.optimizer.learning_rate or scale the input.",
-                )
-            told = score(network, validation, training) if len(validation) else (None, None)
-            history.append(Epoch(epoch + 1, loss, told[0], told[1], rates[-1]))
-    return history
+
+    def __init__(
+        self,
+        network: nn.Sequential,
+        training: Training,
+        precision: Precision = "float32",
+        image_shape: tuple[int, int] | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self.network = network
+        self.training = training
+        self.checkpoint = checkpoint
+        self.engine = engine_of(network, training, precision)
+        self.augment = Augmenter(training, image_shape) if training.augmentation else None
+        # Live, as all tensors here: the engine moves them, this dictionary only names them.
+        self.weights = network.state_dict()
+        floats = {name: value for name, value in self.weights.items() if value.is_floating_point()}
+        self.average = {name: value.clone() for name, value in floats.items() if training.ema}
+        self.best = copied(self.weights) if training.patience else {}
+        self.kept: list[dict[str, Tensor]] = []
+        self.position = Position()
+
+    def fit(self, train: Rows, validation: Rows, tell: Tell) -> Fitted:
+        """Train to the end, from the checkpoint if there is one.
+
+        Raises TrainingError when the loss stops being a number, InterruptedTraining (or whatever
+        the signal's own handler raises) after Ctrl-C and SIGTERM, when the checkpoint is written.
+        """
+        num_batches = num_batches_of(self.network, len(train), self.training.batch_size)
+        devices = [train.images.device.index or 0] if train.images.is_cuda else []
+        with interrupts_deferred() as interrupt, torch.random.fork_rng(devices=devices):
+            self._restore()
+            tell(len(self.position.history) * num_batches + self.position.batch, "")
+            while not self._is_done():
+                self._fit_epoch(train, num_batches, tell, interrupt)
+                self._end_epoch(len(train), validation, num_batches)
+                self._save_if_due(0.0, interrupt())
+            best_epoch = best_epoch_of(self.position.history, self.training)
+            final = self.best or self.average
+            self.network.load_state_dict(final, strict=False)
+        return Fitted(self.position.history, best_epoch, self.kept)
+
+    def _is_done(self) -> bool:
+        history, patience = self.position.history, self.training.patience
+        waited = len(history) - best_epoch_of(history, self.training)
+        return len(history) == self.training.epochs or 0 < patience <= waited
+
+    def _fit_epoch(
+        self, train: Rows, num_batches: int, tell: Tell, interrupt: Callable[[], str | None]
+    ) -> None:
+        """One pass over the rows, or what the checkpoint left of it."""
+        self.network.train()
+        position, size = self.position, self.training.batch_size
+        epoch = len(position.history)
+        train = self._shuffled(train, epoch)
+        total = torch.tensor(position.loss, device=train.labels.device)
+        started, first, told = time.perf_counter(), position.batch, position.batch
+        for batch in range(first, num_batches):
+            rows = slice(batch * size, (batch + 1) * size)
+            images, labels = train.images[rows], train.labels[rows]
+            step = epoch * num_batches + batch
+            if self.augment:
+                images = self.augment(images, step, num_batches)
+            loss = self.engine.step(images, labels, self._rate_at(step, num_batches))
+            self._average(step)
+            total += loss * len(labels)
+            position.batch = batch + 1
+            if position.batch - told == TELL_EVERY or position.batch == num_batches:
+                per_second = (position.batch - first) * size / (time.perf_counter() - started)
+                tell(position.batch - told, f"loss {float(loss):.3f}, {per_second:,.0f} images/s")
+                told = position.batch
+            self._save_if_due(total, interrupt())
+        position.loss = float(total)
+
+    def _shuffled(self, train: Rows, epoch: int) -> Rows:
+        """The rows in the order of an epoch.
+
+        Gathered once an epoch: neighbours are then read far faster than rows here and there.
+        """
+        if not self.training.shuffle:
+            return train
+        generator = generator_of(self.training.seed, "order", epoch)
+        order = torch.randperm(len(train), generator=generator).to(train.labels.device)
+        return Rows(train.images.index_select(0, order), train.labels[order])
+
+    def _rate_at(self, step: int, num_batches: int) -> float:
+        training = self.training
+        num_steps = training.epochs * num_batches
+        return learning_rate_at(
+            step, num_steps, training.optimizer.learning_rate, training.schedule
+        )
+
+    def _average(self, step: int) -> None:
+        """Move the average towards the weights; at the start faster, as (1 + t) / (10 + t)."""
+        if self.average:
+            decay = min(self.training.ema, (1 + step) / (10 + step))
+            for name, average in self.average.items():
+                average.lerp_(self.weights[name], 1 - decay)
+
+    def _end_epoch(self, num_rows: int, validation: Rows, num_batches: int) -> None:
+        """Score the epoch on the validation rows and note it down."""
+        position, training = self.position, self.training
+        num_seen = min(position.batch * training.batch_size, num_rows)
+        loss, epoch = position.loss / num_seen, len(position.history) + 1
+        if not math.isfinite(loss):
+            if self.checkpoint:
+                self.checkpoint.discard()
+            raise TrainingError(
+                f"training, epoch {epoch}",
+                found=f"a loss of {loss}",
+                expected="a finite loss",
+                remedy="Lower training.optimizer.learning_rate or scale the input.",
+            )
+        with self._judged():
+            loss_v, accuracy_v = None, None
+            if len(validation):
+                loss_v, accuracy_v = score(self.network, validation, training)
+            rate = self._rate_at(epoch * num_batches - 1, num_batches)
+            position.history.append(Epoch(epoch, loss, loss_v, accuracy_v, rate))
+            if self.best and best_epoch_of(position.history, training) == epoch:
+                _copy(self.weights, self.best)
+            if training.keep_epochs:
+                self.kept.append(copied(self.weights))
+        position.batch, position.loss = 0, 0.0
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        """The network as it is to be judged: with its averaged weights, if it has them."""
+        live = {name: self.weights[name].clone() for name in self.average}
+        _copy(self.average, self.weights)
+        yield
+        _copy(live, self.weights)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Everything that moves, live, under names; what an earlier epoch kept among them."""
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "network": self.weights,
+            "engine": self.engine.state(),
+            "average": self.average,
+            "best": self.best,
+        }
+        parts |= {f"kept/{place}": weights for place, weights in enumerate(self.kept)}
+        return {f"{part}/{name}": parts[part][name] for part in parts for name in parts[part]}
+
+    def _save_if_due(self, total: Tensor | float, interrupt: str | None) -> None:
+        """Write the checkpoint when it is time or when there will be no other; then leave."""
+        if self.checkpoint and (interrupt or self.checkpoint.is_due()):
+            self.position.loss = float(total)
+            self.checkpoint.save(self._tensors(), asdict(self.position))
+        if interrupt:
+            remedy = "the same command goes on from here" if self.checkpoint else "nothing is saved"
+            epoch = len(self.position.history) + 1
+            # Said here, since the signal's own handler decides what becomes of the error.
+            logger.warning("training stops in epoch %d for %s: %s", epoch, interrupt, remedy)
+            raise InterruptedTraining(
+                f"training, epoch {epoch}",
+                found=f"{interrupt}, a request to stop",
+                expected="to be left alone until the last epoch",
+                remedy=f"Run it again: {remedy}.",
+            )
+
+    def _restore(self) -> None:
+        """Go to where the checkpoint stands, if there is one that fits."""
+        saved = self.checkpoint.load() if self.checkpoint else None
+        if saved is None:
+            return
+        tensors, content = saved
+        self.position = Position.of(content)
+        if self.training.keep_epochs:
+            self.kept = [copied(self.weights) for _ in self.position.history]
+        _copy(tensors, self._tensors())
+        epoch, batch = len(self.position.history) + 1, self.position.batch + 1
+        logger.info("training goes on from its checkpoint: epoch %d, batch %d", epoch, batch)
 
 
-def _fit_epoch(
-    network: nn.Module,
-    optimizer: FlatOptimizer,
-    train: Rows,
-    order: Tensor | None,
-    rates: list[float],
-    training: Training,
-    tell: Tell,
-) -> float:
-    """One pass over the rows; returns the mean of the batches' losses, weighted by their rows."""
-    network.train()
-    size = training.batch_size
-    total = torch.zeros((), device=train.labels.device)
-    started = time.perf_counter()
-    if order is not None:
-        # Once an epoch: rows that are neighbours are then read far faster than rows here and there.
-        order = order.to(train.labels.device)
-        train = Rows(train.images.index_select(0, order), train.labels[order])
-    for batch, rate in enumerate(rates):
-        rows = slice(batch * size, (batch + 1) * size)
-        labels = train.labels[rows]
-        loss = loss_of(network(train.images[rows]), labels, training)
-        optimizer.zero_gradient()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step(rate)
-        total += loss.detach() * len(labels)
-        if batch % 20 == 19 or batch == len(rates) - 1:
-            done = min(rows.stop, len(train))
-            per_second = done / (time.perf_counter() - started)
-            tell(batch % 20 + 1, f"loss {loss.item():.3f}, {per_second:,.0f} images/s")
-    return total.item() / min(len(rates) * size, len(train))
-
-
-def _devices(tensor: Tensor) -> list[int]:
-    return [tensor.device.index or 0] if tensor.device.type == "cuda" else []
+@torch.no_grad()
+def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    """Write each tensor of `source` into the one of its name in `target`."""
+    for name, tensor in source.items():
+        target[name].copy_(tensor)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from tasks.model.network import Normalize, probabilities
+from tasks.model.network import Normalize, Temperature, probabilities
 from tasks.runtime.errors import ReleaseError
 
 # Opset 20 is the first with Gelu; IR 9 is the format of its release (ONNX 1.15).
@@ -106,6 +106,11 @@ def _add(graph: _Graph, layer: nn.Module, name: str) -> None:
             graph.node("Tanh", f"{name}.tanh")
         case nn.GELU():
             graph.node("Gelu", f"{name}.gelu", approximate=layer.approximate)
+        case nn.LogSoftmax():
+            graph.node("LogSoftmax", f"{name}.log_softmax", axis=1)
+        case Temperature():
+            temperature = graph.weight(f"{name}.temperature", layer.temperature)
+            graph.node("Div", f"{name}.calibrated", temperature)
         case nn.Dropout():
             pass
         case _:

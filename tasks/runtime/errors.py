@@ -8,6 +8,9 @@ IdxflowError
 ├── ValidationError    rows that break a critical expectation
 ├── StorageError       a disk that is full or a folder that cannot be written
 ├── DeviceError        a device that is not there
+├── TrainingError      a loss that stops being a number
+├── InterruptedTraining  a training that was asked to stop and has saved where it stood
+├── ServerError        a Prefect server that does not answer
 └── ReleaseError       a bundle that does not hold what it promises
 """
 
@@ -56,6 +59,10 @@ class TrainingError(IdxflowError):
     """A training whose loss stops being a number."""
 
 
+class InterruptedTraining(IdxflowError):
+    """A training that was asked to stop and has saved where it stood."""
+
+
 class ServerError(IdxflowError):
     """A Prefect server that does not answer."""
 
@@ -69,6 +76,7 @@ __all__ = [
     "DeviceError",
     "FetchError",
     "IdxflowError",
+    "InterruptedTraining",
     "RawDataError",
     "ReleaseError",
     "ServerError",

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline_config.recipe import Optimizer, load_recipe
+from pipeline_config.recipe import Optimizer
+from pipeline_config.recipe_files import load_recipe
 from tasks.model.optimizers import FlatOptimizer
 
 
@@ -25,21 +26,28 @@ def torchs(network: nn.Module, choice: Optimizer) -> torch.optim.Optimizer:
         {"params": vectors, "weight_decay": 0.0},
     ]
     if choice.name == "sgd":
-        return torch.optim.SGD(groups, lr=0.1, momentum=choice.momentum)
+        return torch.optim.SGD(groups, lr=0.1, momentum=choice.momentum, nesterov=choice.nesterov)
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adamax": torch.optim.Adamax}
     return kinds[choice.name](groups, lr=0.1, betas=choice.betas, eps=choice.epsilon)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize(
-    ("name", "momentum"),
-    [("sgd", 0.0), ("sgd", 0.9), ("adam", 0.0), ("adamw", 0.0), ("adamax", 0.0)],
+    ("name", "numbers"),
+    [
+        ("sgd", {}),
+        ("sgd", {"momentum": 0.9}),
+        ("sgd", {"momentum": 0.9, "nesterov": True}),
+        ("adam", {}),
+        ("adamw", {}),
+        ("adamax", {}),
+    ],
 )
-def test_fifty_steps_are_torchs(name: str, momentum: float, weight_decay: float) -> None:
+def test_fifty_steps_are_torchs(name: str, numbers: dict, weight_decay: float) -> None:
     torch.manual_seed(0)
     ours = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, 3)).double()
     theirs = copy.deepcopy(ours)
-    wanted = choice(name, momentum=momentum, weight_decay=weight_decay, epsilon=1e-7)
+    wanted = choice(name, **numbers, weight_decay=weight_decay, epsilon=1e-7)
     flat = FlatOptimizer(ours, wanted)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what torch imports at its first step is deprecated

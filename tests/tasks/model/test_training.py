@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_config.recipe import Recipe, Schedule, load_recipe
+from pipeline_config.recipe import Recipe, Schedule
+from pipeline_config.recipe_files import load_recipe
 from tasks.model.network import (
     Normalize,
     build_network,
@@ -19,15 +20,11 @@ from tasks.model.network import (
     initialize,
     load_network,
     probabilities,
-    save_network,
+    save_weights,
 )
-from tasks.model.training import (
-    Rows,
-    fit,
-    learning_rate_at,
-    loss_of,
-    score,
-)
+from tasks.model.schedule import learning_rate_at
+from tasks.model.scoring import Rows, loss_of, score
+from tasks.model.training import Trainer
 from tasks.runtime.errors import RawDataError, TrainingError
 
 PIXELS, CLASSES = 36, 3
@@ -50,8 +47,8 @@ def rows(num_rows: int, seed: int = 0) -> Rows:
 def trained(choice: Recipe, train: Rows, validation: Rows) -> tuple[torch.nn.Sequential, list]:
     network = build_network(choice.model, PIXELS, CLASSES, mean=80.0, std=60.0)
     initialize(network, choice.model, choice.training.seed)
-    history = fit(network, train, validation, choice.training, lambda steps, words: None)
-    return network, history
+    fitted = Trainer(network, choice.training).fit(train, validation, lambda steps, words: None)
+    return network, fitted.history
 
 
 def test_normalization_is_the_first_layer_and_travels_with_the_weights(tmp_path: Path) -> None:
@@ -61,7 +58,7 @@ def test_normalization_is_the_first_layer_and_travels_with_the_weights(tmp_path:
     assert isinstance(network[0], Normalize)
     pixels = torch.tensor([[0, 255]], dtype=torch.uint8)
     torch.testing.assert_close(network[0](pixels), torch.tensor([[-33.5, 221.5]]) / 78.25)
-    save_network(network, tmp_path / "model.safetensors")
+    save_weights(network.state_dict(), tmp_path / "model.safetensors")
     loaded = load_network(tmp_path / "model.safetensors", model, PIXELS, CLASSES)
     images = rows(20).images
     assert torch.equal(loaded(images), network.eval()(images))
@@ -72,7 +69,7 @@ def test_the_same_weights_give_the_same_file(tmp_path: Path) -> None:
     for name in ("a", "b"):
         network = build_network(model, PIXELS, CLASSES, 0.0, 1.0)
         initialize(network, model, 7)
-        save_network(network, tmp_path / name)
+        save_weights(network.state_dict(), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -86,7 +83,7 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, content: bytes)
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     network = build_network(recipe().model, PIXELS, CLASSES, 0.0, 1.0)
-    save_network(network, tmp_path / "model.safetensors")
+    save_weights(network.state_dict(), tmp_path / "model.safetensors")
     with pytest.raises(RawDataError, match="36-17-3"):
         wider = recipe("model.hidden=[17]").model
         load_network(tmp_path / "model.safetensors", wider, PIXELS, CLASSES)
@@ -156,6 +153,19 @@ def test_every_choice_of_a_recipe_trains(overrides: tuple[str, ...]) -> None:
     assert accuracy > 0.9
 
 
+def test_in_bfloat16_the_weights_stay_float32_and_learn() -> None:
+    choice = recipe("model.hidden=[32]", "training.epochs=8")
+    network = build_network(choice.model, PIXELS, CLASSES, mean=80.0, std=60.0)
+    initialize(network, choice.model, 0)
+    trainer = Trainer(network, choice.training, "bfloat16")
+    fitted = trainer.fit(rows(300), rows(100, seed=1), lambda steps, words: None)
+    assert fitted.history[-1].validation_accuracy > 0.9
+    assert {value.dtype for value in network.parameters()} == {torch.float32}
+    exact = trained(choice, rows(300), rows(100, seed=1))[1]
+    assert fitted.history[-1].train_loss != exact[-1].train_loss
+    assert fitted.history[-1].train_loss == pytest.approx(exact[-1].train_loss, rel=0.1)
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
     choice = recipe("model.dropout=0.3", "training.epochs=2")
     first, again = (trained(choice, rows(100), rows(20))[0].state_dict() for _ in range(2))
@@ -172,7 +182,7 @@ def test_training_leaves_torchs_own_chance_alone() -> None:
     expected = torch.rand(3)
     torch.manual_seed(123)
     initialize(network, choice.model, 0)
-    fit(network, rows(50), rows(10), choice.training, lambda steps, words: None)
+    Trainer(network, choice.training).fit(rows(50), rows(10), lambda steps, words: None)
     assert torch.equal(torch.rand(3), expected)
 
 

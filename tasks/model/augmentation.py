@@ -1,0 +1,94 @@
+"""Training images moved a little, anew each time that they are shown: shift, affine, elastic.
+
+Axes: B images of a batch, H × W pixels, D = H·W, F elastic fields.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline_config.recipe import Augmentation, Training
+from tasks.model.chance import generator_of
+from tasks.runtime.errors import ConfigError
+
+# Elastic fields are drawn once an epoch, so many of them; each image takes one at random.
+NUM_FIELDS = 4096
+
+
+class Augmenter:
+    """Moves batches of images; all chance is a function of the recipe's seed and the step."""
+
+    def __init__(self, training: Training, image_shape: tuple[int, int] | None) -> None:
+        if training.augmentation is None or image_shape is None:
+            raise ConfigError(
+                "training.augmentation",
+                found="no augmentation or no image shape",
+                expected="both",
+                remedy="Give the trainer the (height, width) of the images.",
+            )
+        self.choice: Augmentation = training.augmentation
+        self.seed = training.seed
+        self.height, self.width = image_shape
+        self.epoch = -1
+        self.fields_FHW2 = torch.zeros(0)
+
+    def __call__(self, images_BD: Tensor, step: int, steps_per_epoch: int) -> Tensor:
+        """uint8 (B, D) → float32 (B, D) between 0 and 255, sampled bilinearly; outside is 0."""
+        generator = generator_of(self.seed, "warp", step)
+        images = images_BD.view(-1, 1, self.height, self.width).float()
+        num_images = len(images)
+        matrices_B23 = self._affine(num_images, generator).to(images.device)
+        size = [num_images, 1, self.height, self.width]
+        grid_BHW2 = functional.affine_grid(matrices_B23, size, align_corners=False)
+        if self.choice.elastic_px:
+            self._draw_fields(step // steps_per_epoch, images.device)
+            chosen = torch.randint(NUM_FIELDS, (num_images,), generator=generator)
+            grid_BHW2 += self.fields_FHW2[chosen.to(images.device)]
+        moved = functional.grid_sample(images, grid_BHW2, mode="bilinear", align_corners=False)
+        return moved.view(num_images, -1)
+
+    def _affine(self, num_images: int, generator: torch.Generator) -> Tensor:
+        """Random rotations, scalings, shears and shifts: float32 (B, 2, 3), in units of the grid.
+
+        The grid runs from -1 to 1 over the image, so that a pixel is 2/width wide.
+        """
+        choice = self.choice
+        even_B6 = torch.rand(num_images, 6, generator=generator) * 2 - 1
+        angle = even_B6[:, 0] * math.radians(choice.rotation_deg)
+        wide, tall = 1 + even_B6[:, 1] * choice.scale, 1 + even_B6[:, 2] * choice.scale
+        shear = even_B6[:, 3] * choice.shear
+        right = even_B6[:, 4] * choice.shift_px * 2 / self.width
+        down = even_B6[:, 5] * choice.shift_px * 2 / self.height
+        cosine, sine = angle.cos(), angle.sin()
+        rows = (
+            torch.stack([cosine * wide, (shear * cosine - sine) * wide, right], dim=1),
+            torch.stack([sine * tall, (cosine + shear * sine) * tall, down], dim=1),
+        )
+        return torch.stack(rows, dim=1)
+
+    def _draw_fields(self, epoch: int, device: torch.device) -> None:
+        """The displacements of an epoch: float32 (F, H, W, 2), in units of the grid.
+
+        Simard et al. 2003, section 2: noise smoothed by a Gaussian; here scaled so that the root
+        mean square of a displacement, along each axis, is `elastic_px`.
+        """
+        if epoch == self.epoch:
+            return
+        self.epoch = epoch
+        sigma = self.choice.elastic_sigma_px
+        reach = math.ceil(3 * sigma)
+        places = torch.arange(-reach, reach + 1, dtype=torch.float32)
+        kernel = torch.exp(-(places**2) / (2 * sigma**2))
+        kernel /= kernel.norm()  # so that smoothed noise keeps the variance 1
+        generator = generator_of(self.seed, "fields", epoch)
+        shape = (2 * NUM_FIELDS, 1, self.height + 2 * reach, self.width + 2 * reach)
+        noise = torch.randn(shape, generator=generator)
+        smooth = functional.conv2d(noise, kernel.view(1, 1, 1, -1))
+        smooth = functional.conv2d(smooth, kernel.view(1, 1, -1, 1))
+        fields_FHW2 = smooth.view(NUM_FIELDS, 2, self.height, self.width).permute(0, 2, 3, 1)
+        pixel = torch.tensor([2 / self.width, 2 / self.height])
+        self.fields_FHW2 = (fields_FHW2 * self.choice.elastic_px * pixel).contiguous().to(device)

@@ -1,0 +1,79 @@
+"""The temperature: recovered where it is known, never worse than none, safe where nothing is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax, softmax
+
+from tasks.model.temperature import HIGHEST, LOWEST, fit_temperature
+from tasks.runtime.errors import TrainingError
+
+
+def simulated(temperature, num_rows=20_000, num_classes=5, seed=0):
+    """Logits that are `temperature` times too large for the labels drawn from their softmax."""
+    chance = np.random.default_rng(seed)
+    true_NC = 2 * chance.normal(size=(num_rows, num_classes))
+    shares_NC = softmax(true_NC, axis=1).cumsum(axis=1)
+    labels_N = (chance.random((num_rows, 1)) > shares_NC[:, :-1]).sum(axis=1)
+    return (temperature * true_NC).astype(np.float32), labels_N
+
+
+def mean_nll(logits_NC, labels_N, temperature):
+    logs_NC = log_softmax(logits_NC.astype(np.float64) / temperature, axis=1)
+    return -logs_NC[np.arange(len(labels_N)), labels_N].mean()
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+def test_a_known_temperature_is_found(temperature):
+    logits, labels = simulated(temperature)
+    assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.03)
+
+
+def test_the_minimum_and_the_same_one_each_time():
+    logits, labels = simulated(1.7, num_rows=500)
+    found = fit_temperature(logits, labels)
+    assert fit_temperature(logits, labels) == found
+    best = mean_nll(logits, labels, found)
+    for other in np.geomspace(LOWEST, HIGHEST, 300):
+        assert best <= mean_nll(logits, labels, other) + 1e-12
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(2, 5), st.floats(-3, 3))
+def test_never_worse_than_no_temperature(seed, num_rows, num_classes, log_scale):
+    chance = np.random.default_rng(seed)
+    scale = np.exp(log_scale)
+    logits = (scale * chance.normal(size=(num_rows, num_classes))).astype(np.float32)
+    labels = chance.integers(0, num_classes, num_rows)
+    found = fit_temperature(logits, labels)
+    assert LOWEST <= found <= HIGHEST
+    assert mean_nll(logits, labels, found) <= mean_nll(logits, labels, 1.0) + 1e-9
+
+
+def test_rows_without_an_error_leave_the_model_as_it_is():
+    logits = np.array([[3, 0, 0], [0, 0.1, 0], [5, 5, 0]], np.float32)
+    assert fit_temperature(logits, np.array([0, 1, 1])) == 1.0
+
+
+def test_logits_that_mislead_end_at_the_upper_bound():
+    logits = np.array([[9, 0], [0, 9]], np.float32)
+    assert fit_temperature(logits, np.array([1, 0])) == HIGHEST
+
+
+def test_a_minimum_below_the_lower_bound_ends_there():
+    logits = np.full((1000, 2), [0.01, 0], np.float32)
+    assert fit_temperature(logits, np.arange(1000) // 999) == LOWEST
+
+
+def test_huge_logits_do_not_overflow():
+    logits, labels = simulated(1.0, num_rows=200)
+    assert fit_temperature(1e30 * logits, labels) == HIGHEST
+
+
+@pytest.mark.parametrize(("logits", "found"), [([[1.0, np.nan]], "1 of 1 rows"), ([], "no rows")])
+def test_nothing_to_fit_on(logits, found):
+    with pytest.raises(TrainingError, match=found):
+        fit_temperature(np.array(logits, np.float32).reshape(-1, 2), np.zeros(len(logits), int))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from flows.plan import Plan
 from tasks.release.bundle import bundle_folder, version_of
@@ -30,11 +30,11 @@ class Verdict:
 def explain(plan: Plan) -> list[Verdict]:
     """A verdict for every stage, in the order of the pipeline."""
     refs: dict[str, StageRef] = {}
-    verdicts = [_verdict(stage, plan, refs) for stage in STAGES]
+    verdicts = [verdict_on(stage, plan, refs) for stage in STAGES]
     return [*verdicts, _publish_verdict(plan, refs)]
 
 
-def _verdict(stage: Stage, plan: Plan, refs: dict[str, StageRef]) -> Verdict:
+def verdict_on(stage: Stage, plan: Plan, refs: dict[str, Any]) -> Verdict:
     """The verdict of a cached stage; a hit adds its reference to `refs`."""
     since = time.perf_counter()
     missing = [name for name in stage.takes.values() if name in STAGE_NAMES and name not in refs]

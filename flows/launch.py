@@ -6,43 +6,76 @@ import gc
 import importlib
 import os
 from collections.abc import Sequence
+from typing import Any
 
+from flows.console import say
 from flows.environment import prepare_environment
 from flows.explain import Verdict
+from flows.folds import LabelAudit
 from flows.plan import Choice
 from flows.server import prefect_server
 from flows.summary import Summary
 
+# The exit code of a program that Ctrl-C ended, as shells have it: 128 + SIGINT.
+INTERRUPTED = 130
 # What each stage imports only when it really runs, and what takes long to import.
 HEAVY = {
     "validate": ("tasks.dataset.expectations",),
     "train": ("tasks.model.training",),
-    "evaluate": ("tasks.evaluation.metrics", "tasks.evaluation.figures"),
+    "evaluate": ("tasks.evaluation.predictions", "tasks.evaluation.drawing"),
+    "audit": ("tasks.model.network", "tasks.evaluation.image_figures"),
     "publish": ("tasks.release.assemble",),
 }
 
 
 def launch(choice: Choice, verdicts: Sequence[Verdict], *, verbose: bool) -> Summary:
-    """Run the flow on a running or an embedded server and return what came of it.
+    """Run the pipeline and return what came of it."""
+    summary: Summary = _launch("flows.retrain:retrain", choice.model_dump(), verdicts, verbose)
+    return summary
+
+
+def launch_audit(
+    choice: Choice, num_folds: int, verdicts: Sequence[Verdict], *, verbose: bool
+) -> LabelAudit:
+    """Run the label audit and return what came of it."""
+    parameters = {**choice.model_dump(exclude={"refresh_from"}), "folds": num_folds}
+    found: LabelAudit = _launch("flows.audit:audit_labels", parameters, verdicts, verbose)
+    return found
+
+
+def _launch(
+    entrypoint: str, parameters: dict[str, Any], verdicts: Sequence[Verdict], verbose: bool
+) -> Any:
+    """Run the flow `module:name` on a running or an embedded server; returns what it returns.
 
     The embedded server takes seconds to start; Prefect and the libraries of the stages that are
-    going to run are imported meanwhile.
+    going to run are imported meanwhile. After Ctrl-C it says how to go on and exits.
     """
+    try:
+        return _served(entrypoint, parameters, verdicts, verbose)
+    except KeyboardInterrupt:
+        say("stopped; what is finished is kept, and the same command goes on from there")
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _served(
+    entrypoint: str, parameters: dict[str, Any], verdicts: Sequence[Verdict], verbose: bool
+) -> Any:
+    """Start the server, import meanwhile, run the flow."""
     prepare_environment(verbose=verbose)
     embedded = "PREFECT_API_URL" not in os.environ
+    module, _, name = entrypoint.partition(":")
     with prefect_server() as wait:
-        _import_all(["flows.retrain", *_needed(verdicts)])
+        _import_all([module, *_needed(verdicts)])
         wait()
         from prefect.events.worker import EventsWorker
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-        from flows.retrain import retrain
-
+        flow = getattr(importlib.import_module(module), name)
         try:
             # Nobody watches an embedded server: it is spared the heartbeat, which costs a second.
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if embedded else {}):
-                summary: Summary = retrain(**choice.model_dump())
-                return summary
+                return flow(**parameters)
         finally:
             # What is still on its way to the server must arrive before the server goes.
             EventsWorker.drain_all(timeout=10)

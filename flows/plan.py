@@ -8,9 +8,9 @@ from typing import Any
 from pipeline_config.base import Section
 from pipeline_config.datasets import Dataset, named_dataset, named_datasets
 from pipeline_config.errors import ConfigError
-from pipeline_config.recipe import Recipe, load_recipe
+from pipeline_config.recipe import Recipe
+from pipeline_config.recipe_files import load_recipe
 from tasks.runtime.devices import DeviceChoice, Machine, probe
-from tasks.runtime.manifest import StageRef
 from tasks.runtime.stages import STAGE_NAMES, Stage, StageName
 
 # The recipe that stands for "the one that the data set names".
@@ -38,11 +38,14 @@ class Plan(Section):
     source: str | None
     refreshed: tuple[str, ...]
 
-    def inputs(self, stage: Stage, refs: dict[str, StageRef]) -> dict[str, Any]:
-        """The values of a stage's parameters, given the references of the stages before it."""
+    def inputs(self, stage: Stage, refs: dict[str, Any]) -> dict[str, Any]:
+        """The values of a stage's parameters, given the references of the stages before it.
+
+        A stage that was run for each fold has a tuple of them.
+        """
         return {name: self._value(path, refs) for name, path in stage.takes.items()}
 
-    def _value(self, path: str, refs: dict[str, StageRef]) -> Any:
+    def _value(self, path: str, refs: dict[str, Any]) -> Any:
         if path in refs:
             return refs[path]
         value: Any = self
@@ -62,11 +65,15 @@ def make_plan(choice: Choice) -> Plan:
             expected="a folder (or .zip) with the data set's files",
             remedy="Check the path.",
         )
-    recipe = dataset.default_recipe if choice.recipe == DEFAULT else choice.recipe
+    name = dataset.default_recipe if choice.recipe == DEFAULT else choice.recipe
+    recipe = load_recipe(name, choice.overrides)
+    machine = probe(choice.device)
+    if recipe.training.engine == "numpy":
+        machine = machine.model_copy(update={"precision": "float32"})
     return Plan(
         dataset=dataset,
-        recipe=load_recipe(recipe, choice.overrides),
-        machine=probe(choice.device),
+        recipe=recipe,
+        machine=machine,
         source=None if source is None else str(source),
         refreshed=_from(choice.refresh_from),
     )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_config.errors import ConfigError
-from pipeline_config.recipe import LastRows, PooledTest, Split, StratifiedShare
+from pipeline_config.recipe import LastRows, PooledTest, Split, StratifiedFold, StratifiedShare
 from tasks.runtime.manifest import StageRef
 
 Rows = NDArray[np.int64]
@@ -42,6 +42,8 @@ def split_rows(split: Split, labels_N: NDArray[np.int64], num_train: int) -> Ind
         train, validation = _last(rest, split.validation.rows)
     elif isinstance(split.validation, StratifiedShare):
         train, validation = _stratified(rest, labels_N[rest], split.validation)
+    elif isinstance(split.validation, StratifiedFold):
+        train, validation = _fold(rest, labels_N[rest], split.validation)
     else:
         train, validation = rest, rest[:0]
     return Indices(train, validation, test)
@@ -100,4 +102,24 @@ def _stratified(
                 remedy="Choose a share nearer to 0.5, or the kind none or last.",
             )
         held[generator.permutation(places)[:num_held]] = True
+    return np.sort(rest[~held]), np.sort(rest[held])
+
+
+def _fold(rest: Rows, labels: NDArray[np.int64], validation: StratifiedFold) -> tuple[Rows, Rows]:
+    """(train, validation), ascending: each class shuffled, and the rows dealt out in turn.
+
+    So no two folds differ by more than one row, neither as a whole nor in any class.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    if counts.min() < validation.folds:
+        raise ConfigError(
+            f"split.validation.folds = {validation.folds}",
+            found=f"{counts.min()} rows of class {classes[counts.argmin()]}",
+            expected="a row of every class in each fold",
+            remedy="Take fewer folds.",
+        )
+    shuffled = np.random.default_rng(validation.seed).permutation(len(rest))
+    dealt = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    held = np.zeros(len(rest), bool)
+    held[dealt[validation.fold :: validation.folds]] = True
     return np.sort(rest[~held]), np.sort(rest[held])

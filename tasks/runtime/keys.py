@@ -55,11 +55,14 @@ def key_of(components: Components) -> str:
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str | int | float | bool | None]]:
-    """The leaves of `value`, each under its dotted name; a stage's reference is its digest."""
+    """The leaves of `value`, each under its dotted name; a stage's reference is its digest.
+
+    It is named after its stage, or, where it is one of several, after its place among them.
+    """
     if isinstance(value, BaseModel):
         content = value.model_dump(mode="json")
         if {"stage", "key", "digest"} == set(content):
-            yield f"input {content['stage']}", content["digest"]
+            yield f"input {name if '.' in name else content['stage']}", content["digest"]
         else:
             yield from _flat(name, content)
     elif isinstance(value, Mapping):

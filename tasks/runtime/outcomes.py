@@ -26,13 +26,13 @@ class Outcome:
 
 @dataclass
 class Ledger:
-    """The outcomes of one run, in order; a stage told of twice keeps its first outcome."""
+    """The outcomes of one run, in order; a key told of twice keeps its first outcome."""
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
 
     def add(self, outcome: Outcome) -> None:
-        """Keep an outcome unless the stage has one."""
-        self.outcomes.setdefault(outcome.name, outcome)
+        """Keep an outcome unless its key has one."""
+        self.outcomes.setdefault(f"{outcome.name}-{outcome.key}", outcome)
 
 
 _ledger: ContextVar[Ledger | None] = ContextVar("ledger", default=None)

@@ -37,6 +37,7 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
         "IDXFLOW_ROOT": str(home / "root"),
         "IDXFLOW_CHECKOUT": str(CHECKOUT),
+        "IDXFLOW_CHECKPOINT_S": "1",
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -120,6 +121,33 @@ def test_a_deployment_runs_on_demand_and_publishes(station: dict[str, str]) -> N
 def artifacts_of(environment: dict[str, str]) -> list[str]:
     reply = httpx.post(f"{environment['PREFECT_API_URL']}/artifacts/filter", json={})
     return [artifact["type"] for artifact in reply.raise_for_status().json()]
+
+
+def test_a_cancelled_run_saves_its_training_first(station: dict[str, str]) -> None:
+    long = 'overrides=["training.epochs=10000"]'
+    words = ("deployment", "run", "retrain/on-demand", "-p", "dataset=digits8x8", "-p", long)
+    done = prefect(station, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = Path(station["IDXFLOW_ROOT"]) / "checkpoints"
+    wait_until(lambda: any(folder.glob("train-*.safetensors")), 120)
+    (run,) = [run for run in runs_of(station, "on-demand") if run["state_type"] == "RUNNING"]
+    since = time.time()
+    assert prefect(station, "flow-run", "cancel", str(run["id"])).returncode == 0
+    wait_until(lambda: state_of(station, run["id"]) == "CANCELLED", 120)
+    (checkpoint,) = folder.glob("train-*.safetensors")
+    assert checkpoint.stat().st_mtime > since
+    assert "the same command" in " ".join(log_of(station, run["id"]))
+
+
+def state_of(environment: dict[str, str], run: object) -> str:
+    reply = httpx.get(f"{environment['PREFECT_API_URL']}/flow_runs/{run}")
+    return str(reply.raise_for_status().json()["state_type"])
+
+
+def log_of(environment: dict[str, str], run: object) -> list[str]:
+    wanted = {"logs": {"flow_run_id": {"any_": [run]}}}
+    reply = httpx.post(f"{environment['PREFECT_API_URL']}/logs/filter", json=wanted)
+    return [line["message"] for line in reply.raise_for_status().json()]
 
 
 @pytest.mark.parametrize(

@@ -154,3 +154,36 @@ def test_a_full_disk_is_one_clear_error_and_the_next_run_goes_on(
     assert again.returncode == 0, again.stderr
     states = {row["name"]: row["state"] for row in json.loads(again.stdout)["stages"]}
     assert (states["normalize"], states["train"]) == ("cached", "ran")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
+)
+def test_a_stopped_run_saves_its_training_and_says_how_to_go_on(
+    environment: dict[str, str], root: Path, number: signal.Signals, code: int
+) -> None:
+    """With an embedded server, and the signal to the whole group, as a terminal sends Ctrl-C."""
+    command = [*RUN[:-1], "training.epochs=10000"]
+    child = subprocess.Popen(
+        command,
+        env={**environment, "IDXFLOW_CHECKPOINT_S": "0.5"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    until = time.monotonic() + 180
+    while not any(root.glob("checkpoints/train-*.safetensors")):
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    since = time.time()
+    os.killpg(child.pid, number)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == code, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert "the same command goes on from here" in err
+    (checkpoint,) = root.glob("checkpoints/train-*.safetensors")
+    assert checkpoint.stat().st_mtime > since
+    assert hidden(root) == []

@@ -143,3 +143,50 @@ def test_images_without_any_spread_cannot_be_standardized():
     images[5:] = 9
     with pytest.raises(ValidationError, match="the same grey level 7 in every pixel"):
         fit("standard", images, np.arange(5))
+
+
+def folds_of(labels, num_train, folds, seed, test=OFFICIAL):
+    """The parts of each fold in turn."""
+    kind = {"kind": "fold", "folds": folds, "seed": seed}
+    splits = [split_of(test, {**kind, "fold": fold}) for fold in range(folds)]
+    return [split_rows(split, labels, num_train) for split in splits]
+
+
+@given(test_parts, st.integers(2, 7), seeds, st.lists(st.integers(30, 60), min_size=2, max_size=4))
+def test_folds_are_disjoint_complete_and_stratified(test, folds, seed, sizes):
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    if test["kind"] == "pooled":
+        test = {**test, "share": 0.1}
+    num_train = len(labels) - 5
+    parts = folds_of(labels, num_train, folds, seed, test)
+    rest = np.setdiff1d(np.arange(len(labels)), parts[0].test)
+    held = [part.validation for part in parts]
+    assert np.array_equal(np.sort(np.concatenate(held)), rest)
+    for part in parts:
+        assert np.array_equal(part.test, parts[0].test)
+        assert np.array_equal(np.sort(np.concatenate([part.train, part.validation])), rest)
+        assert np.all(np.diff(part.train) > 0) and np.all(np.diff(part.validation) > 0)
+    counts = np.array([np.bincount(labels[rows], minlength=len(sizes)) for rows in held])
+    assert np.ptp(counts, axis=0).max() <= 1
+    assert np.ptp(counts.sum(axis=1)) <= 1
+    again = folds_of(labels, num_train, folds, seed, test)
+    assert all(
+        np.array_equal(a.validation, b.validation) for a, b in zip(parts, again, strict=True)
+    )
+
+
+def test_another_seed_gives_other_folds():
+    labels = np.arange(200) % 4
+    first, second = (folds_of(labels, 190, 5, seed)[0].validation for seed in (0, 1))
+    assert not np.array_equal(first, second)
+
+
+def test_a_class_with_fewer_rows_than_folds_is_one_clear_error():
+    with pytest.raises(ConfigError, match="found 2 rows of class 1"):
+        folds_of(np.array([0, 0, 0, 0, 1, 1, 0, 1]), 6, 3, 0)
+
+
+@pytest.mark.parametrize("fold", [-1, 3])
+def test_a_fold_that_is_not_there_is_refused(fold):
+    with pytest.raises(ValueError, match="fold"):
+        split_of(validation={"kind": "fold", "fold": fold, "folds": 3, "seed": 0})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline_config.datasets import named_dataset
-from pipeline_config.recipe import load_recipe
+from pipeline_config.recipe_files import load_recipe
 from tasks.runtime import keys
 from tasks.runtime.devices import Machine
 from tasks.runtime.manifest import StageRef
@@ -116,6 +116,15 @@ def test_an_inputs_digest_counts_and_its_key_does_not() -> None:
     other = {**inputs, "table": TABLE.model_copy(update={"digest": "c" * 64})}
     assert keys.components_of(TRAIN, inputs) == keys.components_of(TRAIN, same)
     assert keys.components_of(TRAIN, inputs) != keys.components_of(TRAIN, other)
+
+
+def test_each_of_several_references_counts() -> None:
+    inputs = train_inputs()
+    several = {**inputs, "normalized": (TABLE, NORMALIZED)}
+    for other in ((NORMALIZED, TABLE), (NORMALIZED, NORMALIZED), (TABLE, NORMALIZED, TABLE)):
+        assert keys.components_of(TRAIN, several) != keys.components_of(
+            TRAIN, {**inputs, "normalized": other}
+        )
 
 
 def test_places_and_words_are_not_in_a_key() -> None:

@@ -1,0 +1,118 @@
+"""The folds of a label audit: a plan for each, what would run, and what came of it; no Prefect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from flows.explain import Verdict, verdict_on
+from flows.plan import Plan
+from pipeline_config.base import Section
+from pipeline_config.errors import ConfigError
+from pipeline_config.recipe import OfficialTest, Split, StratifiedFold
+from tasks.runtime.manifest import StageRef
+from tasks.runtime.outcomes import Outcome
+from tasks.runtime.stages import AUDIT, CONVERT, FETCH, NORMALIZE, TRAIN, VALIDATE
+
+
+class LabelAudit(Section):
+    """The result of an audit, as `idxflow audit-labels --json` prints it beside the suspects.
+
+    `estimated_errors` is how many labels confident learning takes for wrong; the `num_suspects`
+    rows that it can name are in `suspects`, a Parquet file.
+    """
+
+    dataset: str
+    recipe: str
+    num_folds: int
+    num_rows: int
+    num_suspects: int
+    estimated_errors: float
+    out_of_fold_accuracy: float
+    suspects: str
+    noise: str
+    gallery: str
+    stages: tuple[dict[str, Any], ...]
+
+
+def fold_plans(plan: Plan, num_folds: int) -> list[Plan]:
+    """The plan with each fold of the data set's training split in turn as its validation rows.
+
+    Whatever split the recipe has is replaced, and the test split is not looked at. Raises
+    ConfigError for a recipe whose outputs are not probabilities.
+    """
+    recipe = plan.recipe
+    if not recipe.gives_logits:
+        raise ConfigError(
+            f"recipe {recipe.name}",
+            found=f"the loss {recipe.training.loss}, which gives no probabilities",
+            expected="the loss cross_entropy or nll: confident learning compares probabilities",
+            remedy="Choose another recipe, for example --recipe fast.",
+        )
+    splits = [
+        Split(
+            test=OfficialTest(kind="official"),
+            validation=StratifiedFold(
+                kind="fold", fold=fold, folds=num_folds, seed=recipe.training.seed
+            ),
+        )
+        for fold in range(num_folds)
+    ]
+    # Nobody draws curves of a fold.
+    training = recipe.training.model_copy(update={"keep_epochs": False})
+    return [
+        plan.model_copy(
+            update={"recipe": recipe.model_copy(update={"split": split, "training": training})}
+        )
+        for split in splits
+    ]
+
+
+def explain_audit(plans: list[Plan]) -> tuple[list[Verdict], StageRef | None]:
+    """A verdict for every stage and fold, and the audit itself if it is there and intact."""
+    refs: dict[str, Any] = {}
+    verdicts = [verdict_on(stage, plans[0], refs) for stage in (FETCH, VALIDATE, CONVERT)]
+    folds = [dict(refs) for _ in plans]
+    for stage in (NORMALIZE, TRAIN):
+        verdicts += [verdict_on(stage, plan, fold) for plan, fold in zip(plans, folds, strict=True)]
+        if all(stage.name in fold for fold in folds):
+            refs[stage.name] = tuple(fold[stage.name] for fold in folds)
+    verdicts.append(verdict_on(AUDIT, plans[0], refs))
+    return verdicts, refs.get(AUDIT.name)
+
+
+def training_ahead(plan: Plan, verdicts: Iterable[Verdict]) -> str:
+    """How often the recipe is going to be trained, in words."""
+    states = [verdict.state for verdict in verdicts if verdict.name == TRAIN.name]
+    ahead = len(states) - states.count("hit")
+    return (
+        f"this trains the recipe {plan.recipe.name} {ahead}×, each time on all but one of "
+        f"{len(states)} parts of the training rows; what is trained is kept"
+    )
+
+
+def audited(plan: Plan, ref: StageRef, outcomes: Iterable[Outcome]) -> LabelAudit:
+    """The result of an audit and of what each stage did."""
+    from tasks.evaluation.suspects import GALLERY, NOISE, SUSPECTS
+
+    return LabelAudit(
+        dataset=plan.dataset.name,
+        recipe=plan.recipe.name,
+        **ref.facts,
+        suspects=str(ref.path / SUSPECTS),
+        noise=str(ref.path / NOISE),
+        gallery=str(ref.path / GALLERY),
+        stages=tuple(vars(outcome) for outcome in outcomes),
+    )
+
+
+def named_suspects(plan: Plan, audit: LabelAudit, limit: int) -> list[dict[str, Any]]:
+    """The first `limit` suspects, with the names of their classes."""
+    from tasks.evaluation.suspects import read_suspects
+
+    names = plan.dataset.class_names
+    return [
+        {**row, "label": names[row["label"]], "suggested": names[row["suggested"]]}
+        for row in read_suspects(Path(audit.suspects), limit)
+    ]

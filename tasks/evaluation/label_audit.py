@@ -1,0 +1,152 @@
+"""Stage audit: which labels of the training split are likely wrong, with a gallery of the first.
+
+Each training row is scored by the network of the one fold that did not train on it, as the evaluate
+stage scores: on the CPU, in float32, on one thread. The temperature stays in, although it was
+fitted on the same rows: one number for thousands of labels cannot learn any of them by heart, it
+changes no prediction, and it makes the folds' networks, of which some are surer than others,
+comparable. Early stopping (`patience`) looks at those rows in the same way.
+
+Axes: N training rows, M pooled rows, S suspects, P = H×W pixels, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from prefect import task
+
+from pipeline_config.recipe import Model
+from tasks.evaluation.confident_learning import Findings, find_label_errors, noise_matrix
+from tasks.evaluation.suspects import GALLERY, NOISE, SUSPECTS, read_suspects, write_suspects
+from tasks.runtime.artifacts import show_image, show_table
+from tasks.runtime.cache import StagePolicy
+from tasks.runtime.devices import prepared, probe
+from tasks.runtime.files import canonical_json
+from tasks.runtime.manifest import Facts, StageRef
+from tasks.runtime.stages import AUDIT
+from tasks.runtime.store import build
+
+NUM_SHOWN = 30
+# What a JSON file keeps of a share.
+DECIMALS = 6
+
+
+def write_audit(
+    folder: Path,
+    table: StageRef,
+    normalized: Sequence[StageRef],
+    trained: Sequence[StageRef],
+    model: Model,
+    class_names: Sequence[str],
+) -> Facts:
+    """Score each fold with its network; write suspects, noise and gallery; return the scalars."""
+    from tasks.dataset.table import read_images
+    from tasks.evaluation.image_figures import draw_suspects
+
+    images_MP, labels_M = read_images(table)
+    num_rows = table.facts["rows"]["train"]
+    images_NP, labels_N = images_MP[:num_rows], labels_M[:num_rows]
+    probabilities_NC = out_of_fold(images_NP, normalized, trained, model, len(class_names))
+    findings = find_label_errors(probabilities_NC, labels_N)
+    suspects = findings.suspects
+    write_suspects(folder / SUSPECTS, suspects)
+    (folder / NOISE).write_bytes(canonical_json(noise_of(findings, class_names)))
+    shown = read_suspects(folder / SUSPECTS, NUM_SHOWN)
+    images_SHW = images_NP[suspects.row_S[:NUM_SHOWN]].reshape(-1, *table.facts["image_shape"])
+    title = (
+        f"The first {len(shown)} of {len(suspects.row_S):,} suspect labels: given → suggested,\n"
+        "how sure a network is that never saw the row, and the row"
+        if shown
+        else f"None of the {num_rows:,} labels is suspect"
+    )
+    draw_suspects(folder / GALLERY, images_SHW, shown, title, class_names)
+    right_N = probabilities_NC.argmax(axis=1) == labels_N
+    return {
+        "num_rows": num_rows,
+        "num_folds": len(trained),
+        "num_suspects": len(suspects.row_S),
+        "estimated_errors": round(findings.num_errors, 1),
+        "out_of_fold_accuracy": round(float(right_N.mean()), DECIMALS),
+    }
+
+
+def out_of_fold(
+    images_NP: NDArray[np.uint8],
+    normalized: Sequence[StageRef],
+    trained: Sequence[StageRef],
+    model: Model,
+    num_classes: int,
+) -> NDArray[np.float32]:
+    """The probabilities (N, C) of each row from the network of the fold that it validates."""
+    from tasks.dataset.splits import read_split
+    from tasks.model.network import load_network, probabilities
+
+    probabilities_NC = np.full((len(images_NP), num_classes), np.nan, np.float32)
+    machine = probe("cpu").model_copy(update={"threads": 1, "precision": "float32"})
+    with prepared(machine):
+        for fold, network_of in zip(normalized, trained, strict=True):
+            rows = read_split(fold).validation
+            weights = network_of.path / "model.safetensors"
+            network = load_network(weights, model, images_NP.shape[1], num_classes)
+            probabilities_NC[rows] = probabilities(network, images_NP[rows])
+    return probabilities_NC
+
+
+def noise_of(findings: Findings, class_names: Sequence[str]) -> dict[str, Any]:
+    """Thresholds, confident joint and noise matrix as JSON; None for a class without rows."""
+    return {
+        "class_names": list(class_names),
+        "thresholds": [
+            round(value, DECIMALS) if np.isfinite(value) else None
+            for value in findings.threshold_C.tolist()
+        ],
+        "confident_joint": findings.joint_CC.tolist(),
+        "noise_matrix": noise_matrix(findings.joint_CC).round(DECIMALS).tolist(),
+    }
+
+
+@task(
+    name="audit",
+    cache_policy=StagePolicy(stage=AUDIT),
+    result_serializer="json",
+    persist_result=True,
+    cache_result_in_memory=False,
+    retries=0,
+    timeout_seconds=900,
+    tags=["audit"],
+)
+def audit(
+    table: StageRef,
+    normalized: tuple[StageRef, ...],
+    trained: tuple[StageRef, ...],
+    model: Model,
+    class_names: tuple[str, ...],
+    refresh: bool = False,
+) -> StageRef:
+    """Find the likely label errors; returns the reference to suspects, noise and gallery."""
+    inputs = {
+        "table": table,
+        "normalized": normalized,
+        "trained": trained,
+        "model": model,
+        "class_names": class_names,
+    }
+    ref = build(
+        AUDIT,
+        inputs,
+        lambda folder: write_audit(folder, table, normalized, trained, model, class_names),
+        refresh=refresh,
+    )
+    facts = ref.facts
+    show_table(
+        "label-suspects",
+        read_suspects(ref.path / SUSPECTS, NUM_SHOWN),
+        f"{facts['num_suspects']} of {facts['num_rows']} training labels are suspect; "
+        f"about {facts['estimated_errors']:.0f} are estimated to be wrong.",
+    )
+    show_image("label-gallery", ref.path / GALLERY, "The likeliest label errors")
+    return ref

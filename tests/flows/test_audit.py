@@ -1,0 +1,132 @@
+"""`idxflow audit-labels` on a real Prefect server: planted errors found, nothing done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+
+from flows import cli
+from flows.folds import explain_audit, fold_plans
+from flows.plan import Choice, make_plan
+from tasks.raw.digits import sklearn_digits
+
+pytestmark = pytest.mark.flow
+Shell = Callable[..., tuple[int, str, str]]
+FOLDS = 3
+
+
+@pytest.fixture
+def audit_labels(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
+    """Run the command in this process: (exit code, standard output, standard error)."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["idxflow", "audit-labels", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capfd.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def served(prefect_server: None, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the command use the server that all flow tests share."""
+    monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
+    monkeypatch.setenv("PREFECT_HOME", os.environ["PREFECT_HOME"])
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: root / "results"}):
+        yield
+
+
+@pytest.fixture
+def wrong() -> set[int]:
+    """The rows whose labels `noisy` changes."""
+    return set(np.random.default_rng(0).permutation(1437)[:30].tolist())
+
+
+@pytest.fixture
+def noisy(tmp_path: Path, wrong: set[int]) -> Path:
+    """The real 8×8 digits, 30 of their 1,437 training labels planted wrong."""
+    folder = tmp_path / "noisy"
+    folder.mkdir()
+    with sklearn_digits(folder):
+        labels = folder / "train-labels-idx1-ubyte"
+    content = np.frombuffer(labels.read_bytes(), np.uint8).copy()
+    content[[8 + row for row in wrong]] = (content[[8 + row for row in wrong]] + 5) % 10
+    labels.write_bytes(content.tobytes())
+    return folder
+
+
+def states(found: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(row["name"], row["state"]) for row in found["stages"]]
+
+
+def test_planted_errors_are_found_and_no_fold_is_trained_twice(
+    audit_labels: Shell, served: None, noisy: Path, wrong: set[int]
+) -> None:
+    choice = Choice(dataset=str(noisy), recipe="small", overrides=("training.epochs=4",))
+    words = (str(noisy), "--recipe", "small", "--set", choice.overrides[0])
+    words = (*words, "--folds", str(FOLDS), "--limit", "20")
+    code, out, err = audit_labels(*words, "--json")
+    assert code == 0
+    assert "trains the recipe small 3×" in err
+    first = json.loads(out)
+    names = ["fetch", "validate", "convert", *["normalize"] * FOLDS, *["train"] * FOLDS, "audit"]
+    assert states(first) == [(name, "ran") for name in names]
+    assert (first["num_rows"], first["num_folds"]) == (1437, FOLDS)
+    assert first["num_suspects"] == pq.read_metadata(first["suspects"]).num_rows
+    rows = [row["row"] for row in first["first"]]
+    assert len(rows) == 20
+    assert len(wrong & set(rows)) >= 17
+    assert Path(first["gallery"]).read_bytes().startswith(b"\x89PNG")
+
+    lost = [row for row in first["stages"] if row["name"] == "train"][1]
+    shutil.rmtree(lost["path"])
+    verdicts, found = explain_audit(fold_plans(make_plan(choice), FOLDS))
+    assert [verdict.state for verdict in verdicts].count("miss") == 1
+    assert (verdicts[-1].state, found) == ("pending", None)
+    code, out, err = audit_labels(*words, "--json")
+    assert code == 0
+    assert "trains the recipe small 1×" in err
+    again = json.loads(out)
+    assert [row["key"] for row in again["stages"] if row["state"] == "ran"] == [lost["key"]]
+    assert again["first"] == first["first"]
+
+
+def test_the_second_time_nothing_is_started(
+    audit_labels: Shell, served: None, noisy: Path, monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
+    words = (str(noisy), "--recipe", "small", "--set", "training.epochs=1", "--folds", "2")
+    assert audit_labels(*words)[0] == 0
+    monkeypatch.setattr("flows.launch.launch_audit", None)
+    code, out, err = audit_labels(*words, "--limit", "3")
+    assert (code, err) == (0, "")
+    head, *lines = out.splitlines()
+    assert head.split() == ["row", "label", "suggested", "confidence", "self-confidence"]
+    assert lines.index("") == 3
+    assert "training labels are suspect" in out
+    assert str(root / "stages/audit-") in out
+
+
+def test_it_has_help_with_an_example(audit_labels: Shell) -> None:
+    code, out, _ = audit_labels("--help")
+    assert code == 0
+    assert "Example: idxflow audit-labels" in out
+
+
+def test_a_recipe_without_probabilities_is_refused_before_anything_runs(
+    audit_labels: Shell, root: Path
+) -> None:
+    code, _, err = audit_labels("digits8x8", "--set", "training.loss=mse")
+    assert code == 1
+    assert "gives no probabilities" in err
+    assert not (root / "stages").exists()

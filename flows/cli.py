@@ -1,7 +1,8 @@
-"""The command line: `idxflow run`, `explain`, `show`, `datasets`, `recipes`.
+"""The command line: `idxflow run`, `explain`, `show`, `audit-labels`, `datasets`, `recipes`.
 
 Prefect and torch are imported only where a run really starts, so that a question is answered in
-milliseconds. Exit codes: 0 success, 1 an error that is told in one message, 2 wrong usage.
+milliseconds. Exit codes: 0 success, 1 an error that is told in one message, 2 wrong usage,
+130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from flows.environment import prepare_environment
 from flows.explain import explain as explain_plan
 from flows.plan import DEFAULT, Choice, make_plan
 from flows.summary import cached_outcomes, summarize
+from pipeline_config.cautions import cautions_of
 from pipeline_config.datasets import named_datasets
 from pipeline_config.errors import IdxflowError
-from pipeline_config.recipe import load_recipe, recipe_file, recipe_names
+from pipeline_config.recipe_files import load_recipe, recipe_file, recipe_names
 from tasks.runtime.devices import DeviceChoice
 from tasks.runtime.stages import StageName
 
@@ -82,6 +84,7 @@ def run(
     console.log_to_console()
     choice = _choice(dataset, recipe, device, overrides, refresh_from, source, classes)
     plan = make_plan(choice)
+    console.print_cautions(cautions_of(plan.recipe))
     verdicts = explain_plan(plan)
     if always or any(verdict.state != "hit" for verdict in verdicts):
         from flows.launch import launch
@@ -142,6 +145,44 @@ def show(
         console.print_view(view)
 
 
+@app.command(epilog="Example: idxflow audit-labels mnist --folds 5 --limit 20")
+def audit_labels(
+    dataset: Annotated[str, typer.Argument(help="A data set's name, or a folder with its files.")],
+    folds: Annotated[int, typer.Option(min=2, max=100, help="How often to train.")] = 5,
+    recipe: RecipeOption = DEFAULT,
+    device: DeviceOption = "auto",
+    overrides: SetOption = None,
+    source: SourceOption = None,
+    classes: ClassesOption = None,
+    limit: Annotated[int, typer.Option(min=0, help="How many suspects to print.")] = 20,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's log too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Rank the training rows whose label is likely wrong, by confident learning, with a gallery.
+
+    Trains once for each fold, so it takes that many trainings; what is trained is kept.
+    """
+    from flows.folds import audited, explain_audit, fold_plans, named_suspects, training_ahead
+
+    console.log_to_console()
+    choice = _choice(dataset, recipe, device, overrides, None, source, classes)
+    plan = make_plan(choice)
+    console.print_cautions(cautions_of(plan.recipe))
+    verdicts, found = explain_audit(fold_plans(plan, folds))
+    if found is None:
+        from flows.launch import launch_audit
+
+        console.say(training_ahead(plan, verdicts))
+        result = launch_audit(choice, folds, verdicts, verbose=verbose)
+    else:
+        result = audited(plan, found, cached_outcomes(verdicts))
+    suspects = named_suspects(plan, result, limit)
+    if as_json:
+        console.print_json({**result.model_dump(mode="json"), "first": suspects})
+    else:
+        console.print_audit(result, suspects)
+
+
 @app.command(epilog="Example: idxflow datasets --json")
 def datasets(as_json: JsonOption = False) -> None:
     """List the data sets that have a name: size, sources, default recipe."""
@@ -149,20 +190,7 @@ def datasets(as_json: JsonOption = False) -> None:
     if as_json:
         console.print_json([dataset.model_dump(mode="json") for dataset in known])
         return
-    console.table(
-        ("name", "what", "classes", "MB", "recipe", "sources"),
-        [
-            (
-                dataset.name,
-                dataset.title,
-                dataset.num_classes,
-                f"{dataset.num_bytes / 1e6:.1f}",
-                dataset.default_recipe,
-                "\n".join(dataset.sources) if sys.stdout.isatty() else " ".join(dataset.sources),
-            )
-            for dataset in known
-        ],
-    )
+    console.print_datasets(known)
     console.say("Any folder with IDX, CSV or NPZ files is a data set too: --dataset FOLDER")
 
 
@@ -177,21 +205,9 @@ def recipes(
         console.print_json([recipe.model_dump(mode="json") for recipe in known])
     elif name:
         typer.echo(recipe_file(name).read_text(encoding="utf-8"), nl=False)
+        console.print_cautions(cautions_of(known[0]))
     else:
-        console.table(
-            ("recipe", "accuracy", "seconds", "on", "competes", "what"),
-            [
-                (
-                    recipe.name,
-                    f"{recipe.expected.accuracy:.2%}" if recipe.expected else "",
-                    f"{recipe.expected.seconds:.0f}" if recipe.expected else "",
-                    recipe.expected.dataset if recipe.expected else "",
-                    "yes" if recipe.competes else "no",
-                    recipe.description,
-                )
-                for recipe in known
-            ],
-        )
+        console.print_recipes(known)
 
 
 def _choice(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -14,8 +14,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.explain import Verdict
+from flows.folds import LabelAudit
 from flows.summary import Summary
+from pipeline_config.datasets import Dataset
 from pipeline_config.errors import IdxflowError
+from pipeline_config.recipe import Recipe
 
 if TYPE_CHECKING:
     from flows.view import View
@@ -39,7 +42,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     plain = not out.is_terminal
     grid = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        numeric = column in {"seconds", "classes", "MB", "accuracy", "count"}
+        numeric = column in {"seconds", "classes", "MB", "accuracy", "count", "row"}
         grid.add_column(
             column, justify="right" if numeric else "left", no_wrap=plain, overflow="fold"
         )
@@ -65,6 +68,13 @@ def print_error(error: IdxflowError) -> None:
     out.print(f"  found     {escape(error.found)}")
     out.print(f"  expected  {escape(error.expected)}")
     out.print(f"  → {escape(error.remedy)}")
+
+
+def print_cautions(cautions: Sequence[str]) -> None:
+    """Print each classic mistake that a recipe makes on purpose, on standard error."""
+    out = console(error=True)
+    for caution in cautions:
+        out.print(f"[bold yellow]caution[/] {escape(caution)}")
 
 
 class _Telling(logging.Handler):
@@ -97,9 +107,77 @@ def print_summary(summary: Summary) -> None:
     validated = metrics["validation_accuracy"]
     known = "no validation rows" if validated is None else f"{validated:.2%}"
     out.print(f"validation {known}   untrained {metrics['untrained_accuracy']:.2%}")
+    second = metrics.get("corrected_accuracy")
+    out.print(
+        f"confidence {metrics['confidence']}: calibration error {100 * metrics['ece']:.2f} points, "
+        f"{100 * metrics['ece_expected']:.2f} by chance alone"
+        + (f"   with corrected labels {second:.2%}" if second is not None else "")
+    )
     out.print(f"version {summary.version}: {summary.decision}", markup=False)
     out.print(f"report  {summary.bundle}/report.html", markup=False)
     out.print(f"model   {summary.bundle}/model.safetensors", markup=False)
+
+
+def print_datasets(datasets: Iterable[Dataset]) -> None:
+    """Print a line for each data set; at a terminal each source has a line of its own."""
+    between = "\n" if sys.stdout.isatty() else " "
+    table(
+        ("name", "what", "classes", "MB", "recipe", "sources"),
+        [
+            (
+                dataset.name,
+                dataset.title,
+                dataset.num_classes,
+                f"{dataset.num_bytes / 1e6:.1f}",
+                dataset.default_recipe,
+                between.join(dataset.sources),
+            )
+            for dataset in datasets
+        ],
+    )
+
+
+def print_recipes(recipes: Iterable[Recipe]) -> None:
+    """Print a line for each recipe, with what it should score and how long it takes."""
+    table(
+        ("recipe", "accuracy", "seconds", "on", "competes", "what"),
+        [
+            (
+                recipe.name,
+                f"{recipe.expected.accuracy:.2%}" if recipe.expected else "",
+                f"{recipe.expected.seconds:.0f}" if recipe.expected else "",
+                recipe.expected.dataset if recipe.expected else "",
+                "yes" if recipe.competes else "no",
+                recipe.description,
+            )
+            for recipe in recipes
+        ],
+    )
+
+
+def print_audit(audit: LabelAudit, suspects: Sequence[Mapping[str, Any]]) -> None:
+    """Print the first suspects, how many there are, and where all of it lies."""
+    table(
+        ("row", "label", "suggested", "confidence", "self-confidence"),
+        [
+            (
+                row["row"],
+                row["label"],
+                row["suggested"],
+                f"{row['confidence']:.2%}",
+                f"{row['self_confidence']:.2%}",
+            )
+            for row in suspects
+        ],
+    )
+    out = console()
+    out.print(
+        f"\n{audit.num_suspects:,} of {audit.num_rows:,} training labels are suspect; about "
+        f"{audit.estimated_errors:,.0f} are estimated to be wrong"
+    )
+    out.print(f"out-of-fold accuracy {audit.out_of_fold_accuracy:.2%} ({audit.num_folds} folds)")
+    for name in ("suspects", "noise", "gallery"):
+        out.print(f"{name:<9} {getattr(audit, name)}", markup=False)
 
 
 def print_verdicts(verdicts: Sequence[Verdict]) -> None:

@@ -17,7 +17,7 @@ from flows.plan import DEFAULT, Choice, Plan, make_plan
 from flows.summary import Summary, summarize
 from pipeline_config.datasets import named_datasets
 from pipeline_config.errors import IdxflowError
-from pipeline_config.recipe import recipe_names
+from pipeline_config.recipe_files import recipe_names
 from tasks.dataset.convert import convert
 from tasks.dataset.normalize import normalize
 from tasks.dataset.validate import validate
@@ -90,6 +90,12 @@ def pipeline(plan: Plan) -> Published:
         table, normalized, recipe.model, recipe.training, machine, refresh="train" in again
     )
     evaluated = evaluate(
-        table, normalized, trained, recipe.model, data.class_names, refresh="evaluate" in again
+        table,
+        normalized,
+        trained,
+        recipe.model,
+        data.class_names,
+        data.corrections,
+        refresh="evaluate" in again,
     )
     return publish(recipe, data, machine, raw, checked, table, normalized, trained, evaluated)

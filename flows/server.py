@@ -83,7 +83,7 @@ def _child(database: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
             stdout=log,
             stderr=log,
             pass_fds=[listener.fileno()],
-            start_new_session=True,  # Ctrl-C at the terminal is for the run; the server serves it out
+            start_new_session=True,  # Ctrl-C at a terminal is for the run, not for its server
             env={
                 **os.environ,
                 "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",

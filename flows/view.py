@@ -75,7 +75,7 @@ def ascii_art(image_HW: NDArray[np.uint8]) -> str:
 def _grid(
     plan: Plan, split: str, images_NHW: NDArray[np.uint8], labels_N: NDArray[np.int64]
 ) -> Path:
-    from tasks.evaluation.figures import draw_samples
+    from tasks.evaluation.image_figures import draw_samples
 
     folder = settings().root / "show" / f"{plan.dataset.name}-{split}"
     with built_aside(folder) as aside:

@@ -20,6 +20,8 @@ FILES = (
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+Row = Annotated[int, Field(ge=0)]
+
 
 class RawFile(Section):
     """One IDX file: its raw size in bytes and the digests that it is held to, where published."""
@@ -29,11 +31,23 @@ class RawFile(Section):
     gzip_sha256: Digest | None = None
 
 
+class Corrections(Section):
+    """What is known to be wrong with test labels, by row of the official test split.
+
+    `labels` are the right labels of wrong ones; `disputed` rows have no label that people agree on.
+    """
+
+    source: str
+    labels: dict[Row, Annotated[int, Field(ge=0)]]
+    disputed: tuple[Row, ...]
+
+
 class Dataset(Section):
     """What a data set is.
 
     `image_shape` is (height, width), None where only the files know. `content` is the digest over a
-    local folder's files and None for a data set with a name.
+    local folder's files and None for a data set with a name. `corrections` change no file and no
+    official score.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
@@ -45,6 +59,7 @@ class Dataset(Section):
     sources: tuple[str, ...]
     files: dict[str, RawFile]
     content: Digest | None = None
+    corrections: Corrections | None = None
 
     @property
     def num_bytes(self) -> int:

@@ -22,8 +22,8 @@ class Settings(Section):
 
     `root`: the folder of everything that a run makes. `threads`: CPU threads of training; it is
     part of the train stage's key, because sums in another order give other bits.
-    `server_start_s`: how long Prefect's embedded server may take to answer. `checkpoint_s`: how often
-    a training saves where it stands.
+    `server_start_s`: how long Prefect's embedded server may take to answer. `checkpoint_s`: how
+    often a training saves where it stands.
     """
 
     root: Path = CHECKOUT / "artifacts"

@@ -10,7 +10,7 @@ import typer
 
 from flows.cli import app
 from pipeline_config.datasets import named_datasets
-from pipeline_config.recipe import recipe_names
+from pipeline_config.recipe_files import recipe_names
 from pipeline_config.settings import CHECKOUT
 
 README = (CHECKOUT / "README.md").read_text()

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from prefect import task
 
+from pipeline_config.datasets import Corrections
 from pipeline_config.recipe import Model
 from tasks.runtime.artifacts import show_image, show_markdown, show_table
 from tasks.runtime.cache import StagePolicy
@@ -29,18 +29,15 @@ from tasks.runtime.manifest import Facts, StageRef
 from tasks.runtime.stages import EVALUATE
 from tasks.runtime.store import build
 
+if TYPE_CHECKING:
+    from tasks.evaluation.predictions import Rows, Scored
+
 METRICS = "metrics.json"
 PROBABILITIES = "probabilities.parquet"
 FIGURES = "figures"
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of one split: their places in the pooled table, their images and their labels."""
-
-    index_N: NDArray[np.int64]
-    images_NHW: NDArray[np.uint8]
-    labels_N: NDArray[np.int64]
+# What is told of a network that is only compared with.
+SCORES = ("accuracy", "macro_f1", "loss")
+UNCALIBRATED = "uncalibrated"
 
 
 def write_evaluation(
@@ -50,50 +47,79 @@ def write_evaluation(
     trained: StageRef,
     model: Model,
     class_names: Sequence[str],
+    corrections: Corrections | None,
 ) -> Facts:
     """Score the test split; write metrics, probabilities and figures; return the scalars."""
-    from tasks.evaluation.metrics import measure
+    from tasks.evaluation.drawing import draw_figures
+    from tasks.evaluation.metrics import corrected_score, rounded
+    from tasks.evaluation.predictions import read_rows, score
 
-    train, test = _read_rows(table, normalized)
+    train, test = read_rows(table, normalized)
     with prepared(probe("cpu").model_copy(update={"threads": 1})):
-        probabilities_NC, untrained_NC = (
-            _score(trained.path / name, model, test, len(class_names))
-            for name in ("model.safetensors", "untrained.safetensors")
-        )
-    untrained = measure(untrained_NC, test.labels_N, class_names)
-    metrics = {
-        **measure(probabilities_NC, test.labels_N, class_names),
-        **{f"untrained_{name}": untrained[name] for name in ("accuracy", "macro_f1", "loss")},
-        "validation_accuracy": trained.facts["validation_accuracy"],
-    }
+        scored = score(trained.path / "model.safetensors", model, test, len(class_names))
+        metrics = {
+            **_measured(scored, test, trained, class_names),
+            **_untrained(trained, model, test, class_names),
+            "test_curve": curve_of(trained, model, test, class_names),
+        }
+    if corrections:
+        places_N = test.index_N - table.facts["rows"]["train"]
+        predictions_N = scored.probabilities_NC.argmax(axis=1)
+        metrics |= corrected_score(predictions_N, test.labels_N, places_N, corrections)
+    metrics = rounded(metrics)
     (folder / METRICS).write_bytes(canonical_json(metrics))
-    write_probabilities(folder / PROBABILITIES, test, probabilities_NC)
+    write_probabilities(folder / PROBABILITIES, test, scored.probabilities_NC)
     history = json.loads((trained.path / "history.json").read_bytes())
-    _draw(folder / FIGURES, train, test, probabilities_NC, metrics, history, class_names)
+    draw_figures(
+        folder / FIGURES, train, test, scored.probabilities_NC, metrics, history, class_names
+    )
     return {name: value for name, value in metrics.items() if not isinstance(value, list)}
 
 
-def _read_rows(table: StageRef, normalized: StageRef) -> tuple[Rows, Rows]:
-    """The training rows, of which only samples are shown, and the test rows."""
-    from tasks.dataset.splits import read_split
-    from tasks.dataset.table import read_images
+def _measured(
+    scored: Scored, test: Rows, trained: StageRef, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """The metrics of the trained network, its confidence among them."""
+    from tasks.evaluation.calibration import confidence_metrics
+    from tasks.evaluation.metrics import mean_loss, measure
 
-    images_MP, labels_M = read_images(table)
-    split, shape = read_split(normalized), table.facts["image_shape"]
-    train, test = (
-        Rows(index_N, images_MP[index_N].reshape(-1, *shape), labels_M[index_N])
-        for index_N in (split.train, split.test)
-    )
-    return train, test
+    calibrated: bool = trained.facts["calibrated"]
+    return {
+        **measure(scored.probabilities_NC, test.labels_N, class_names),
+        "loss_before": mean_loss(scored.before_NC, test.labels_N),
+        **confidence_metrics(scored.probabilities_NC, scored.before_NC, test.labels_N),
+        "temperature": scored.temperature,
+        "calibrated": calibrated,
+        "confidence": "calibrated" if calibrated else UNCALIBRATED,
+        "validation_accuracy": trained.facts["validation_accuracy"],
+    }
 
 
-def _score(weights: Path, model: Model, test: Rows, num_classes: int) -> NDArray[np.float32]:
-    """The probabilities (N, C) that the network with these weights gives the test rows."""
-    from tasks.model.network import load_network, probabilities
+def _untrained(
+    trained: StageRef, model: Model, test: Rows, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """The same network before its first step: the baseline."""
+    from tasks.evaluation.metrics import measure
+    from tasks.evaluation.predictions import score
 
-    images_NP = test.images_NHW.reshape(len(test.images_NHW), -1)
-    network = load_network(weights, model, images_NP.shape[1], num_classes)
-    return probabilities(network, images_NP)
+    scored = score(trained.path / "untrained.safetensors", model, test, len(class_names))
+    found = measure(scored.probabilities_NC, test.labels_N, class_names)
+    return {f"untrained_{name}": found[name] for name in SCORES}
+
+
+def curve_of(
+    trained: StageRef, model: Model, test: Rows, class_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The scores after each epoch whose weights were kept; nothing is ever chosen on them."""
+    from tasks.evaluation.metrics import measure
+    from tasks.evaluation.predictions import kept_epochs, score
+
+    curve = []
+    for epoch, weights in kept_epochs(trained):
+        scored = score(weights, model, test, len(class_names))
+        found = measure(scored.probabilities_NC, test.labels_N, class_names)
+        curve.append({"epoch": epoch, **{name: found[name] for name in SCORES}})
+    return curve
 
 
 def write_probabilities(path: Path, test: Rows, probabilities_NC: NDArray[np.float32]) -> None:
@@ -120,28 +146,6 @@ def write_probabilities(path: Path, test: Rows, probabilities_NC: NDArray[np.flo
     pq.write_table(pa.table(arrays, schema=schema), path, compression="zstd")
 
 
-def _draw(
-    folder: Path,
-    train: Rows,
-    test: Rows,
-    probabilities_NC: NDArray[np.float32],
-    metrics: dict[str, Any],
-    history: list[dict[str, Any]],
-    names: Sequence[str],
-) -> None:
-    """Write the five figures."""
-    from tasks.evaluation import figures
-
-    folder.mkdir()
-    figures.draw_samples(folder / "samples.png", train.images_NHW, train.labels_N, names)
-    figures.draw_history(folder / "history.png", history)
-    figures.draw_per_class(folder / "per_class.png", metrics["per_class"])
-    figures.draw_confusion(folder / "confusion_matrix.png", metrics["confusion_matrix"], names)
-    figures.draw_misclassified(
-        folder / "misclassified.png", test.images_NHW, test.labels_N, probabilities_NC, names
-    )
-
-
 def headline(metrics: dict[str, Any]) -> str:
     """The figures that a person asks for first, as Markdown."""
     low, high = (100 * bound for bound in metrics["accuracy_interval_95"])
@@ -156,18 +160,34 @@ def headline(metrics: dict[str, Any]) -> str:
         "|---|---|---|---|---|\n"
         f"| {low:.2f} to {high:.2f} % | {metrics['macro_f1']:.4f} | {metrics['loss']:.4f} "
         f"| {validated} | {100 * metrics['untrained_accuracy']:.2f} % |\n\n"
-        f"{metrics['num_wrong']:,} wrong. Most confused: {confused or 'none'}.\n"
+        f"{metrics['num_wrong']:,} wrong. Most confused: {confused or 'none'}.\n\n"
+        f"{_confidence(metrics)}\n"
     )
 
 
+def _confidence(metrics: dict[str, Any]) -> str:
+    """How sure the model is and, where labels were corrected, the second score."""
+    told = (
+        f"Confidence: {metrics['confidence']}, T = {metrics['temperature']:.3f}, calibration error "
+        f"{100 * metrics['ece']:.2f} points (chance alone: {100 * metrics['ece_expected']:.2f})."
+    )
+    if "corrected_accuracy" in metrics:
+        told += (
+            f" On {metrics['corrected_rows']:,} rows with corrected labels: "
+            f"{100 * metrics['corrected_accuracy']:.2f} %."
+        )
+    return told
+
+
 def _show(ref: StageRef) -> None:
-    """Attach metrics and the two figures of errors to the task run."""
+    """Attach metrics, the two figures of errors and the one of confidence to the task run."""
     metrics = json.loads((ref.path / METRICS).read_bytes())
     show_markdown("evaluation", headline(metrics), "Headline figures on the test split")
     show_table("per-class", metrics["per_class"], "Precision, recall and F1 of each class")
     for name, words in (
         ("confusion_matrix", "Confusion matrix on the test split"),
         ("misclassified", "Wrong answers: true vs. predicted, the surest first"),
+        ("reliability", "Accuracy against confidence"),
     ):
         show_image(name.replace("_", "-"), ref.path / FIGURES / f"{name}.png", words)
 
@@ -188,6 +208,7 @@ def evaluate(
     trained: StageRef,
     model: Model,
     class_names: tuple[str, ...],
+    corrections: Corrections | None,
     refresh: bool = False,
 ) -> StageRef:
     """Score the test split; returns the reference to metrics, probabilities and figures."""
@@ -197,11 +218,14 @@ def evaluate(
         "trained": trained,
         "model": model,
         "class_names": class_names,
+        "corrections": corrections,
     }
     ref = build(
         EVALUATE,
         inputs,
-        lambda folder: write_evaluation(folder, table, normalized, trained, model, class_names),
+        lambda folder: write_evaluation(
+            folder, table, normalized, trained, model, class_names, corrections
+        ),
         refresh=refresh,
     )
     _show(ref)

@@ -1,8 +1,8 @@
 """SGD, Adam, AdamW and Adamax, each a few lines over one flat vector of all parameters.
 
 Ours and not `torch.optim`, whose first step imports torch's compiler: 3 s that a short training
-does not have. The tests hold each against torch's. P is the number of parameters; matrices come first, so that weight decay, which spares biases and
-batch norm, is one slice.
+does not have. The tests hold each against torch's. P is the number of parameters; matrices come
+first, so that weight decay, which spares biases and batch norm, is one slice.
 """
 
 from __future__ import annotations

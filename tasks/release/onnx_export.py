@@ -98,16 +98,13 @@ def _add(graph: _Graph, layer: nn.Module, name: str) -> None:
             kinds = ("weight", "bias", "running_mean", "running_var")
             weights = [graph.weight(f"{name}.{kind}", getattr(layer, kind)) for kind in kinds]
             graph.node("BatchNormalization", f"{name}.norm", *weights, epsilon=layer.eps)
-        case nn.ReLU():
-            graph.node("Relu", f"{name}.relu")
+        case nn.ReLU() | nn.Tanh() | nn.LogSoftmax():
+            kind = type(layer).__name__
+            graph.node({"ReLU": "Relu"}.get(kind, kind), f"{name}.{kind.lower()}")
         case nn.LeakyReLU():
             graph.node("LeakyRelu", f"{name}.leaky_relu", alpha=layer.negative_slope)
-        case nn.Tanh():
-            graph.node("Tanh", f"{name}.tanh")
         case nn.GELU():
             graph.node("Gelu", f"{name}.gelu", approximate=layer.approximate)
-        case nn.LogSoftmax():
-            graph.node("LogSoftmax", f"{name}.log_softmax", axis=1)
         case Temperature():
             temperature = graph.weight(f"{name}.temperature", layer.temperature)
             graph.node("Div", f"{name}.calibrated", temperature)

@@ -14,12 +14,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline_config.cautions import cautions_of
 from pipeline_config.datasets import FILES, Dataset
+from pipeline_config.recipe import Recipe
 from tasks.release.bundle import METRICS
 from tasks.release.lineage import Lineage, again, recipe_text
 
 HERE = Path(__file__).parent
 MAX_HISTORY_ROWS = 20
+# The coverage that the card speaks of.
+ANSWERED = 0.95
 
 View = dict[str, Any]
 
@@ -29,12 +33,22 @@ def view_of(lineage: Lineage, version: str, provenance: dict[str, Any], folder: 
     trained, normalized = lineage.trained.facts, lineage.normalized.facts
     table = lineage.table.facts
     figures = sorted((folder / "figures").glob("*.png"))
+    metrics = json.loads((folder / METRICS).read_bytes())
+    history = json.loads((lineage.trained.path / "history.json").read_bytes())
+    corrections = lineage.dataset.corrections
     return {
         "title": title_of(lineage.dataset),
         "dataset": lineage.dataset.name,
         "version": version,
         "recipe": lineage.recipe,
-        "metrics": json.loads((folder / METRICS).read_bytes()),
+        "cautions": cautions_of(lineage.recipe),
+        "metrics": metrics,
+        "verdict": verdict_of(metrics),
+        "uncalibrated": uncalibrated(lineage.recipe),
+        "answered": next(row for row in metrics["coverage"] if row["coverage"] == ANSWERED),
+        "corrections_source": corrections.source if corrections else "",
+        "test_curve": thinned(metrics["test_curve"]),
+        "validation_use": validation_use(lineage.recipe, metrics),
         "rows": normalized["rows"],
         "normalized": normalized,
         "table": table,
@@ -44,7 +58,9 @@ def view_of(lineage: Lineage, version: str, provenance: dict[str, Any], folder: 
         "findings": findings_of(folder / "validation" / "report.json"),
         "layers": trained["layers"],
         "num_parameters": trained["num_parameters"],
-        "history": thinned(json.loads((lineage.trained.path / "history.json").read_bytes())),
+        "history": thinned(history),
+        "num_epochs": len(history),
+        "best_epoch": trained["best_epoch"],
         "figures": {path.stem.replace("-", "_"): path for path in figures},
         "provenance": provenance,
         "recipe_text": recipe_text(lineage),
@@ -55,6 +71,36 @@ def view_of(lineage: Lineage, version: str, provenance: dict[str, Any], folder: 
 def title_of(dataset: Dataset) -> str:
     """The data set's title; a folder's own says where it lies, which is nobody's business here."""
     return dataset.title if dataset.content is None else f"Local data set {dataset.name}"
+
+
+def verdict_of(metrics: dict[str, Any]) -> str:
+    """What the measured calibration error says beside its noise floor, in a sentence."""
+    low, high = metrics["ece_expected_95"]
+    measured = f"The measured {points(metrics['ece'])} points lie"
+    if metrics["ece"] > high:
+        return f"{measured} above it: confidence and accuracy do differ."
+    place = "below" if metrics["ece"] < low else "within"
+    return f"{measured} {place} it: no sign of false confidence."
+
+
+def uncalibrated(recipe: Recipe) -> str:
+    """Why a model of this recipe would have no fitted temperature, in a sentence."""
+    if not recipe.gives_logits:
+        return (
+            "It was trained with the mean square error, so its outputs are no logits and their "
+            "softmax, though it lies between 0 and 1, is no probability."
+        )
+    return "No rows were held back for validation, so there was nothing to calibrate it on."
+
+
+def validation_use(recipe: Recipe, metrics: dict[str, Any]) -> str:
+    """What the validation rows were used for; a dash where there are none."""
+    if metrics["validation_accuracy"] is None:
+        return "–"
+    uses = ["watching the training"]
+    uses += ["choosing the epoch"] if recipe.training.patience else []
+    uses += ["fitting the temperature"] if metrics["calibrated"] else []
+    return ", ".join(uses)
 
 
 def thinned(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -91,13 +137,19 @@ def _environment(autoescape: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"percent": percent, "count": count, "data_uri": data_uri, "flat": flat}
+    filters = (percent, points, count, data_uri, flat)
+    environment.filters |= {function.__name__: function for function in filters}
     return environment
 
 
 def percent(share: float) -> str:
     """0.9866 → "98.66 %", with a space that does not break."""
     return f"{100 * share:.2f}\N{NO-BREAK SPACE}%"
+
+
+def points(share: float) -> str:
+    """0.0031 → "0.31": percentage points, without a unit."""
+    return f"{100 * share:.2f}"
 
 
 def count(number: int) -> str:

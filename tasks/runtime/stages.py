@@ -25,7 +25,7 @@ class Stage:
     `ignores` are dotted parameters that are places or words and so stay outside the key.
     """
 
-    name: StageName
+    name: StageName | Literal["audit"]
     module: str
     takes: dict[str, str]
     libraries: tuple[str, ...] = ()
@@ -44,6 +44,7 @@ FETCH = Stage(
         "dataset.default_recipe",
         "dataset.num_classes",
         "dataset.image_shape",
+        "dataset.corrections",
     ),
 )
 VALIDATE = Stage(
@@ -75,7 +76,7 @@ TRAIN = Stage(
         "training": "recipe.training",
         "machine": "machine",
     },
-    libraries=("numpy", "torch", "safetensors"),
+    libraries=("numpy", "scipy", "torch", "safetensors"),
 )
 EVALUATE = Stage(
     "evaluate",
@@ -86,10 +87,26 @@ EVALUATE = Stage(
         "trained": "train",
         "model": "recipe.model",
         "class_names": "dataset.class_names",
+        "corrections": "dataset.corrections",
     },
     libraries=("numpy", "torch", "scikit-learn", "matplotlib", "pyarrow"),
+    ignores=("corrections.source",),
 )
 
-# Everything that is cached, in the order of the pipeline; publish is never cached and not here.
+# Beside the pipeline: from a normalize and a train stage for each fold.
+AUDIT = Stage(
+    "audit",
+    "tasks.evaluation.label_audit",
+    takes={
+        "table": "convert",
+        "normalized": "normalize",
+        "trained": "train",
+        "model": "recipe.model",
+        "class_names": "dataset.class_names",
+    },
+    libraries=("numpy", "torch", "matplotlib", "pyarrow"),
+)
+
+# What a run caches, in the order of the pipeline; publish is never cached and not here.
 STAGES = (FETCH, VALIDATE, CONVERT, NORMALIZE, TRAIN, EVALUATE)
 PUBLISH: StageName = "publish"

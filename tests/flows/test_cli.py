@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, tempor
 
 from flows import cli
 from pipeline_config.datasets import FILES
-from pipeline_config.recipe import RECIPES
+from pipeline_config.recipe_files import RECIPES
 from tasks.raw.idx import write_idx
 
 pytestmark = pytest.mark.flow

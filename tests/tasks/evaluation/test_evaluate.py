@@ -11,24 +11,33 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline_config.recipe import load_recipe
+from pipeline_config.datasets import Corrections
+from pipeline_config.recipe_files import load_recipe
 from tasks.evaluation.evaluate import evaluate, headline
-from tasks.model.network import build_network, initialize, save_network
+from tasks.model.network import build_network, initialize, save_weights
 from tasks.runtime.errors import RawDataError, TrainingError
 from tasks.runtime.manifest import StageRef, inspect
 from tasks.runtime.stages import CONVERT, NORMALIZE, TRAIN
 from tasks.runtime.store import build
 
-MODEL = load_recipe("fast").model.model_copy(update={"hidden": (8,)})
+MODEL = load_recipe("fast", ("model.hidden=[8]",)).model
 DIGITS = tuple("0123456789")
 SHAPE = (4, 6)
-FIGURES = ("confusion_matrix", "history", "misclassified", "per_class", "samples")
+FIGURES = (
+    "confusion_matrix",
+    "coverage",
+    "history",
+    "misclassified",
+    "per_class",
+    "reliability",
+    "samples",
+)
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
     """No figures, for the tests that look at something else: they take most of the time."""
-    monkeypatch.setattr("tasks.evaluation.evaluate._draw", lambda *_: None)
+    monkeypatch.setattr("tasks.evaluation.drawing.draw_figures", lambda *_: None)
 
 
 def network(num_classes, seed=0):
@@ -60,7 +69,7 @@ class World:
         self.images = chance.integers(0, 256, (num_rows, *SHAPE)).astype(np.uint8)
         self.num_train, self.validated = num_train, validated
         self.test = np.arange(num_train, num_rows)
-        self.net = network(num_classes, seed=1)
+        self.net, self.kept = network(num_classes, seed=1), []
         upstream = StageRef(stage="fetch", key="0" * 16, digest="0" * 64)
         inputs = {"raw": upstream, "checked": upstream, "dataset_name": "small"}
         self.table = build(CONVERT, inputs, self.write_table)
@@ -84,22 +93,30 @@ class World:
         np.save(folder / "test.npy", self.test)
         return {}
 
-    def trained(self, salt=""):
+    def trained(self):
         def write(folder):
-            save_network(network(len(self.names)), folder / "untrained.safetensors")
-            save_network(self.net, folder / "model.safetensors")
+            save_weights(network(len(self.names)).state_dict(), folder / "untrained.safetensors")
+            save_weights(self.net.state_dict(), folder / "model.safetensors")
             entry = 0.5 if self.validated else None
             line = {"epoch": 1, "train_loss": 0.7, "learning_rate": 0.1}
             line |= {"validation_loss": entry, "validation_accuracy": entry}
             (folder / "history.json").write_text(json.dumps([line]))
-            return {"validation_accuracy": entry}
+            for epoch, net in enumerate(self.kept, start=1):
+                (folder / "epochs").mkdir(exist_ok=True)
+                save_weights(net.state_dict(), folder / "epochs" / f"{epoch:03}.safetensors")
+            temperature = float(self.net[-1].temperature)
+            return {
+                "validation_accuracy": entry,
+                "calibrated": self.validated,
+                "temperature": temperature,
+            }
 
         inputs = {"table": self.table, "normalized": self.normalized, "model": MODEL}
-        return build(TRAIN, {**inputs, "training": salt, "machine": "none"}, write)
+        return build(TRAIN, {**inputs, "training": "quick", "machine": "none"}, write)
 
-    def evaluate(self, refresh=False):
+    def evaluate(self, corrections=None):
         return evaluate.fn(
-            self.table, self.normalized, self.trained(), MODEL, self.names, refresh=refresh
+            self.table, self.normalized, self.trained(), MODEL, self.names, corrections
         )
 
 
@@ -120,6 +137,74 @@ def test_metrics_and_facts(undrawn):
     assert {"accuracy", "macro_f1", "loss", "untrained_accuracy", "untrained_macro_f1"} <= set(
         ref.facts
     )
+
+
+def logits_of(world, rows):
+    """What the network says before its temperature, the layer that is the identity in training."""
+    with torch.no_grad():
+        hidden = world.net.eval()[:-1]
+        return hidden(torch.from_numpy(world.images[rows].reshape(len(rows), -1)))
+
+
+def test_confidence_before_and_after_the_temperature(undrawn):
+    world = World()
+    world.net[-1].temperature.fill_(2.5)
+    metrics = read_metrics(world.evaluate())
+    assert (metrics["temperature"], metrics["calibrated"]) == (2.5, True)
+    assert metrics["confidence"] == "calibrated"
+    logits, labels = logits_of(world, world.test), torch.from_numpy(world.labels[world.test])
+    nll = torch.nn.functional.cross_entropy
+    assert metrics["loss"] == pytest.approx(float(nll(logits / 2.5, labels)), abs=1e-5)
+    assert metrics["loss_before"] == pytest.approx(float(nll(logits, labels)), abs=1e-5)
+    surest = logits.softmax(dim=1).max(dim=1).values.mean()
+    bins = metrics["reliability_before"]
+    told = sum(row["num_rows"] * row["confidence"] for row in bins) / metrics["num_rows"]
+    assert told == pytest.approx(float(surest), abs=1e-5)
+    assert metrics["ece"] != metrics["ece_before"]
+    assert metrics["brier"] != metrics["brier_before"]
+    low, high = metrics["ece_expected_95"]
+    assert 0 <= low <= metrics["ece_expected"] <= high
+
+
+def test_without_validation_rows_it_is_uncalibrated_and_nothing_comes_before(undrawn):
+    ref = World(validated=False).evaluate()
+    metrics = read_metrics(ref)
+    assert (metrics["temperature"], metrics["calibrated"]) == (1.0, False)
+    assert metrics["confidence"] == "uncalibrated"
+    assert "uncalibrated" in headline(metrics)
+    for name in ("loss", "brier", "ece", "reliability"):
+        assert metrics[name] == metrics[f"{name}_before"]
+
+
+def test_corrected_labels_are_a_second_figure(undrawn):
+    world = World()
+    plain = read_metrics(world.evaluate())
+    assert not [name for name in plain if name.startswith("corrected")]
+    predicted = int(logits_of(world, world.test[:1]).argmax())
+    wrong = (predicted + 1) % 10
+    corrections = Corrections(source="somebody", labels={0: wrong}, disputed=(1, 2))
+    found = read_metrics(world.evaluate(corrections))
+    assert {name: found[name] for name in plain} == plain
+    assert (found["corrected_rows"], found["corrected_labels"]) == (38, 1)
+    assert "On 38 rows with corrected labels" in headline(found)
+
+
+def test_the_sources_name_is_not_in_the_key(undrawn):
+    world = World()
+    ref = world.evaluate(Corrections(source="somebody", labels={0: 1}, disputed=()))
+    assert world.evaluate(Corrections(source="x", labels={0: 1}, disputed=())).key == ref.key
+    assert world.evaluate(Corrections(source="x", labels={0: 2}, disputed=())).key != ref.key
+
+
+def test_kept_epochs_are_scored_one_by_one(undrawn):
+    world = World()
+    world.kept = [network(10, seed=seed) for seed in (0, 3, 1)]
+    metrics = read_metrics(world.evaluate())
+    curve = metrics["test_curve"]
+    assert [row["epoch"] for row in curve] == [1, 2, 3]
+    for name in ("accuracy", "macro_f1", "loss"):
+        assert curve[0][name] == metrics[f"untrained_{name}"]
+        assert curve[2][name] == metrics[name]
 
 
 def test_probabilities_are_those_of_the_test_rows(undrawn):

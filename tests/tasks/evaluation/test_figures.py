@@ -7,10 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.evaluation import figures
+from tasks.evaluation import image_figures
+from tasks.evaluation.calibration import confidence_metrics, sureness
+from tasks.evaluation.class_figures import draw_confusion, draw_per_class
+from tasks.evaluation.confidence_figures import draw_coverage, draw_reliability
+from tasks.evaluation.curve_figures import draw_history, draw_test_curve
+from tasks.evaluation.drawing import draw_figures
+from tasks.evaluation.figure_page import DPI, WIDTH_IN
+from tasks.evaluation.image_figures import draw_misclassified, draw_samples
 from tasks.evaluation.metrics import measure
+from tasks.evaluation.predictions import Rows
 
-WIDTH = int(figures.WIDTH_IN * figures.DPI)
+WIDTH = int(WIDTH_IN * DPI)
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Ankle boot")
 
 
@@ -28,15 +36,22 @@ def problem(names, num_rows=120, shape=(8, 8), sharpness=3.0):
 
 def draw_all(folder, names, **choices):
     """Every figure of a problem, by name."""
-    folder.mkdir()
     images, labels, probabilities = problem(names, **choices)
+    blunt = np.sqrt(probabilities)
+    before = blunt / blunt.sum(axis=1, keepdims=True)
     metrics = measure(probabilities, labels, names)
-    figures.draw_samples(folder / "samples.png", images, labels, names)
-    figures.draw_per_class(folder / "per_class.png", metrics["per_class"])
-    figures.draw_confusion(folder / "confusion_matrix.png", metrics["confusion_matrix"], names)
-    figures.draw_misclassified(folder / "misclassified.png", images, labels, probabilities, names)
-    figures.draw_history(folder / "history.png", epochs(3))
+    metrics |= confidence_metrics(probabilities, before, labels)
+    metrics |= {"calibrated": True, "temperature": 0.5, "test_curve": curve(3)}
+    rows = Rows(np.arange(len(labels)), images, labels)
+    draw_figures(folder, rows, rows, probabilities, metrics, epochs(3), names)
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def curve(num_epochs):
+    return [
+        {"epoch": epoch, "accuracy": 1 - 0.1 / epoch, "macro_f1": 0.9, "loss": 1 / epoch}
+        for epoch in range(1, num_epochs + 1)
+    ]
 
 
 def epochs(num_epochs, validated=True):
@@ -73,7 +88,7 @@ def test_the_same_bytes_twice_whatever_the_person_set_and_nothing_is_left_set(tm
         before = dict(matplotlib.rcParams)
         second = draw_all(tmp_path / "second", FASHION)
         assert dict(matplotlib.rcParams) == before
-    assert len(first) == 5
+    assert len(first) == 8
     assert first == second
 
 
@@ -88,8 +103,18 @@ def test_the_same_bytes_twice_whatever_the_person_set_and_nothing_is_left_set(tm
     ids=["two", "letters", "47", "wide and few"],
 )
 def test_nothing_is_cut_off(tmp_path, names, choices):
-    draw_all(tmp_path / "figures", names, **choices)
-    for path in (tmp_path / "figures").iterdir():
+    images, labels, probabilities = problem(names, **choices)
+    metrics = measure(probabilities, labels, names)
+    draw_samples(tmp_path / "samples.png", images, labels, names)
+    draw_per_class(tmp_path / "per_class.png", metrics["per_class"])
+    draw_confusion(tmp_path / "confusion_matrix.png", metrics["confusion_matrix"], names)
+    draw_misclassified(tmp_path / "misclassified.png", images, labels, probabilities, names)
+    refuse_cut_off(tmp_path)
+
+
+def refuse_cut_off(folder):
+    """Fail for a figure of another width, an empty one, or one with ink on its edges."""
+    for path in folder.glob("*.png"):
         width, height = size(path)
         assert width == WIDTH
         assert ink(path)
@@ -100,8 +125,8 @@ def test_nothing_is_cut_off(tmp_path, names, choices):
 
 def test_no_errors_at_all(tmp_path):
     images, labels, probabilities = problem(("a", "b"), sharpness=99.0)
-    figures.draw_misclassified(tmp_path / "none.png", images, labels, probabilities, ("a", "b"))
-    figures.draw_confusion(tmp_path / "matrix.png", [[60, 0], [0, 60]], ("a", "b"))
+    draw_misclassified(tmp_path / "none.png", images, labels, probabilities, ("a", "b"))
+    draw_confusion(tmp_path / "matrix.png", [[60, 0], [0, 60]], ("a", "b"))
     assert size(tmp_path / "none.png")[1] < size(tmp_path / "matrix.png")[1] / 5
     assert ink(tmp_path / "none.png")
 
@@ -111,35 +136,59 @@ def test_a_class_that_is_never_predicted(tmp_path):
     probabilities[:, 2] = 0
     metrics = measure(probabilities, labels, ("a", "b", "c"))
     assert metrics["per_class"][2]["f1"] == 0
-    figures.draw_per_class(tmp_path / "per_class.png", metrics["per_class"])
+    draw_per_class(tmp_path / "per_class.png", metrics["per_class"])
     assert size(tmp_path / "per_class.png")[0] == WIDTH
 
 
 @pytest.mark.parametrize(("num_epochs", "validated"), [(1, True), (1, False), (60, True)], ids=str)
 def test_history(tmp_path, num_epochs, validated):
-    figures.draw_history(tmp_path / "history.png", epochs(num_epochs, validated))
+    draw_history(tmp_path / "history.png", epochs(num_epochs, validated))
     assert size(tmp_path / "history.png")[1] > (800 if validated else 400)
 
 
 def test_gallery_starts_with_the_surest_and_names_true_then_predicted(tmp_path, monkeypatch):
     shown = {}
     monkeypatch.setattr(
-        figures,
+        image_figures,
         "_tiles",
         lambda path, title, images, titles: shown.update(im=images, titles=titles),
     )
     probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.7, 0.3]], np.float32)
     images = np.arange(4, dtype=np.uint8).reshape(4, 1, 1)
     labels = np.array([0, 0, 0, 1])
-    figures.draw_misclassified(tmp_path / "x.png", images, labels, probabilities, ("4", "9"))
+    draw_misclassified(tmp_path / "x.png", images, labels, probabilities, ("4", "9"))
     assert shown["titles"] == ["4 vs. 9\n80.0 %", "9 vs. 4\n70.0 %", "4 vs. 9\n60.0 %"]
     assert shown["im"].ravel().tolist() == [2, 3, 1]
 
 
 def test_samples_show_every_class_before_any_twice(tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr(figures, "_tiles", lambda path, title, images, titles: shown.extend(titles))
+    monkeypatch.setattr(
+        image_figures, "_tiles", lambda path, title, images, titles: shown.extend(titles)
+    )
     labels = np.array([0] * 30 + [1] * 30 + [2] * 2)
     images = np.zeros((62, 8, 8), np.uint8)
-    figures.draw_samples(tmp_path / "x.png", images, labels, ("a", "b", "c"))
+    draw_samples(tmp_path / "x.png", images, labels, ("a", "b", "c"))
     assert shown == [*"abcabcabababababab"][:15]
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "sharpness", "calibrated"),
+    [(1, 3.0, False), (12, 3.0, True), (300, 0.0, False), (120, 99.0, True)],
+    ids=["one row", "a row a bin", "guessing", "always right"],
+)
+def test_confidence(tmp_path, num_rows, sharpness, calibrated):
+    _, labels, probabilities = problem(FASHION, num_rows=num_rows, sharpness=sharpness)
+    metrics = confidence_metrics(probabilities, probabilities, labels)
+    metrics |= {"calibrated": calibrated, "temperature": 1.0}
+    draw_reliability(tmp_path / "reliability.png", metrics)
+    draw_coverage(
+        tmp_path / "coverage.png", sureness(probabilities, labels), metrics["coverage"][0]
+    )
+    refuse_cut_off(tmp_path)
+
+
+@pytest.mark.parametrize("num_epochs", [1, 60])
+def test_test_curve(tmp_path, num_epochs):
+    draw_test_curve(tmp_path / "test_curve.png", curve(num_epochs))
+    assert size(tmp_path / "test_curve.png")[1] > 800

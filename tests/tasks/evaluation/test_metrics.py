@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
-from tasks.evaluation.metrics import TINY, confused_pairs, mean_loss, measure, wilson_interval
+from pipeline_config.datasets import Corrections
+from tasks.evaluation.metrics import (
+    TINY,
+    confused_pairs,
+    corrected_score,
+    mean_loss,
+    measure,
+    wilson_interval,
+)
 from tasks.runtime.errors import TrainingError
 from tasks.runtime.files import canonical_json
 
@@ -49,11 +57,12 @@ def test_by_hand():
         "name": "a",
         "precision": 0.666667,
         "recall": 0.666667,
+        "recall_interval_95": [round(bound, 6) for bound in wilson_interval(2, 3)],
         "f1": 0.666667,
         "support": 3,
     }
-    assert b == {"name": "b", "precision": 0.666667, "recall": 1.0, "f1": 0.8, "support": 2}
-    assert c == {"name": "c", "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}
+    assert (b["precision"], b["recall"], b["f1"], b["support"]) == (0.666667, 1.0, 0.8, 2)
+    assert (c["precision"], c["recall"], c["f1"], c["support"]) == (0.0, 0.0, 0.0, 1)
     assert found["macro_f1"] == pytest.approx((2 / 3 + 0.8) / 3, abs=1e-6)
     assert found["classic_pairs"] == []
 
@@ -63,6 +72,7 @@ def test_a_class_without_test_rows_counts_in_the_macro_mean():
     assert found["accuracy"] == 1.0
     assert found["macro_recall"] == 0.666667
     assert found["per_class"][2]["support"] == 0
+    assert found["per_class"][2]["recall_interval_95"] is None
 
 
 def test_pairs_count_both_directions_and_ties_share_a_rank():
@@ -114,6 +124,34 @@ def test_probabilities_that_are_not_numbers(bad):
 def test_no_rows():
     with pytest.raises(TrainingError, match="no test rows"):
         measure(np.empty((0, 2), np.float32), np.empty(0, np.int64), ("a", "b"))
+
+
+CORRECTIONS = Corrections(source="somebody", labels={1: 2, 7: 0}, disputed=(3, 8))
+
+
+def test_corrected_labels_are_a_second_score_on_fewer_rows():
+    labels = np.array([0, 0, 1, 1, 2])
+    found = corrected_score(np.array([0, 2, 0, 1, 2]), labels, np.arange(5), CORRECTIONS)
+    assert found == {
+        "corrected_accuracy": 3 / 4,
+        "corrected_interval_95": wilson_interval(3, 4),
+        "corrected_rows": 4,
+        "corrected_wrong": 1,
+        "corrected_labels": 1,
+        "corrected_left_out": 1,
+    }
+    assert labels.tolist() == [0, 0, 1, 1, 2]
+
+
+def test_pooled_rows_are_corrected_where_they_are_of_the_test_split():
+    places = np.array([7, -1, -3, 8, 0])
+    found = corrected_score(np.zeros(5, int), np.array([1, 2, 3, 1, 1]), places, CORRECTIONS)
+    assert (found["corrected_rows"], found["corrected_wrong"]) == (4, 3)
+    assert (found["corrected_labels"], found["corrected_left_out"]) == (1, 1)
+
+
+def test_a_split_of_nothing_but_disputed_rows_has_no_second_score():
+    assert corrected_score(np.array([1]), np.array([1]), np.array([3]), CORRECTIONS) == {}
 
 
 @settings(max_examples=60, deadline=None)

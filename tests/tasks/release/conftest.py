@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from pipeline_config.datasets import FILES, Dataset, named_dataset
-from pipeline_config.recipe import Recipe, load_recipe
-from tasks.model.network import build_network, describe_layers, initialize, save_network
+from pipeline_config.recipe import Recipe
+from pipeline_config.recipe_files import load_recipe
+from tasks.model.network import build_network, describe_layers, initialize, save_weights
 from tasks.release.bundle import BundleManifest, Determinants, bundle_folder
 from tasks.release.lineage import Lineage
 from tasks.release.registry import Candidate
@@ -28,6 +29,17 @@ from tasks.runtime.store import build
 HEIGHT, WIDTH, CLASSES = 4, 5, 10
 ROWS = {"train": 40, "test": 20}
 PAIR = {"first_as_second": 1, "second_as_first": 1, "count": 2, "rank": 1}
+SHARE = {"num_rows": 10, "accuracy": 0.9, "accuracy_interval_95": [0.6, 0.98]}
+BINS = [{"confidence": 0.9, "lowest": 0.5, "highest": 1.0, **SHARE}]
+FIGURES = (
+    "samples",
+    "history",
+    "per_class",
+    "confusion_matrix",
+    "reliability",
+    "coverage",
+    "misclassified",
+)
 MACHINE = Machine(device="cpu", precision="float32", threads=1, cpu="x86_64 avx2")
 
 MakeLineage = Callable[..., Lineage]
@@ -40,8 +52,15 @@ def small_recipe(**changes: Any) -> Recipe:
     return Recipe.model_validate({**recipe.model_dump(), **changes})
 
 
-def metrics_of(accuracy: float) -> dict[str, Any]:
-    """Metrics with the names that evaluate writes."""
+def metrics_of(accuracy: float, **changes: Any) -> dict[str, Any]:
+    """Metrics with the names that evaluate writes; None among `changes` removes a name."""
+    metrics = _metrics_of(accuracy) | changes
+    return {
+        name: value for name, value in metrics.items() if name not in changes or value is not None
+    }
+
+
+def _metrics_of(accuracy: float) -> dict[str, Any]:
     return {
         "num_rows": ROWS["test"],
         "num_wrong": round(ROWS["test"] * (1 - accuracy)),
@@ -51,12 +70,42 @@ def metrics_of(accuracy: float) -> dict[str, Any]:
         "macro_precision": accuracy,
         "macro_recall": accuracy,
         "macro_f1": accuracy,
+        "temperature": 1.25,
+        "calibrated": True,
+        "confidence": "calibrated",
+        "loss_before": 0.3,
+        "brier": 0.15,
+        "brier_before": 0.16,
+        "ece": 0.02,
+        "ece_before": 0.0777,
+        "ece_expected": 0.03,
+        "ece_expected_95": [0.01, 0.06],
+        "reliability": BINS,
+        "reliability_before": BINS,
+        "coverage": [
+            {"coverage": share, "num_wrong": 1, "confidence": 0.5, **SHARE}
+            for share in (1.0, 0.95, 0.5)
+        ],
+        "test_curve": [],
+        "corrected_accuracy": 0.95,
+        "corrected_interval_95": [0.7, 0.99],
+        "corrected_rows": 19,
+        "corrected_wrong": 1,
+        "corrected_labels": 1,
+        "corrected_left_out": 1,
         "untrained_accuracy": 0.1,
         "untrained_macro_f1": 0.05,
         "validation_accuracy": 0.9,
         "confusion_matrix": (2 * np.eye(CLASSES, dtype=int)).tolist(),
         "per_class": [
-            {"name": str(label), "precision": 0.9, "recall": 0.9, "f1": 0.9, "support": 2}
+            {
+                "name": str(label),
+                "precision": 0.9,
+                "recall": 0.9,
+                "recall_interval_95": [0.3, 0.99],
+                "f1": 0.9,
+                "support": 2,
+            }
             for label in range(CLASSES)
         ],
         "top_pairs": [{"first": "4", "second": "9", **PAIR}],
@@ -136,8 +185,8 @@ def _normalized(folder: Path, pooled: bool) -> Facts:
 def _trained(folder: Path, recipe: Recipe) -> Facts:
     network = build_network(recipe.model, HEIGHT * WIDTH, CLASSES, 127.0, 74.0)
     initialize(network, recipe.model, recipe.training.seed)
-    save_network(network, folder / "model.safetensors")
-    save_network(network, folder / "untrained.safetensors")
+    save_weights(network.state_dict(), folder / "model.safetensors")
+    save_weights(network.state_dict(), folder / "untrained.safetensors")
     epoch = {"train_loss": 1.0, "validation_loss": 1.0, "validation_accuracy": 0.9}
     history = [
         {"epoch": number + 1, "learning_rate": 0.001, **epoch}
@@ -152,21 +201,26 @@ def _trained(folder: Path, recipe: Recipe) -> Facts:
         "layers": layers,
         "validation_accuracy": 0.9,
         "epochs": recipe.training.epochs,
+        "best_epoch": recipe.training.epochs,
+        "temperature": 1.25,
+        "calibrated": True,
     }
 
 
-def _evaluated(folder: Path, accuracy: float) -> Facts:
-    metrics = metrics_of(accuracy)
+def _evaluated(folder: Path, metrics: dict[str, Any]) -> Facts:
     (folder / "metrics.json").write_bytes(canonical_json(metrics))
     (folder / "probabilities.parquet").write_bytes(b"probabilities")
-    for name in ("samples", "history", "per_class", "confusion_matrix", "misclassified"):
+    for name in FIGURES:
         write_png(folder / "figures" / f"{name}.png")
     return {name: value for name, value in metrics.items() if not isinstance(value, list)}
 
 
 @pytest.fixture
 def make_lineage() -> MakeLineage:
-    """`make_lineage(accuracy=…, recipe=…, dataset=…, data=…, pooled=…)` → a Lineage in the root."""
+    """`make_lineage(accuracy=…, recipe=…, dataset=…, data=…, pooled=…)` → a Lineage in the root.
+
+    Further words change the metrics.
+    """
 
     def make(
         accuracy: float = 0.9,
@@ -174,6 +228,7 @@ def make_lineage() -> MakeLineage:
         dataset: Dataset | None = None,
         data: int = 0,
         pooled: bool = False,
+        **metrics: Any,
     ) -> Lineage:
         recipe, dataset = recipe or small_recipe(), dataset or named_dataset("mnist")
         source = dataset.model_copy(update={"content": f"{data:064x}"})
@@ -197,9 +252,11 @@ def make_lineage() -> MakeLineage:
             "normalized": normalized,
             "trained": trained,
             "model": recipe.model,
-            "class_names": [*dataset.class_names, str(accuracy)],
+            "class_names": [*dataset.class_names, str(accuracy), str(metrics)],
+            "corrections": dataset.corrections,
         }
-        evaluated = build(EVALUATE, given, lambda folder: _evaluated(folder, accuracy))
+        found = metrics_of(accuracy, **metrics)
+        evaluated = build(EVALUATE, given, lambda folder: _evaluated(folder, found))
         return Lineage(
             recipe, dataset, MACHINE, raw, checked, table, normalized, trained, evaluated
         )

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_config.recipe import Expectation, load_recipe
+from pipeline_config.recipe import Expectation
+from pipeline_config.recipe_files import load_recipe
 from pipeline_config.settings import settings
 from tasks.raw.local import folder_dataset
 from tasks.release import assemble
@@ -86,7 +87,7 @@ def test_a_bundle_is_whole(make_lineage):
         "validation/report.html",
         "validation/report.json",
         *(f"figures/{name}.png" for name in ("confusion_matrix", "history", "misclassified")),
-        *(f"figures/{name}.png" for name in ("per_class", "samples")),
+        *(f"figures/{name}.png" for name in ("per_class", "samples", "reliability", "coverage")),
     }
     origin = manifest.provenance
     assert (origin["device"], origin["threads"], origin["seed"]) == ("cpu", 1, 0)
@@ -206,7 +207,7 @@ def test_the_report_is_well_formed_and_loads_nothing(make_lineage, pooled):
     page.feed(text)
     assert page.open == []
     assert all(load.startswith(("data:image/png;base64,", "#")) for load in page.loads)
-    assert page.tags.count("img") == 5
+    assert page.tags.count("img") == 7
     assert not {"script", "link", "iframe"} & {*page.tags}
     assert "http:" not in text
     assert "https:" not in text

@@ -41,7 +41,7 @@ def test_the_task_publishes_and_says_so(make_lineage):
         lineage.evaluated.manifest,
     )
     assert published.path == settings().models / "mnist" / published.version
-    outcome = ledger.outcomes["publish"]
+    (outcome,) = ledger.outcomes.values()
     assert (outcome.key, outcome.path) == (published.version, str(published.path))
     assert outcome.reason.startswith("built; promoted: accuracy 0.9500")
     text = headline(published)

@@ -1,0 +1,35 @@
+"""The catalogue of data sets: what is said about wrong labels, and that it refetches nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline_config.datasets import named_dataset, named_datasets
+from tasks.runtime.keys import components_of
+from tasks.runtime.stages import FETCH
+
+
+@pytest.mark.parametrize("name", named_datasets())
+def test_corrections_are_of_rows_and_classes_that_exist(name: str) -> None:
+    dataset = named_dataset(name)
+    if dataset.corrections is None:
+        return
+    labels, disputed = dataset.corrections.labels, dataset.corrections.disputed
+    assert set(labels.values()) <= set(range(dataset.num_classes))
+    assert not set(labels) & set(disputed)
+    num_rows = (dataset.files["t10k-labels-idx1-ubyte"].num_bytes or 0) - 8
+    assert max([*labels, *disputed]) < num_rows
+
+
+def test_mnist_has_ten_corrections_and_five_disputes() -> None:
+    corrections = named_dataset("mnist").corrections
+    assert corrections is not None
+    assert (len(corrections.labels), len(corrections.disputed)) == (10, 5)
+    assert corrections.labels[947] == 9
+
+
+def test_corrections_fetch_nothing_again() -> None:
+    mnist = named_dataset("mnist")
+    without = mnist.model_copy(update={"corrections": None})
+    fetched = components_of(FETCH, {"dataset": mnist})
+    assert fetched == components_of(FETCH, {"dataset": without})

@@ -1,0 +1,112 @@
+"""The two pages: what they say about confidence, corrected labels, test curves and cautions."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from pipeline_config.cautions import cautions_of
+from pipeline_config.recipe import Recipe
+from pipeline_config.recipe_files import load_recipe
+from tasks.release.assemble import copy_outputs
+from tasks.release.lineage import Lineage, provenance_of
+from tasks.release.report import render_card, render_report, view_of
+
+Pages = Callable[[Lineage], tuple[str, str]]
+
+
+def recipe_with(*overrides: str) -> Recipe:
+    """The recipe of the small lineage, with overrides."""
+    small = ("model.hidden=[6]", "training.epochs=2", "split.validation.rows=10")
+    return load_recipe("fast", (*small, *overrides))
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Pages:
+    """`pages(lineage)` → the report and the card, each on one line."""
+
+    def render(lineage: Lineage) -> tuple[str, str]:
+        folder = tmp_path / "bundle"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        copy_outputs(lineage, folder)
+        view = view_of(lineage, "0" * 12, provenance_of(lineage), folder)
+        report, card = unescape(render_report(view)), render_card(view)
+        return " ".join(report.split()), " ".join(card.split())
+
+    return render
+
+
+def test_pages_of_a_calibrated_model(make_lineage, pages):
+    for page in pages(make_lineage()):
+        assert "1.250" in page
+        assert "7.77" in page
+        assert "The measured 2.00 points lie within it: no sign of false confidence." in page
+        assert "ncalibrated" not in page
+        assert "on 19 rows" in page or "of 19 images" in page
+        assert "Northcutt" in page
+    assert "fitting the temperature" in pages(make_lineage())[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        ((), "there was nothing to calibrate it on"),
+        (("training.loss=mse", "training.label_smoothing=0.0"), "is no probability"),
+    ],
+    ids=["no validation rows", "no logits"],
+)
+def test_pages_of_an_uncalibrated_model_say_so_and_why(make_lineage, pages, overrides, reason):
+    lineage = make_lineage(
+        recipe=recipe_with(*overrides),
+        calibrated=False,
+        confidence="uncalibrated",
+        temperature=1.0,
+    )
+    for page in pages(lineage):
+        assert "Uncalibrated." in page
+        assert reason in page
+        assert "7.77" not in page
+
+
+@pytest.mark.parametrize(
+    ("ece", "words"), [(0.07, "above it: confidence and accuracy do differ"), (0.001, "below it")]
+)
+def test_an_error_beside_its_noise_floor(make_lineage, pages, ece, words):
+    for page in pages(make_lineage(ece=ece)):
+        assert f"{100 * ece:.2f} points lie {words}" in page
+
+
+def test_without_corrections_there_is_no_second_figure(make_lineage, pages):
+    names = ("accuracy", "interval_95", "rows", "wrong", "labels", "left_out")
+    lineage = make_lineage(**dict.fromkeys(f"corrected_{name}" for name in names))
+    for page in pages(lineage):
+        assert "econd figure" not in page
+
+
+def test_a_test_curve_is_shown_as_nothing_that_was_chosen_on(make_lineage, pages):
+    curve = [
+        {"epoch": epoch, "accuracy": 0.5, "macro_f1": 0.5, "loss": 1.5} for epoch in range(1, 41)
+    ]
+    report, card = pages(make_lineage(test_curve=curve))
+    assert "Nothing was chosen on this curve" in report
+    assert "20 of the 40 epochs" in report
+    assert "nothing was chosen on those scores" in card
+
+
+def test_the_cautions_of_a_recipe_stand_beside_it(make_lineage, pages):
+    for page in pages(make_lineage()):
+        assert "classic mistake" not in page
+        assert "Caution" not in page
+    recipe = recipe_with("scaling=none")
+    for page in pages(make_lineage(recipe=recipe)):
+        assert cautions_of(recipe)[0] in page
+
+
+def test_early_stopping_names_the_epoch_of_the_weights(make_lineage, pages):
+    lineage = make_lineage(recipe=recipe_with("training.patience=3"))
+    assert "The weights are those after epoch 2, which had the lowest loss" in pages(lineage)[0]

@@ -9,7 +9,7 @@ import yaml
 
 from pipeline_config.datasets import FILES, named_dataset, named_datasets
 from pipeline_config.errors import ConfigError
-from pipeline_config.recipe import RECIPES, load_recipe, recipe_names
+from pipeline_config.recipe_files import RECIPES, load_recipe, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -36,6 +36,7 @@ def test_every_dataset_is_whole(dataset: object) -> None:
         ("training.epochs=0", "epochs"),
         ("training.epochs=many", "epochs"),
         ("model.dropout=1.0", "dropout"),
+        ("model.dropout=[0.1]", "one for each of the hidden layers"),
         ("model.hidden=[0]", "hidden"),
         ("scaling=log", "scaling"),
         ("training.optimizer.learning_rate=.nan", "learning_rate"),
@@ -57,6 +58,11 @@ def test_overrides_apply_and_drop_the_expectation() -> None:
     assert recipe.training.epochs == 3
     assert recipe.training.optimizer.learning_rate == 0.001
     assert recipe.expected is None
+
+
+@pytest.mark.parametrize(("dropout", "each"), [("0.2", (0.2, 0.2)), ("[0.2, 0]", (0.2, 0.0))])
+def test_one_dropout_stands_for_all_hidden_layers(dropout: str, each: tuple[float, ...]) -> None:
+    assert load_recipe("fast", (f"model.dropout={dropout}",)).model.dropout == each
 
 
 def test_an_unknown_key_in_a_file_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""The pipeline's stages as plain functions: no server, no flow, in a root that goes again."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.environment import prepare_environment
+from pipeline_config.datasets import Dataset, named_dataset
+from pipeline_config.recipe import Recipe
+from tasks.runtime.devices import probe
+from tasks.runtime.manifest import StageRef
+
+
+@contextmanager
+def scratch_root() -> Iterator[Path]:
+    """A temporary IDXFLOW_ROOT, set before Prefect is imported."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["IDXFLOW_ROOT"] = folder
+        prepare_environment()
+        yield Path(folder)
+
+
+@dataclass(frozen=True)
+class Mnist:
+    """MNIST, fetched from a folder with its raw files, validated and converted."""
+
+    dataset: Dataset
+    table: StageRef
+
+    def normalized(self, recipe: Recipe) -> StageRef:
+        """The rows of a recipe's split, and its scaling."""
+        from tasks.dataset.normalize import normalize
+
+        return normalize.fn(self.table, recipe.split, recipe.scaling)
+
+    def trained(self, recipe: Recipe) -> tuple[StageRef, float]:
+        """The weights of a recipe, and the seconds that the train stage took."""
+        from tasks.model.train import train
+
+        normalized = self.normalized(recipe)
+        started = time.perf_counter()
+        ref = train.fn(self.table, normalized, recipe.model, recipe.training, probe("cpu"))
+        return ref, time.perf_counter() - started
+
+    def metrics(self, recipe: Recipe, trained: StageRef) -> dict[str, Any]:
+        """What the evaluate stage finds."""
+        from tasks.evaluation.evaluate import evaluate
+
+        ref = evaluate.fn(
+            self.table,
+            self.normalized(recipe),
+            trained,
+            recipe.model,
+            self.dataset.class_names,
+            self.dataset.corrections,
+        )
+        found: dict[str, Any] = json.loads((ref.path / "metrics.json").read_bytes())
+        return found
+
+
+def read_mnist(folder: Path) -> Mnist:
+    """MNIST from the raw files in `folder`, ready for training."""
+    from tasks.dataset.convert import convert
+    from tasks.dataset.validate import validate
+    from tasks.raw.fetch import fetch
+
+    dataset = named_dataset("mnist")
+    raw = fetch.fn(dataset, str(folder.resolve()))
+    checked = validate.fn(raw, dataset.num_classes)
+    return Mnist(dataset, convert.fn(raw, checked, dataset.name))

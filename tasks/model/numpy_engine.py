@@ -98,6 +98,9 @@ class NumpyEngine:
             for layer in self.layers:
                 x = layer.forward(x)
             loss, gradient = self.loss(x, labels_B.numpy())
+            if self.optimizer.is_plain:
+                # All that follows is linear in these few numbers: scaled here, not in each weight.
+                gradient *= learning_rate
             for layer in reversed(self.layers):
                 gradient = layer.backward(gradient)
             self.optimizer.step(learning_rate)

@@ -69,7 +69,7 @@ class Normalize(Layer):
 
 
 class Linear(LearningLayer):
-    """y = x·Wᵀ + b with W (O, I), as torch keeps it.
+    """y = x·Wᵀ + b with W (O, I), as torch names it; in memory column by column, as its gradient.
 
     `np.dot` and not `@`: it has the outer product of a batch of one in a fifth of the time.
     """
@@ -89,7 +89,7 @@ class Linear(LearningLayer):
 
     def backward(self, dy: Array) -> Array:
         """(B, O) → (B, I); the first layer gives `dy` back."""
-        np.dot(dy.T, self.x, out=self.dweight)
+        np.dot(self.x.T, dy, out=self.dweight.T)
         np.add.reduce(dy, axis=0, out=self.dbias)
         return dy if self.is_first else np.dot(dy, self.weight, out=self.dx)
 

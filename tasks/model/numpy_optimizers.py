@@ -18,25 +18,30 @@ from tasks.model.numpy_layers import Array
 class NumpyOptimizer:
     """The parameters of a network as one vector, and the recipe's way to step along its gradient.
 
-    Torch's parameters become views into `values_P`, so a network is always up to date. Of the
-    gradient nothing is kept: a step uses its memory for what it works out on the way.
+    Torch's parameters become views into `values_P`, so a network is always up to date. A matrix
+    lies there column by column, so that the dearest product, images × errors, reads and writes
+    everything in the order in which it lies. Of the gradient nothing is kept: a step uses its
+    memory for what it works out on the way.
     """
 
     def __init__(self, network: nn.Module, choice: Optimizer) -> None:
         parameters = sorted(network.parameters(), key=lambda parameter: parameter.ndim <= 1)
         self.choice = choice
-        values_P = torch.cat([parameter.detach().flatten() for parameter in parameters])
+        values_P = torch.cat([parameter.detach().t().flatten() for parameter in parameters])
         self.values_P: Array = values_P.numpy()
         self.gradient_P, self.work_P = np.zeros_like(self.values_P), np.empty_like(self.values_P)
         self.first_P, self.second_P = np.zeros_like(self.values_P), np.zeros_like(self.values_P)
         self.num_steps = np.zeros((), np.int64)
+        # Plain gradient descent: `gradient_P` then arrives multiplied by the learning rate.
+        self.is_plain = choice.name == "sgd" and not (choice.momentum or choice.weight_decay)
         self.num_decayed = sum(p.numel() for p in parameters if p.ndim > 1)
         self._views: dict[Tensor, tuple[Array, Array]] = {}
         start = 0
         for parameter in parameters:
             rows = slice(start, start + parameter.numel())
-            parameter.data = values_P[rows].view_as(parameter)
-            gradient = self.gradient_P[rows].reshape(parameter.shape)
+            columns = parameter.t().shape
+            parameter.data = values_P[rows].view(columns).t()
+            gradient = self.gradient_P[rows].reshape(columns).T
             self._views[parameter] = (parameter.detach().numpy(), gradient)
             start = rows.stop
 
@@ -58,6 +63,9 @@ class NumpyOptimizer:
     def step(self, learning_rate: float) -> None:
         """Move the parameters by one update; weight decay is L2, but decoupled for AdamW."""
         self.num_steps += 1
+        if self.is_plain:
+            self.values_P -= self.gradient_P
+            return
         decay = self.choice.weight_decay
         if decay:
             matrices, work = self.values_P[: self.num_decayed], self.work_P[: self.num_decayed]
@@ -83,7 +91,6 @@ class NumpyOptimizer:
         if self.choice.nesterov:
             np.multiply(self.first_P, momentum, out=self.work_P)
             direction = np.add(self.work_P, self.gradient_P, out=self.gradient_P)
-        # Into the gradient: without momentum, two vectors are then all that the caches must hold.
         self.values_P -= np.multiply(direction, learning_rate, out=self.gradient_P)
 
     def _adam(self, learning_rate: float) -> None:

@@ -109,7 +109,7 @@ class Trainer:
         position, size = self.position, self.training.batch_size
         epoch = len(position.history)
         train = self._shuffled(train, epoch)
-        total = torch.tensor(position.loss, device=train.labels.device)
+        total: Tensor | float = position.loss
         started, first, told = time.perf_counter(), position.batch, position.batch
         for batch in range(first, num_batches):
             rows = slice(batch * size, (batch + 1) * size)
@@ -119,7 +119,7 @@ class Trainer:
                 images = self.augment(images, step, num_batches)
             loss = self.engine.step(images, labels, self._rate_at(step, num_batches))
             self._average(step)
-            total += loss * len(labels)
+            total = total + loss * len(labels)
             position.batch = batch + 1
             if position.batch - told == TELL_EVERY or position.batch == num_batches:
                 per_second = (position.batch - first) * size / (time.perf_counter() - started)

@@ -157,7 +157,11 @@ def test_a_full_disk_is_one_clear_error_and_the_next_run_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, -signal.SIGTERM, marks=pytest.mark.exhaustive),
+    ],
 )
 def test_a_stopped_run_saves_its_training_and_says_how_to_go_on(
     environment: dict[str, str], root: Path, number: signal.Signals, code: int

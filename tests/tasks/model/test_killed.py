@@ -72,6 +72,7 @@ def test_a_killed_training_goes_on_to_the_same_digest(root: Path, undisturbed: s
     assert list((root / "stages").glob(".*")) == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_training_saves_first_and_goes_on(
     root: Path, undisturbed: str, number: signal.Signals

@@ -76,7 +76,7 @@ def case(name: str, rows: int, width: int, outputs: int, seed: int) -> Case:
     layer: layers.Layer
     torchs: Callable[..., Tensor]
     if name == "linear":
-        weight, bias = rng.normal(size=(outputs, width)), rng.normal(size=outputs)
+        weight, bias = rng.normal(size=(width, outputs)).T, rng.normal(size=outputs)
         layer = layers.Linear(weight, bias, np.empty_like(weight), np.empty_like(bias))
         torchs = functional.linear
     elif name == "batch_norm":

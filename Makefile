@@ -1,5 +1,5 @@
 # make run    sets everything up, then raw IDX files → a published MNIST model and its report
-# make test   sets everything up, then checks and tests all of it
+# make test   sets everything up, then checks and tests it; make test-all adds the slow rounds
 # Both can be run again at no cost.
 
 PYTHON ?= python3

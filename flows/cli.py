@@ -167,8 +167,9 @@ def audit_labels(
     console.log_to_console()
     choice = _choice(dataset, recipe, device, overrides, None, source, classes)
     plan = make_plan(choice)
-    console.print_cautions(cautions_of(plan.recipe))
-    verdicts, found = explain_audit(fold_plans(plan, folds))
+    plans = fold_plans(plan, folds)
+    console.print_cautions(cautions_of(plans[0].recipe))
+    verdicts, found = explain_audit(plans)
     if found is None:
         from flows.launch import launch_audit
 

@@ -67,9 +67,7 @@ def make_plan(choice: Choice) -> Plan:
         )
     name = dataset.default_recipe if choice.recipe == DEFAULT else choice.recipe
     recipe = load_recipe(name, choice.overrides)
-    machine = probe(choice.device)
-    if recipe.training.engine == "numpy":
-        machine = machine.model_copy(update={"precision": "float32"})
+    machine = _machine(choice.device, recipe)
     return Plan(
         dataset=dataset,
         recipe=recipe,
@@ -77,6 +75,20 @@ def make_plan(choice: Choice) -> Plan:
         source=None if source is None else str(source),
         refreshed=_from(choice.refresh_from),
     )
+
+
+def _machine(device: DeviceChoice, recipe: Recipe) -> Machine:
+    """The machine to train on; the NumPy engine takes the CPU, in float32, and nothing else."""
+    if recipe.training.engine == "torch":
+        return probe(device)
+    if device not in ("auto", "cpu"):
+        raise ConfigError(
+            f"--device {device}",
+            found=f"recipe {recipe.name}, whose engine is numpy",
+            expected="--device cpu, where NumPy computes",
+            remedy="Leave it out, or add --set training.engine=torch.",
+        )
+    return probe("cpu").model_copy(update={"precision": "float32"})
 
 
 def _dataset(choice: str, classes: int | None) -> Dataset:

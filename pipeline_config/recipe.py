@@ -210,6 +210,8 @@ class Recipe(Section):
             raise ValueError("the output activation gives no logits and needs the loss mse")
         if training.label_smoothing and training.loss != "cross_entropy":
             raise ValueError("label_smoothing needs the loss cross_entropy")
+        if self.model.batch_norm and training.batch_size == 1:
+            raise ValueError("batch_norm needs a batch_size of at least 2, for a variance")
         if training.optimizer.nesterov and not training.optimizer.momentum:
             raise ValueError("nesterov needs a momentum")
         if training.patience and isinstance(self.split.validation, NoValidation):

@@ -18,7 +18,7 @@ from tasks.runtime.errors import TrainingError
 LOWEST, HIGHEST = 0.05, 20.0
 
 
-def fit_temperature(logits_NC: NDArray[np.float32], labels_N: NDArray[np.int64]) -> float:
+def fit_temperature(logits_NC: NDArray[np.float32], labels_N: NDArray[np.int64]) -> float | None:
     """The T > 0 that minimises the mean negative log-likelihood of softmax(logits / T).
 
     In the inverse temperature that mean is convex, so its derivative has one root at most, which is
@@ -26,8 +26,7 @@ def fit_temperature(logits_NC: NDArray[np.float32], labels_N: NDArray[np.int64])
     LOWEST or HIGHEST, that bound is returned.
 
     Where every label has the highest logit of its row there is no minimum: the surer, the better,
-    for ever. Rows without an error say nothing about how often the model errs, so T is then 1 and
-    the model claims no more than it has learned to.
+    for ever. Rows without an error say nothing about how often the model errs: None is returned.
 
     Raises TrainingError for no rows and for logits that are not numbers.
     """
@@ -35,7 +34,7 @@ def fit_temperature(logits_NC: NDArray[np.float32], labels_N: NDArray[np.int64])
     exact_NC = logits_NC.astype(np.float64)
     true_N = exact_NC[np.arange(len(labels_N)), labels_N]
     if (true_N == exact_NC.max(axis=1)).all():
-        return 1.0
+        return None
 
     def slope(inverse: float) -> float:
         """The derivative of the mean in 1/T: the expected logit less the true one's."""

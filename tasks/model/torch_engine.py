@@ -28,7 +28,7 @@ class TorchEngine:
     def step(self, images_BD: Tensor, labels_B: Tensor, learning_rate: float) -> Tensor:
         """Move the weights once along a batch; returns the mean loss before the move."""
         if self.has_dropout:
-            # Its mask is drawn from torch's own generator, which `fit` puts back at the end.
+            # Its mask is drawn from torch's own generator, on the CPU put back by `fit` at the end.
             number = int(self.optimizer.num_steps)
             torch.manual_seed(seed_of(self.training.seed, "dropout", number))
         loss = loss_of(self._outputs(images_BD), labels_B, self.training)
@@ -38,7 +38,7 @@ class TorchEngine:
         return loss.detach()
 
     def _outputs(self, images_BD: Tensor) -> Tensor:
-        """The network's outputs in float32; only products of matrices are in bfloat16."""
+        """The network's outputs in float32; in between, bfloat16 where the machine has it."""
         if self.precision == "float32":
             outputs: Tensor = self.network(images_BD)
             return outputs

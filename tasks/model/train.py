@@ -62,8 +62,8 @@ def write_model(
             network.to(device), training, machine.precision, (height, width), checkpoint
         )
         fitted = _fit(trainer, train, validation)
-        calibrated = training.loss != "mse" and len(validation) > 0
-        temperature = calibrate(network, validation) if calibrated else 1.0
+        can_calibrate = training.loss != "mse" and len(validation) > 0
+        temperature = calibrate(network, validation) if can_calibrate else None
     save_weights(network.state_dict(), folder / "model.safetensors")
     for number, weights in enumerate(fitted.kept, start=1):
         (folder / "epochs").mkdir(exist_ok=True)
@@ -78,8 +78,8 @@ def write_model(
         "validation_accuracy": history[fitted.best_epoch - 1].validation_accuracy,
         "epochs": len(history),
         "best_epoch": fitted.best_epoch,
-        "temperature": temperature,
-        "calibrated": calibrated,
+        "temperature": 1.0 if temperature is None else temperature,
+        "calibrated": temperature is not None,
     }
 
 
@@ -104,8 +104,11 @@ def _fit(trainer: Trainer, train: Rows, validation: Rows) -> Fitted:
         return trainer.fit(train, validation, tell)
 
 
-def calibrate(network: nn.Sequential, validation: Rows) -> float:
-    """Fit the network's last layer, the temperature, on the validation rows; returns it."""
+def calibrate(network: nn.Sequential, validation: Rows) -> float | None:
+    """Fit the network's last layer, the temperature, on the validation rows; returns it.
+
+    None where there was nothing to fit, because every row is answered rightly.
+    """
     import torch
 
     from tasks.model.network import logits_in_batches
@@ -113,6 +116,8 @@ def calibrate(network: nn.Sequential, validation: Rows) -> float:
 
     logits = torch.cat(list(logits_in_batches(network.eval(), validation.images)))
     fitted = fit_temperature(logits.cpu().numpy(), validation.labels.cpu().numpy())
+    if fitted is None:
+        return None
     network.load_state_dict({f"{len(network) - 1}.temperature": torch.tensor(fitted)}, strict=False)
     return fitted
 

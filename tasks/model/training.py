@@ -158,19 +158,12 @@ class Trainer:
         position, training = self.position, self.training
         num_seen = min(position.batch * training.batch_size, num_rows)
         loss, epoch = position.loss / num_seen, len(position.history) + 1
-        if not math.isfinite(loss):
-            if self.checkpoint:
-                self.checkpoint.discard()
-            raise TrainingError(
-                f"training, epoch {epoch}",
-                found=f"a loss of {loss}",
-                expected="a finite loss",
-                remedy="Lower training.optimizer.learning_rate or scale the input.",
-            )
+        self._refuse_diverged(epoch, loss)
         with self._judged():
             loss_v, accuracy_v = None, None
             if len(validation):
                 loss_v, accuracy_v = score(self.network, validation, training)
+                self._refuse_diverged(epoch, loss_v)
             rate = self._rate_at(epoch * num_batches - 1, num_batches)
             position.history.append(Epoch(epoch, loss, loss_v, accuracy_v, rate))
             if self.best and best_epoch_of(position.history, training) == epoch:
@@ -178,6 +171,19 @@ class Trainer:
             if training.keep_epochs:
                 self.kept.append(copied(self.weights))
         position.batch, position.loss = 0, 0.0
+
+    def _refuse_diverged(self, epoch: int, loss: float) -> None:
+        """Raise TrainingError for a loss that is no number; nothing is left to go on from."""
+        if math.isfinite(loss):
+            return
+        if self.checkpoint:
+            self.checkpoint.discard()
+        raise TrainingError(
+            f"training, epoch {epoch}",
+            found=f"a loss of {loss}",
+            expected="a finite loss",
+            remedy="Lower training.optimizer.learning_rate or scale the input.",
+        )
 
     @contextmanager
     def _judged(self) -> Iterator[None]:
@@ -205,7 +211,7 @@ class Trainer:
             self.checkpoint.save(self._tensors(), asdict(self.position))
         if interrupt:
             remedy = "the same command goes on from here" if self.checkpoint else "nothing is saved"
-            epoch = len(self.position.history) + 1
+            epoch = min(len(self.position.history) + 1, self.training.epochs)
             # Said here, since the signal's own handler decides what becomes of the error.
             logger.warning("training stops in epoch %d for %s: %s", epoch, interrupt, remedy)
             raise InterruptedTraining(
@@ -225,8 +231,8 @@ class Trainer:
         if self.training.keep_epochs:
             self.kept = [copied(self.weights) for _ in self.position.history]
         _copy(tensors, self._tensors())
-        epoch, batch = len(self.position.history) + 1, self.position.batch + 1
-        logger.info("training goes on from its checkpoint: epoch %d, batch %d", epoch, batch)
+        epochs, batches = len(self.position.history), self.position.batch
+        logger.info("training goes on behind epoch %d, batch %d", epochs, batches)
 
 
 @torch.no_grad()

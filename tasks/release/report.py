@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from pipeline_config.cautions import cautions_of
 from pipeline_config.datasets import FILES, Dataset
-from pipeline_config.recipe import Recipe
+from pipeline_config.recipe import NoValidation, Recipe
 from tasks.release.bundle import METRICS
 from tasks.release.lineage import Lineage, again, recipe_text
 
@@ -84,11 +84,16 @@ def verdict_of(metrics: dict[str, Any]) -> str:
 
 
 def uncalibrated(recipe: Recipe) -> str:
-    """Why a model of this recipe would have no fitted temperature, in a sentence."""
+    """Why a model of this recipe has no fitted temperature, in a sentence."""
     if not recipe.gives_logits:
         return (
             "It was trained with the mean square error, so its outputs are no logits and their "
             "softmax, though it lies between 0 and 1, is no probability."
+        )
+    if not isinstance(recipe.split.validation, NoValidation):
+        return (
+            "Every validation row is answered rightly, and rows without an error say nothing about "
+            "how often it errs."
         )
     return "No rows were held back for validation, so there was nothing to calibrate it on."
 

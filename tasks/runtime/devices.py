@@ -30,7 +30,8 @@ NATIVE_BFLOAT16 = ("amx_bf16", "avx512_bf16")
 class Machine(Section):
     """What of the machine decides the bits of a training: sums in another order are other sums.
 
-    `precision` is that of matrix products; weights, losses and sums are float32 in any case.
+    `precision` is that of matrix products and of what flows between the layers; weights, losses and
+    updates are float32 in any case. `cpu` names the GPU too where it is one that computes.
     """
 
     device: Literal["cpu", "cuda", "mps"]
@@ -55,9 +56,15 @@ def probe(choice: DeviceChoice) -> Machine:
             expected=f"one of {', '.join(kind for kind, there in present.items() if there)}",
             remedy="Choose --device auto to take what is there.",
         )
-    cpu = _cpu()
+    cpu, capability = _cpu(), (0, 0)
+    if device == "cuda":
+        gpu, capability = _gpu()
+        cpu = f"{cpu}, {gpu}"
     return Machine(
-        device=device, precision=_precision(device, cpu), threads=settings().threads, cpu=cpu
+        device=device,
+        precision=_precision(device, cpu, capability),
+        threads=settings().threads,
+        cpu=cpu,
     )
 
 
@@ -104,26 +111,27 @@ def _has_mps() -> bool:
     return platform.system() == "Darwin" and platform.machine() == "arm64"
 
 
-def _precision(device: str, cpu: str) -> Precision:
+def _precision(device: str, cpu: str, capability: tuple[int, int]) -> Precision:
     """bfloat16 where matrix products in it are native: by features, never by timing.
 
     On CUDA from compute capability 8.0 (Ampere); never on MPS.
     """
     native = device == "cpu" and cpu.endswith(NATIVE_BFLOAT16)
     if device == "cuda":
-        native = _cuda_capability() >= (8, 0)
+        native = capability >= (8, 0)
     return "bfloat16" if native else "float32"
 
 
-def _cuda_capability() -> tuple[int, int]:
-    """The compute capability of the first GPU, asked of its driver; (0, 0) if it does not say."""
-    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+def _gpu() -> tuple[str, tuple[int, int]]:
+    """Name and compute capability of the first GPU, asked of its driver; (0, 0) if it is silent."""
+    command = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
     try:
         told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-        major, minor = told.stdout.split()[0].split(".")
-        return int(major), int(minor)
+        name, capability = told.stdout.splitlines()[0].rsplit(",", 1)
+        major, minor = capability.strip().split(".")
+        return name.strip(), (int(major), int(minor))
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return 0, 0
+        return "an unknown GPU", (0, 0)
 
 
 def _cpu() -> str:

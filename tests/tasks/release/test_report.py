@@ -55,10 +55,11 @@ def test_pages_of_a_calibrated_model(make_lineage, pages):
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        ((), "there was nothing to calibrate it on"),
+        (("split.validation={kind: none}",), "there was nothing to calibrate it on"),
+        ((), "Every validation row is answered rightly"),
         (("training.loss=mse", "training.label_smoothing=0.0"), "is no probability"),
     ],
-    ids=["no validation rows", "no logits"],
+    ids=["no validation rows", "no errors", "no logits"],
 )
 def test_pages_of_an_uncalibrated_model_say_so_and_why(make_lineage, pages, overrides, reason):
     lineage = make_lineage(

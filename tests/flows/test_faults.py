@@ -114,6 +114,7 @@ def test_kill_9_leaves_no_server_and_the_next_run_converges(
     assert hidden(root) == []
 
 
+@pytest.mark.exhaustive
 def test_killed_at_random_moments_the_next_run_converges(
     environment: dict[str, str], root: Path, undisturbed: tuple[Path, float]
 ) -> None:
@@ -156,12 +157,9 @@ def test_a_full_disk_is_one_clear_error_and_the_next_run_goes_on(
     assert (states["normalize"], states["train"]) == ("cached", "ran")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
-    ("number", "code"),
-    [
-        (signal.SIGINT, 130),
-        pytest.param(signal.SIGTERM, -signal.SIGTERM, marks=pytest.mark.exhaustive),
-    ],
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
 )
 def test_a_stopped_run_saves_its_training_and_says_how_to_go_on(
     environment: dict[str, str], root: Path, number: signal.Signals, code: int

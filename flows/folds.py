@@ -43,7 +43,7 @@ def fold_plans(plan: Plan, num_folds: int) -> list[Plan]:
     ConfigError for a recipe whose outputs are not probabilities.
     """
     recipe = plan.recipe
-    if not recipe.gives_logits:
+    if not recipe.training.gives_logits:
         raise ConfigError(
             f"recipe {recipe.name}",
             found=f"the loss {recipe.training.loss}, which gives no probabilities",

@@ -179,6 +179,11 @@ class Training(Section):
     keep_epochs: bool
     seed: Seed
 
+    @property
+    def gives_logits(self) -> bool:
+        """Whether the outputs that it trains are logits, whose softmax means something."""
+        return self.loss != "mse"
+
 
 class Expectation(Section):
     """What a run of this recipe gave: shown by `idxflow recipes`, read by no stage."""
@@ -206,7 +211,7 @@ class Recipe(Section):
         training = self.training
         if (training.loss == "nll") != (self.model.output == "log_softmax"):
             raise ValueError("the loss nll and the output log_softmax belong together")
-        if self.model.output == "activation" and training.loss != "mse":
+        if self.model.output == "activation" and training.gives_logits:
             raise ValueError("the output activation gives no logits and needs the loss mse")
         if training.label_smoothing and training.loss != "cross_entropy":
             raise ValueError("label_smoothing needs the loss cross_entropy")
@@ -217,8 +222,3 @@ class Recipe(Section):
         if training.patience and isinstance(self.split.validation, NoValidation):
             raise ValueError("patience needs validation rows: split.validation of kind last")
         return self
-
-    @property
-    def gives_logits(self) -> bool:
-        """Whether the model's outputs are logits, whose softmax means something."""
-        return self.training.loss != "mse"

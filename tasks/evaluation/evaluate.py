@@ -23,7 +23,6 @@ from pipeline_config.datasets import Corrections
 from pipeline_config.recipe import Model
 from tasks.runtime.artifacts import show_image, show_markdown, show_table
 from tasks.runtime.cache import StagePolicy
-from tasks.runtime.devices import prepared, probe
 from tasks.runtime.files import canonical_json
 from tasks.runtime.manifest import Facts, StageRef
 from tasks.runtime.stages import EVALUATE
@@ -52,10 +51,10 @@ def write_evaluation(
     """Score the test split; write metrics, probabilities and figures; return the scalars."""
     from tasks.evaluation.drawing import draw_figures
     from tasks.evaluation.metrics import corrected_score, rounded
-    from tasks.evaluation.predictions import read_rows, score
+    from tasks.evaluation.predictions import one_thread, read_rows, score
 
     train, test = read_rows(table, normalized)
-    with prepared(probe("cpu").model_copy(update={"threads": 1})):
+    with one_thread():
         scored = score(trained.path / "model.safetensors", model, test, len(class_names))
         metrics = {
             **_measured(scored, test, trained, class_names),

@@ -24,7 +24,6 @@ from tasks.evaluation.confident_learning import Findings, find_label_errors, noi
 from tasks.evaluation.suspects import GALLERY, NOISE, SUSPECTS, read_suspects, write_suspects
 from tasks.runtime.artifacts import show_image, show_table
 from tasks.runtime.cache import StagePolicy
-from tasks.runtime.devices import prepared, probe
 from tasks.runtime.files import canonical_json
 from tasks.runtime.manifest import Facts, StageRef
 from tasks.runtime.stages import AUDIT
@@ -83,11 +82,11 @@ def out_of_fold(
 ) -> NDArray[np.float32]:
     """The probabilities (N, C) of each row from the network of the fold that it validates."""
     from tasks.dataset.splits import read_split
+    from tasks.evaluation.predictions import one_thread
     from tasks.model.network import load_network, probabilities
 
     probabilities_NC = np.full((len(images_NP), num_classes), np.nan, np.float32)
-    machine = probe("cpu").model_copy(update={"threads": 1, "precision": "float32"})
-    with prepared(machine):
+    with one_thread():
         for fold, network_of in zip(normalized, trained, strict=True):
             rows = read_split(fold).validation
             weights = network_of.path / "model.safetensors"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from pipeline_config.datasets import Corrections
-from tasks.runtime.errors import TrainingError
+from tasks.runtime.finite import refuse_not_finite
 
 Metrics = dict[str, Any]
 
@@ -40,7 +40,13 @@ def measure(
     has no test rows) counts as 0. Raises TrainingError for no rows and for probabilities that are
     not numbers.
     """
-    _check(probabilities_NC)
+    refuse_not_finite(
+        probabilities_NC,
+        "scoring the test split",
+        kind="probabilities",
+        row="test row",
+        without_rows="Choose a split with test rows.",
+    )
     num_rows, num_classes = probabilities_NC.shape
     predictions_N = probabilities_NC.argmax(axis=1)
     classes = range(num_classes)
@@ -60,26 +66,29 @@ def measure(
             "macro_precision": precision,
             "macro_recall": recall,
             "macro_f1": f1,
-            "per_class": [
-                {
-                    "name": name,
-                    "precision": p,
-                    "recall": r,
-                    "recall_interval_95": wilson_interval(right, support) if support else None,
-                    "f1": f,
-                    "support": support,
-                }
-                for name, p, r, f, support, right in zip(
-                    class_names,
-                    *(score.tolist() for score in scores),
-                    np.diagonal(matrix_CC).tolist(),
-                    strict=True,
-                )
-            ],
+            "per_class": per_class(matrix_CC, scores, class_names),
             "confusion_matrix": matrix_CC.tolist(),
             **confused_pairs(matrix_CC, class_names),
         }
     )
+
+
+def per_class(
+    matrix_CC: NDArray[np.int64], scores: Sequence[NDArray[Any]], class_names: Sequence[str]
+) -> list[Metrics]:
+    """A row a class; `scores` are precision, recall, F1 and support, (C,) each."""
+    columns = [score.tolist() for score in (*scores, np.diagonal(matrix_CC))]
+    return [
+        {
+            "name": name,
+            "precision": p,
+            "recall": r,
+            "recall_interval_95": wilson_interval(right, support) if support else None,
+            "f1": f,
+            "support": support,
+        }
+        for name, p, r, f, support, right in zip(class_names, *columns, strict=True)
+    ]
 
 
 def mean_loss(probabilities_NC: NDArray[np.float32], labels_N: NDArray[np.int64]) -> float:
@@ -161,22 +170,6 @@ def corrected_score(
         "corrected_labels": num_corrected,
         "corrected_left_out": len(labels_N) - num_rows,
     }
-
-
-def _check(probabilities_NC: NDArray[np.float32]) -> None:
-    num_rows = len(probabilities_NC)
-    num_bad = num_rows - int(np.isfinite(probabilities_NC).all(axis=1).sum())
-    if num_rows == 0 or num_bad:
-        raise TrainingError(
-            "scoring the test split",
-            found=f"probabilities that are not numbers for {num_bad:,} of {num_rows:,} rows"
-            if num_rows
-            else "no test rows",
-            expected="at least one test row, and C probabilities for each",
-            remedy="Lower training.optimizer.learning_rate or scale the input."
-            if num_rows
-            else "Choose a split with test rows.",
-        )
 
 
 def rounded(content: Metrics) -> Metrics:

@@ -5,6 +5,8 @@ Axes: N rows of a split, H×W pixels of an image, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from pipeline_config.recipe import Model
 from tasks.dataset.splits import read_split
 from tasks.dataset.table import read_images
 from tasks.model.network import Temperature, load_network, logits_in_batches
+from tasks.runtime.devices import prepared, probe
 from tasks.runtime.manifest import StageRef
 
 
@@ -35,6 +38,13 @@ class Scored:
     probabilities_NC: NDArray[np.float32]
     before_NC: NDArray[np.float32]
     temperature: float
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Score in here: on the CPU, in float32, on one thread, so that sums are made in one order."""
+    with prepared(probe("cpu").model_copy(update={"threads": 1})):
+        yield
 
 
 def read_rows(table: StageRef, normalized: StageRef) -> tuple[Rows, Rows]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import softmax
 
-from tasks.runtime.errors import TrainingError
+from tasks.runtime.finite import refuse_not_finite
 
 # Twenty times as sure and twenty times as unsure: beyond them a fit says that something is broken.
 LOWEST, HIGHEST = 0.05, 20.0
@@ -30,7 +30,13 @@ def fit_temperature(logits_NC: NDArray[np.float32], labels_N: NDArray[np.int64])
 
     Raises TrainingError for no rows and for logits that are not numbers.
     """
-    _check(logits_NC)
+    refuse_not_finite(
+        logits_NC,
+        "fitting the temperature on the validation rows",
+        kind="logits",
+        row="row",
+        without_rows="Keep rows for validation: split.validation.",
+    )
     exact_NC = logits_NC.astype(np.float64)
     true_N = exact_NC[np.arange(len(labels_N)), labels_N]
     if (true_N == exact_NC.max(axis=1)).all():
@@ -46,19 +52,3 @@ def fit_temperature(logits_NC: NDArray[np.float32], labels_N: NDArray[np.int64])
     if slope(1 / LOWEST) <= 0:
         return LOWEST
     return 1 / float(brentq(slope, 1 / HIGHEST, 1 / LOWEST, xtol=1e-9))
-
-
-def _check(logits_NC: NDArray[np.float32]) -> None:
-    num_rows = len(logits_NC)
-    num_bad = num_rows - int(np.isfinite(logits_NC).all(axis=1).sum())
-    if num_rows == 0 or num_bad:
-        raise TrainingError(
-            "fitting the temperature on the validation rows",
-            found=f"logits that are not numbers for {num_bad:,} of {num_rows:,} rows"
-            if num_rows
-            else "no rows",
-            expected="at least one row, and C finite logits for each",
-            remedy="Lower training.optimizer.learning_rate or scale the input."
-            if num_rows
-            else "Keep rows for validation: split.validation.",
-        )

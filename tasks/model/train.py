@@ -62,25 +62,32 @@ def write_model(
             network.to(device), training, machine.precision, (height, width), checkpoint
         )
         fitted = _fit(trainer, train, validation)
-        can_calibrate = training.loss != "mse" and len(validation) > 0
+        can_calibrate = training.gives_logits and len(validation) > 0
         temperature = calibrate(network, validation) if can_calibrate else None
     save_weights(network.state_dict(), folder / "model.safetensors")
-    for number, weights in enumerate(fitted.kept, start=1):
-        (folder / "epochs").mkdir(exist_ok=True)
-        save_weights(weights, folder / "epochs" / f"{number:03}.safetensors")
-    history = fitted.history
-    (folder / "history.json").write_bytes(canonical_json([asdict(epoch) for epoch in history]))
+    write_history(folder, fitted)
     return {
         "num_classes": facts["num_classes"],
         "image_shape": facts["image_shape"],
         "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
         "layers": describe_layers(network),
-        "validation_accuracy": history[fitted.best_epoch - 1].validation_accuracy,
-        "epochs": len(history),
+        "validation_accuracy": fitted.history[fitted.best_epoch - 1].validation_accuracy,
+        "epochs": len(fitted.history),
         "best_epoch": fitted.best_epoch,
         "temperature": 1.0 if temperature is None else temperature,
         "calibrated": temperature is not None,
     }
+
+
+def write_history(folder: Path, fitted: Fitted) -> None:
+    """Write `history.json` and, where they were kept, the weights after each epoch."""
+    from tasks.model.network import save_weights
+
+    history = [asdict(epoch) for epoch in fitted.history]
+    (folder / "history.json").write_bytes(canonical_json(history))
+    for number, weights in enumerate(fitted.kept, start=1):
+        (folder / "epochs").mkdir(exist_ok=True)
+        save_weights(weights, folder / "epochs" / f"{number:03}.safetensors")
 
 
 def _fit(trainer: Trainer, train: Rows, validation: Rows) -> Fitted:

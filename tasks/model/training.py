@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 # Batches between two words to the progress bar.
 TELL_EVERY = 20
 
-
 # Told now and then: batches done since the last time, and some words for the progress bar.
 Tell = Callable[[int, str], None]
 

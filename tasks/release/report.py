@@ -85,7 +85,7 @@ def verdict_of(metrics: dict[str, Any]) -> str:
 
 def uncalibrated(recipe: Recipe) -> str:
     """Why a model of this recipe has no fitted temperature, in a sentence."""
-    if not recipe.gives_logits:
+    if not recipe.training.gives_logits:
         return (
             "It was trained with the mean square error, so its outputs are no logits and their "
             "softmax, though it lies between 0 and 1, is no probability."

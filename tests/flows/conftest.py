@@ -16,6 +16,7 @@ prepare_environment()
 os.environ.update(SINGLE_WRITER)
 
 from prefect.settings import (  # noqa: E402
+    PREFECT_API_URL,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     PREFECT_LOCAL_STORAGE_PATH,
     PREFECT_LOGGING_TO_API_ENABLED,
@@ -23,8 +24,10 @@ from prefect.settings import (  # noqa: E402
 )
 from prefect.testing.utilities import prefect_test_harness  # noqa: E402
 
+from flows import cli  # noqa: E402
 from flows.summary import Summary  # noqa: E402
 
+Shell = Callable[..., tuple[int, str, str]]
 QUICK = ("training.epochs=1",)
 
 
@@ -45,6 +48,29 @@ def run(prefect_server: None, root: Path) -> Iterator[Callable[..., Summary]]:
 
     with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: root / "results"}):
         yield call
+
+
+@pytest.fixture
+def idxflow(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
+    """Run the command line in this process: (exit code, standard output, standard error)."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["idxflow", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capfd.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def served(prefect_server: None, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the command line use the server that all flow tests share."""
+    monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
+    monkeypatch.setenv("PREFECT_HOME", os.environ["PREFECT_HOME"])
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: root / "results"}):
+        yield
 
 
 @pytest.fixture

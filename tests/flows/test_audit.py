@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
-from flows import cli
 from flows.folds import explain_audit, fold_plans
 from flows.plan import Choice, make_plan
 from tasks.raw.digits import sklearn_digits
@@ -25,26 +23,9 @@ FOLDS = 3
 
 
 @pytest.fixture
-def audit_labels(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
-    """Run the command in this process: (exit code, standard output, standard error)."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["idxflow", "audit-labels", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capfd.readouterr()
-        return int(end.value.code or 0), captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
-def served(prefect_server: None, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let the command use the server that all flow tests share."""
-    monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
-    monkeypatch.setenv("PREFECT_HOME", os.environ["PREFECT_HOME"])
-    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: root / "results"}):
-        yield
+def audit_labels(idxflow: Shell) -> Shell:
+    """Run the command in this process."""
+    return partial(idxflow, "audit-labels")
 
 
 @pytest.fixture

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
-from flows import cli
 from pipeline_config.datasets import FILES
 from pipeline_config.recipe_files import RECIPES
 from tasks.raw.idx import write_idx
@@ -20,29 +17,6 @@ from tasks.raw.idx import write_idx
 pytestmark = pytest.mark.flow
 Shell = Callable[..., tuple[int, str, str]]
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = FILES
-
-
-@pytest.fixture
-def idxflow(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
-    """Run the command line in this process: (exit code, standard output, standard error)."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["idxflow", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capfd.readouterr()
-        return int(end.value.code or 0), captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
-def served(prefect_server: None, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `idxflow run` use the server that all flow tests share."""
-    monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
-    monkeypatch.setenv("PREFECT_HOME", os.environ["PREFECT_HOME"])
-    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: root / "results"}):
-        yield
 
 
 @pytest.fixture

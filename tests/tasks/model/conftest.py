@@ -8,6 +8,19 @@ import pytest
 import torch
 
 
+@pytest.fixture
+def diverging() -> tuple[str, ...]:
+    """Changes to the recipe `fast` with which its loss stops being a number."""
+    return (
+        "training.optimizer.name=sgd",
+        "training.optimizer.learning_rate=10",
+        "training.loss=mse",
+        "training.label_smoothing=0",
+        "model.batch_norm=false",
+        "training.schedule={name: constant, warmup: 0}",
+    )
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()

@@ -161,15 +161,10 @@ def test_a_damaged_checkpoint_is_not_trusted(
     assert_equal(again, fit(choice, None))
 
 
-def test_a_diverged_training_leaves_no_checkpoint(tmp_path: Path) -> None:
-    choice = recipe(
-        "training.optimizer.name=sgd",
-        "training.optimizer.learning_rate=10",
-        "training.loss=mse",
-        "training.label_smoothing=0",
-        "model.batch_norm=false",
-        "training.schedule={name: constant, warmup: 0}",
-    )
+def test_a_diverged_training_leaves_no_checkpoint(
+    tmp_path: Path, diverging: tuple[str, ...]
+) -> None:
+    choice = recipe(*diverging)
     checkpoint = Checkpoint(tmp_path / "train.safetensors", every_s=0)
     with pytest.raises(TrainingError):
         fit(choice, checkpoint)

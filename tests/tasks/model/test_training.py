@@ -200,15 +200,8 @@ def test_a_last_batch_of_one_row_is_no_error(batch_norm: str) -> None:
     assert math.isfinite(history[0].train_loss)
 
 
-def test_a_diverging_training_is_one_clear_error() -> None:
-    choice = recipe(
-        "training.optimizer.name=sgd",
-        "training.optimizer.learning_rate=10",
-        "training.loss=mse",
-        "training.label_smoothing=0",
-        "model.batch_norm=false",
-        "training.schedule={name: constant, warmup: 0}",
-    )
+def test_a_diverging_training_is_one_clear_error(diverging: tuple[str, ...]) -> None:
+    choice = recipe(*diverging)
     with pytest.raises(TrainingError, match="learning_rate"):
         trained(choice, rows(300), rows(0))
 

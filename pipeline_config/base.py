@@ -44,7 +44,7 @@ def checked(cls: type[SectionT], content: dict[str, Any], where: str) -> Section
     try:
         return cls.model_validate(content)
     except ValidationError as error:
-        faults = [f"{_dotted(fault['loc'])} {_told(fault)}" for fault in error.errors()]
+        faults = [_told(fault) for fault in error.errors()]
         raise ConfigError(
             where,
             found="; ".join(faults),
@@ -53,16 +53,17 @@ def checked(cls: type[SectionT], content: dict[str, Any], where: str) -> Section
         ) from error
 
 
-def _dotted(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location) or "(top)"
-
-
 def _told(fault: Any) -> str:
+    """Where one thing does not fit, and how; a whole section is never printed."""
+    where = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return "(an unknown key)"
+        return f"{where} (an unknown key)"
     if fault["type"] == "missing":
-        return "(missing)"
-    return f"= {fault['input']!r} ({fault['msg']})"
+        return f"{where} (missing)"
+    if fault["type"] == "value_error":
+        reason = str(fault["ctx"]["error"])
+        return f"{where}: {reason}" if where else reason
+    return f"{where} = {fault['input']!r} ({fault['msg']})"
 
 
 def _one_line(error: Exception) -> str:

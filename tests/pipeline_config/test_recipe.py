@@ -58,6 +58,15 @@ def test_nonsense_is_refused_by_name(override: str, told: str) -> None:
         load_recipe("fast", (override,))
 
 
+def test_choices_that_contradict_each_other_are_told_without_the_whole_recipe() -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_recipe("fast", ("training.loss=nll",))
+    assert refused.value.found == "the loss nll and the output log_softmax belong together"
+    with pytest.raises(ConfigError) as refused:
+        load_recipe("fast", ("model.dropout=[0.1]",))
+    assert refused.value.found.startswith("model: dropout is one number")
+
+
 def test_overrides_apply_and_drop_the_expectation() -> None:
     recipe = load_recipe("fast", ("training.epochs=3", "training.optimizer.learning_rate=1e-3"))
     assert recipe.training.epochs == 3

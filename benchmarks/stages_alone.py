@@ -29,8 +29,8 @@ def scratch_root() -> Iterator[Path]:
 
 
 @dataclass(frozen=True)
-class Mnist:
-    """MNIST, fetched from a folder with its raw files, validated and converted."""
+class Rows:
+    """A data set, fetched, validated and converted."""
 
     dataset: Dataset
     table: StageRef
@@ -52,9 +52,15 @@ class Mnist:
 
     def metrics(self, recipe: Recipe, trained: StageRef) -> dict[str, Any]:
         """What the evaluate stage finds."""
+        ref = self.evaluated(recipe, trained)
+        found: dict[str, Any] = json.loads((ref.path / "metrics.json").read_bytes())
+        return found
+
+    def evaluated(self, recipe: Recipe, trained: StageRef) -> StageRef:
+        """The evaluate stage's output."""
         from tasks.evaluation.evaluate import evaluate
 
-        ref = evaluate.fn(
+        return evaluate.fn(
             self.table,
             self.normalized(recipe),
             trained,
@@ -62,17 +68,20 @@ class Mnist:
             self.dataset.class_names,
             self.dataset.corrections,
         )
-        found: dict[str, Any] = json.loads((ref.path / "metrics.json").read_bytes())
-        return found
 
 
-def read_mnist(folder: Path) -> Mnist:
+def read_mnist(folder: Path) -> Rows:
     """MNIST from the raw files in `folder`, ready for training."""
+    return read_rows("mnist", folder)
+
+
+def read_rows(name: str, folder: Path | None) -> Rows:
+    """A named data set, from the raw files in `folder` or from its sources."""
     from tasks.dataset.convert import convert
     from tasks.dataset.validate import validate
     from tasks.raw.fetch import fetch
 
-    dataset = named_dataset("mnist")
-    raw = fetch.fn(dataset, str(folder.resolve()))
+    dataset = named_dataset(name)
+    raw = fetch.fn(dataset, None if folder is None else str(folder.resolve()))
     checked = validate.fn(raw, dataset.num_classes)
-    return Mnist(dataset, convert.fn(raw, checked, dataset.name))
+    return Rows(dataset, convert.fn(raw, checked, dataset.name))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages_alone import Mnist, read_mnist, scratch_root
+from stages_alone import Rows, read_mnist, scratch_root
 
 from pipeline_config.recipe_files import load_recipe
 
@@ -78,7 +78,7 @@ def verdict(printed: float, values: list[float]) -> str:
     return "fits" if abs(printed - mean) <= within else "differs"
 
 
-def run(mnist: Mnist, tutorial: Tutorial) -> None:
+def run(mnist: Rows, tutorial: Tutorial) -> None:
     """Train five times and print a line; then untrained scores and curves where they are told."""
     seconds: list[float] = []
     found: list[dict[str, Any]] = []

@@ -24,6 +24,7 @@ from tasks.evaluation.label_audit import audit
 from tasks.model.train import train
 from tasks.raw.fetch import fetch
 from tasks.runtime.devices import DeviceChoice
+from tasks.runtime.files import in_use
 from tasks.runtime.manifest import StageRef
 from tasks.runtime.outcomes import recording
 
@@ -56,7 +57,7 @@ def audit_labels(
             classes=classes,
         )
     )
-    with recording() as ledger:
+    with in_use(), recording() as ledger:
         ref = cross_validated(fold_plans(plan, folds))
     return audited(plan, ref, ledger.outcomes.values())
 

@@ -19,6 +19,7 @@ from flows.summary import Summary
 from pipeline_config.datasets import Dataset
 from pipeline_config.errors import IdxflowError
 from pipeline_config.recipe import Recipe
+from tasks.runtime.errors import GateRefused
 
 if TYPE_CHECKING:
     from flows.view import View
@@ -47,7 +48,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
             column, justify="right" if numeric else "left", no_wrap=plain, overflow="fold"
         )
     for row in rows:
-        grid.add_row(*(str(cell) for cell in row))
+        grid.add_row(*(escape(str(cell)) for cell in row))
     out.print(grid)
 
 
@@ -63,8 +64,9 @@ def print_json(content: Any) -> None:
 
 def print_error(error: IdxflowError) -> None:
     """Print the four parts of an error."""
+    head = "[bold yellow]refused[/]" if isinstance(error, GateRefused) else "[bold red]error[/]"
     out = console(error=True)
-    out.print(f"[bold red]error[/] {escape(error.what)}")
+    out.print(f"{head} {escape(error.what)}")
     out.print(f"  found     {escape(error.found)}")
     out.print(f"  expected  {escape(error.expected)}")
     out.print(f"  → {escape(error.remedy)}")
@@ -113,8 +115,8 @@ def print_summary(summary: Summary) -> None:
         f"{100 * metrics['ece_expected']:.2f} by chance alone"
         + (f"   with corrected labels {second:.2%}" if second is not None else "")
     )
-    out.print(f"version {summary.version}: {summary.decision}", markup=False)
-    out.print(f"report  {summary.bundle}/report.html", markup=False)
+    out.print(f"version {summary.version}, {summary.event}: {summary.decision}", markup=False)
+    out.print(f"report  {summary.report}", markup=False)
     out.print(f"model   {summary.bundle}/model.safetensors", markup=False)
 
 

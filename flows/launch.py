@@ -38,7 +38,10 @@ def launch_audit(
     choice: Choice, num_folds: int, verdicts: Sequence[Verdict], *, verbose: bool
 ) -> LabelAudit:
     """Run the label audit and return what came of it."""
-    parameters = {**choice.model_dump(exclude={"refresh_from"}), "folds": num_folds}
+    parameters = {
+        **choice.model_dump(exclude={"refresh_from", "force_promote"}),
+        "folds": num_folds,
+    }
     found: LabelAudit = _launch("flows.audit:audit_labels", parameters, verdicts, verbose)
     return found
 

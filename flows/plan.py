@@ -27,6 +27,7 @@ class Choice(Section):
     source: str | None = None
     classes: int | None = None
     refresh_from: StageName | None = None
+    force_promote: str | None = None
 
 
 class Plan(Section):
@@ -37,6 +38,7 @@ class Plan(Section):
     machine: Machine
     source: str | None
     refreshed: tuple[str, ...]
+    force_promote: str | None
 
     def inputs(self, stage: Stage, refs: dict[str, Any]) -> dict[str, Any]:
         """The values of a stage's parameters, given the references of the stages before it.
@@ -74,6 +76,7 @@ def make_plan(choice: Choice) -> Plan:
         machine=machine,
         source=None if source is None else str(source),
         refreshed=_from(choice.refresh_from),
+        force_promote=choice.force_promote,
     )
 
 

@@ -14,7 +14,7 @@ from prefect.runtime import flow_run
 from pydantic import Field, ValidationError, WithJsonSchema
 
 from flows.plan import DEFAULT, Choice, Plan, make_plan
-from flows.summary import Summary, summarize
+from flows.summary import Summary, refusal, summarize
 from pipeline_config.datasets import named_datasets
 from pipeline_config.errors import IdxflowError
 from pipeline_config.recipe_files import recipe_names
@@ -26,6 +26,7 @@ from tasks.model.train import train
 from tasks.raw.fetch import fetch
 from tasks.release.publish import Published, publish
 from tasks.runtime.devices import DeviceChoice
+from tasks.runtime.files import in_use
 from tasks.runtime.outcomes import recording
 from tasks.runtime.stages import StageName
 
@@ -56,11 +57,14 @@ def retrain(
     source: str | None = None,
     classes: Annotated[int, Field(ge=2, le=65536)] | None = None,
     refresh_from: StageName | None = None,
+    force_promote: str | None = None,
 ) -> Summary:
     """Retrain on a data set and publish the model; stages whose inputs did not change are skipped.
 
     `overrides` are `a.b=value` changes to the recipe; `source` is a folder that is tried first for
-    the data set's files; `refresh_from` names the first stage that runs again whatever is cached.
+    the data set's files; `refresh_from` names the first stage that runs again whatever is cached;
+    `force_promote` says why the model becomes champion even if the gate refuses it. Raises
+    GateRefused, which holds the summary, when the gate refuses the model in this very run.
     """
     plan = make_plan(
         Choice(
@@ -71,11 +75,15 @@ def retrain(
             source=source,
             classes=classes,
             refresh_from=refresh_from,
+            force_promote=force_promote,
         )
     )
-    with recording() as ledger:
+    with in_use(), recording() as ledger:
         published = pipeline(plan)
-    return summarize(published.dataset, published.version, ledger.outcomes.values())
+        summary = summarize(published.dataset, published.version, ledger.outcomes.values())
+    if published.refused:
+        raise refusal(summary)
+    return summary
 
 
 def pipeline(plan: Plan) -> Published:
@@ -98,4 +106,15 @@ def pipeline(plan: Plan) -> Published:
         data.corrections,
         refresh="evaluate" in again,
     )
-    return publish(recipe, data, machine, raw, checked, table, normalized, trained, evaluated)
+    return publish(
+        recipe,
+        data,
+        machine,
+        raw,
+        checked,
+        table,
+        normalized,
+        trained,
+        evaluated,
+        plan.force_promote,
+    )

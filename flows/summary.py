@@ -9,18 +9,25 @@ from typing import Any
 from flows.explain import Verdict
 from pipeline_config.base import Section
 from tasks.release.bundle import METRICS, bundle_folder
+from tasks.release.decision_page import page_path
 from tasks.release.journal import champion_of, read_journal
+from tasks.runtime.errors import GateRefused
 from tasks.runtime.outcomes import Outcome
 
 
 class Summary(Section):
-    """The result of a run, as `idxflow run --json` prints it; `champion` is a version or None."""
+    """The result of a run, as `idxflow run --json` prints it; `champion` is a version or None.
+
+    `decision` is the journal's last word on the version, its `event` and its reason.
+    """
 
     version: str
     bundle: str
+    report: str
     champion: str | None
     metrics: dict[str, Any]
     stages: tuple[dict[str, Any], ...]
+    event: str
     decision: str
 
 
@@ -29,13 +36,29 @@ def summarize(dataset: str, version: str, outcomes: Iterable[Outcome]) -> Summar
     folder = bundle_folder(dataset, version)
     entries = read_journal(dataset)
     champion = champion_of(entries)
+    last = next(entry for entry in reversed(entries) if entry.version == version)
     return Summary(
         version=version,
         bundle=str(folder),
+        report=str(page_path(dataset, version)),
         champion=champion.version if champion else None,
         metrics=json.loads((folder / METRICS).read_bytes()),
         stages=tuple(vars(outcome) for outcome in outcomes),
-        decision=next(entry.reason for entry in reversed(entries) if entry.version == version),
+        event=last.event,
+        decision=last.reason,
+    )
+
+
+def refusal(summary: Summary) -> GateRefused:
+    """The error that ends the run in which the gate refused a model."""
+    return GateRefused(
+        f"version {summary.version}",
+        found=summary.decision,
+        expected=f"a model that is not worse than champion {summary.champion}"
+        if summary.champion
+        else "a model that meets its recipe's floor",
+        remedy="The champion stays. See the report; `idxflow models promote` overrules the gate.",
+        result=summary,
     )
 
 

@@ -14,7 +14,7 @@ from pipeline_config.settings import settings
 from tasks.raw.idx import read_idx
 from tasks.raw.obtain import obtain
 from tasks.runtime.errors import ConfigError
-from tasks.runtime.files import built_aside
+from tasks.runtime.files import built_aside, in_use
 from tasks.runtime.stages import FETCH
 from tasks.runtime.store import build
 
@@ -42,7 +42,8 @@ def look_at(plan: Plan, split: str, index: int) -> View:
     Writes the grid of samples below the root. Raises ConfigError for an index beyond the split.
     """
     data = plan.dataset
-    raw = build(FETCH, {"dataset": data}, lambda folder: obtain(data, plan.source, folder))
+    with in_use():
+        raw = build(FETCH, {"dataset": data}, lambda folder: obtain(data, plan.source, folder))
     names = FILES[:2] if split == "train" else FILES[2:]
     images, labels = (read_idx(raw.path / name) for name in names)
     if index >= len(images):

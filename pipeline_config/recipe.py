@@ -194,12 +194,16 @@ class Expectation(Section):
 
 
 class Recipe(Section):
-    """A whole model in one file; `competes` says whether it may become champion."""
+    """A whole model in one file; `competes` says whether it may become champion.
+
+    `floors` are the least accuracies on the test split, by data set, with which it may.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
     description: str
     expected: Expectation | None = None
     competes: bool
+    floors: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     split: Split
     scaling: Literal["none", "unit", "standard"]
     model: Model

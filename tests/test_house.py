@@ -12,7 +12,7 @@ import pytest
 from pipeline_config.settings import CHECKOUT
 from tasks.runtime.stages import AUDIT, STAGES
 
-ROOMS = ("raw", "dataset", "model", "evaluation", "release")
+ROOMS = ("raw", "dataset", "model", "evaluation", "release", "prediction")
 LAYERS = ("pipeline_config", "tasks", "flows")
 SOURCES = sorted(path for layer in LAYERS for path in (CHECKOUT / layer).rglob("*.py"))
 
@@ -67,6 +67,7 @@ def test_only_stage_modules_and_the_cache_know_prefect() -> None:
         if any(name.split(".")[0] == "prefect" for name in imports_of(path))
     }
     stages = {stage.module for stage in (*STAGES, AUDIT)} | {"tasks.release.publish"}
+    stages |= {"tasks.prediction.predict"}
     assert knowing == stages | {"tasks.runtime.cache", "tasks.runtime.artifacts"}
 
 

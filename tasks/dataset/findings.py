@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.dataset.expectations import run, suite_of
+from tasks.dataset.expectations import expectations_of
 from tasks.dataset.profile import frame_of
+from tasks.dataset.suite import run
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationValidationResult
@@ -33,12 +35,20 @@ class Finding:
     rows: tuple[str, ...]
 
 
-def judge(train: pa.Table, test: pa.Table, num_classes: int) -> list[Finding]:
-    """The findings on two profiles, in the suite's order; RuntimeError where GX itself fails."""
+def judge(
+    train: pa.Table, test: pa.Table, num_classes: int, agreement: Mapping[str, float]
+) -> list[Finding]:
+    """The findings on two profiles and each split's agreement (agreement.py), in the suite's order.
+
+    Raises RuntimeError where GX itself fails.
+    """
     frame = frame_of(train, test)
+    frame["agreement"] = frame["split"].map(agreement)
     names = (frame["split"] + "[" + frame["index"].astype(str) + "]").to_numpy()
-    suite = suite_of(num_classes, float(frame["ink"][frame["split"] == "train"].mean()))
-    return [_finding(result, names, frame["twin"].to_numpy()) for result in run(suite, frame)]
+    train_ink = float(frame["ink"][frame["split"] == "train"].mean())
+    expectations = expectations_of(num_classes, train_ink, agreement["train"])
+    results = run(expectations, frame)
+    return [_finding(result, names, frame["twin"].to_numpy()) for result in results]
 
 
 def _finding(

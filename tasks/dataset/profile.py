@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # Images a batch: some 60 MB of working memory at 28×28, however many images there are.
 BATCH = 4096
 
-# `ink` is the share of pixels that are not zero. The box is half open, like a slice, and empty
+# `ink` is the share of pixels that are not zero, `edge` the mean grey level along the four edges
+# (where they meet, a corner counts for both). The box is half open, like a slice, and empty
 # (0, 0, 0, 0) where there is no ink; the centre of mass is null there.
 COLUMNS = (
     ("index", pa.int64()),
@@ -30,6 +31,7 @@ COLUMNS = (
     ("min", pa.uint8()),
     ("max", pa.uint8()),
     ("ink", pa.float64()),
+    ("edge", pa.float64()),
     ("centre_y", pa.float64()),
     ("centre_x", pa.float64()),
     ("top", pa.int32()),
@@ -81,7 +83,7 @@ def _levels(images_BHW: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
 
 
 def _places(images_BHW: NDArray[np.uint8]) -> dict[str, Any]:
-    """Ink, centre of mass in pixels from the first one, and bounding box of what is not zero."""
+    """Ink, edge, centre of mass in pixels from the first one, bounding box of what is not zero."""
     _, height, width = images_BHW.shape
     rows_BH = images_BHW.sum(axis=2, dtype=np.int64)
     columns_BW = images_BHW.sum(axis=1, dtype=np.int64)
@@ -95,7 +97,9 @@ def _places(images_BHW: NDArray[np.uint8]) -> dict[str, Any]:
         "bottom": height - inked_BH[:, ::-1].argmax(axis=1),
         "right": width - inked_BW[:, ::-1].argmax(axis=1),
     }
+    edge_B = rows_BH[:, 0] + rows_BH[:, -1] + columns_BW[:, 0] + columns_BW[:, -1]
     return {
+        "edge": edge_B / (2 * (height + width)),
         "ink": np.count_nonzero(images_BHW, axis=(1, 2)) / (height * width),
         "centre_y": pa.array((rows_BH @ np.arange(height)) / divisor_B, mask=blank_B),
         "centre_x": pa.array((columns_BW @ np.arange(width)) / divisor_B, mask=blank_B),

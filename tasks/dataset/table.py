@@ -28,13 +28,13 @@ def read_images(table: StageRef) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
             for group in range(file.num_row_groups):
                 piece = file.read_row_group(group, columns=["image", "label"]).combine_chunks()
                 stop = start + len(piece)
-                images_NP[start:stop] = _pixels(piece["image"].chunk(0), height * width)
+                images_NP[start:stop] = pixels(piece["image"].chunk(0), height * width)
                 labels_N[start:stop] = piece["label"].to_numpy()
                 start = stop
     return images_NP, labels_N
 
 
-def _pixels(images_B: pa.FixedSizeBinaryArray, num_pixels: int) -> NDArray[np.uint8]:
+def pixels(images_B: pa.FixedSizeBinaryArray, num_pixels: int) -> NDArray[np.uint8]:
     """The bytes of an Arrow column as (B, H*W), not copied."""
     _, content = images_B.buffers()
     flat = np.frombuffer(

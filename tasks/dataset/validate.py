@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from prefect import task
 
 from pipeline_config.settings import settings
+from tasks.dataset.agreement import agreements
 from tasks.dataset.profile import SCHEMA, profile_batches
 from tasks.raw.idx import read_idx
 from tasks.raw.structure import SPLITS, Structure, check_structure
@@ -100,9 +101,13 @@ def write_validation(folder: Path, rejected: Path, raw: StageRef, num_classes: i
 
     structure = check_structure(raw.path, num_classes)
     profiles = write_profiles(folder, raw.path)
-    findings = judge(profiles["train"], profiles["test"], num_classes)
+    images, labels = (
+        {split: read_idx(raw.path / files[kind]) for split, files in SPLITS.items()}
+        for kind in (0, 1)
+    )
+    agreement = agreements(*((images[split], labels[split]) for split in SPLITS))
+    findings = judge(profiles["train"], profiles["test"], num_classes, agreement)
     report = report_of(structure, profiles, findings, raw.facts["sha256"], num_classes)
-    images = {split: read_idx(raw.path / files[0]) for split, files in SPLITS.items()}
     page = page_of(report, images)
     if report["verdict"] == "rejected":
         with built_aside(rejected) as aside:

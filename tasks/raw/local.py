@@ -19,7 +19,7 @@ from typing import IO, NamedTuple
 
 from pipeline_config.datasets import FILES, Dataset
 from tasks.raw.idx import write_idx
-from tasks.raw.receive import UNREADABLE, Chunks, Opener, chunks_of, damaged
+from tasks.raw.receive import UNREADABLE, Chunks, Opener, chunks_of, damaged, open_member
 from tasks.raw.structure import SPLITS
 from tasks.raw.tabular import ARRAYS, arrays_in, read_csv, read_npz
 from tasks.runtime.errors import RawDataError
@@ -116,11 +116,13 @@ def survey(path: Path) -> Layout:
 def _recognised(path: Path) -> list[Path]:
     """The files whose names mean something here, sorted; a directory of such a name is not one."""
     try:
+        str(path).encode()
         is_folder = stat.S_ISDIR(path.stat().st_mode)
         paths = sorted(path.iterdir()) if is_folder else [path]
         found = []
         for file in paths:
             if RECOGNISED.fullmatch(file.name):
+                file.name.encode()
                 mode = file.stat().st_mode
                 if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                     raise _fault(file, "neither a file nor a folder", "a file")
@@ -130,6 +132,9 @@ def _recognised(path: Path) -> list[Path]:
         raise _fault(
             where, f"unreadable ({error.strerror})", "a readable folder or file"
         ) from error
+    except ValueError as error:
+        # A NUL, or bytes that stand for no letters: neither a digest nor a message can have them.
+        raise _fault(ascii(str(path)), "a name that is no text", "names in Unicode") from error
     return found
 
 
@@ -202,7 +207,7 @@ def _open(place: Place, name: str, scratch: Path) -> Iterator[Chunks]:
                 stream: IO[bytes] = stack.enter_context(path.open("rb"))
             else:
                 archive = stack.enter_context(zipfile.ZipFile(path))
-                stream = stack.enter_context(archive.open(place.member))
+                stream = stack.enter_context(open_member(archive, place.member))
         except (KeyError, *UNREADABLE) as error:
             raise damaged(str(path), error) from error
         yield chunks_of(stream, str(path))

@@ -7,6 +7,7 @@ read by their exact names, so none of them can leave its folder.
 from __future__ import annotations
 
 import errno
+import gzip
 import os
 import re
 import shutil
@@ -16,8 +17,10 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, cast
 
-from tasks.raw.receive import Chunks, Opener, chunks_of, damaged
+from tasks.raw.idx import GZIP_MAGIC
+from tasks.raw.receive import UNREADABLE, Chunks, Opener, chunks_of, damaged
 from tasks.runtime.errors import SourceError
 
 NPM = re.compile(r"npm:(?P<package>(@[\w.-]+/)?\w[\w.-]*@\w[\w.+-]*)/(?P<folder>.*)")
@@ -28,6 +31,14 @@ TIMEOUT_S = 600.0
 NETWORK = re.compile(
     r"ENOTFOUND|EAI_AGAIN|ETIMEDOUT|ECONNRE|ENETUNREACH|ERR_SOCKET|network|resolve|[Cc]onnect"
 )
+WITHOUT_CONTENT = {
+    tarfile.LNKTYPE,
+    tarfile.SYMTYPE,
+    tarfile.CHRTYPE,
+    tarfile.BLKTYPE,
+    tarfile.DIRTYPE,
+    tarfile.FIFOTYPE,
+}
 FULL = re.compile(r"ENOSPC|[Nn]o space left")
 
 
@@ -119,16 +130,35 @@ def _run(command: Sequence[str], folder: Path, output: Path | None = None) -> No
 def _member(archive: Path, folder: str, name: str) -> Iterator[Chunks]:
     """The chunks of `folder/name`, or of `folder/name.gz`, a regular member of a tar archive."""
     wanted = {f"{folder}/{name}", f"{folder}/{name}.gz"}
-    try:
-        with tarfile.open(archive) as tar:
-            members = (member for member in tar if member.isreg())
-            found = next((m for m in members if m.name.removeprefix("./") in wanted), None)
-            stream = tar.extractfile(found) if found else None
-            if stream is None:
-                raise _fault(archive.name, f"no {folder}/{name} in it", "the file", "Update it.")
-            yield chunks_of(stream, f"{archive.name}: {name}")
-    except (tarfile.TarError, EOFError) as error:
-        raise damaged(archive.name, error) from error
+    with archive.open("rb") as file:
+        packed = file.read(2) == GZIP_MAGIC
+        file.seek(0)
+        tar = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if packed else file
+        members = _regular_members(tar, f"{archive.name}: {name}")
+        try:
+            content = next((chunks for path, chunks in members if path in wanted), None)
+        except UNREADABLE as error:
+            raise damaged(archive.name, error) from error
+        if content is None:
+            raise _fault(archive.name, f"no {folder}/{name} in it", "the file", "Update it.")
+        yield content
+
+
+def _regular_members(tar: IO[bytes], what: str) -> Iterator[tuple[str, Chunks]]:
+    """Name and chunks of each regular member; what the caller leaves of a member is skipped.
+
+    Only forward and in small pieces. `tarfile` as a reader goes where a header tells it to: back,
+    for a negative size, without end, or into a buffer of as many gigabytes as the header says.
+    """
+    while any(block := tar.read(tarfile.BLOCKSIZE)):
+        member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        size = 0 if member.type in WITHOUT_CONTENT else member.size
+        content = chunks_of(tar, what, size)
+        if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            yield member.name.removeprefix("./"), content
+        for _ in content:
+            pass
+        tar.read(-size % tarfile.BLOCKSIZE)
 
 
 def _fault(

@@ -10,6 +10,8 @@ import gzip
 import hashlib
 import io
 import lzma
+import math
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -37,11 +39,15 @@ Opener = Callable[[str], AbstractContextManager[Chunks]]
 CHUNK_BYTES = 1 << 18
 # What a file may unpack to where no size is known beforehand: 4 GiB.
 MAX_BYTES = 1 << 32
-# What readers raise for damaged bytes; RuntimeError is zipfile's word for an encrypted member.
+# What readers raise for damaged bytes: RuntimeError is zipfile's word for an encrypted member,
+# ValueError for a name that is no text, OverflowError for a place beyond every file.
 UNREADABLE = (
     OSError,
     EOFError,
     RuntimeError,
+    ValueError,
+    OverflowError,
+    struct.error,
     zlib.error,
     lzma.LZMAError,
     tarfile.TarError,
@@ -57,13 +63,25 @@ class Received:
     num_bytes: int
 
 
-def chunks_of(stream: IO[bytes], what: str) -> Chunks:
-    """The chunks of an open file or archive member; RawDataError where it cannot be read."""
+def chunks_of(stream: IO[bytes], what: str, size: float = math.inf) -> Chunks:
+    """The next `size` bytes of an open file or archive member; RawDataError where unreadable."""
     try:
-        while chunk := stream.read(CHUNK_BYTES):
+        while size > 0 and (chunk := stream.read(int(min(size, CHUNK_BYTES)))):
+            size -= len(chunk)
             yield chunk
     except UNREADABLE as error:
         raise damaged(what, error) from error
+
+
+def open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    """A zip's member, open for reading; raises one of UNREADABLE, or KeyError if it is not there.
+
+    Only the two common packings: LZMA takes as much memory as four bytes of the member ask for.
+    """
+    member = archive.getinfo(name)
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise zipfile.BadZipFile(f"{name} is neither stored nor deflated")
+    return archive.open(member)
 
 
 def damaged(what: str, error: Exception) -> RawDataError:

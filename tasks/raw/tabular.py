@@ -9,21 +9,25 @@ from __future__ import annotations
 import csv
 import math
 import zipfile
-import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from tasks.raw.idx import Array
-from tasks.raw.receive import MAX_BYTES, UNREADABLE, damaged
+from tasks.raw.receive import MAX_BYTES, UNREADABLE, damaged, open_member
 from tasks.runtime.errors import RawDataError
 
 ARRAYS = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")}
 ROW = "a label and then the pixels of a square image, whole numbers from 0 to 255"
 MAX_LINE_BYTES = 1 << 24
+# A column costs Arrow and Python 3 KB, however few rows there are.
+MAX_SIDE = 256
+# No deflated byte unpacks to more (zlib's own figure): what claims to is not there.
+DEFLATE_RATIO = 1032
 
 
 def read_csv(path: Path) -> tuple[Array, Array]:
@@ -36,8 +40,10 @@ def read_csv(path: Path) -> tuple[Array, Array]:
     from pyarrow import csv as arrow
 
     first = _first_line(path)
-    names = [str(column) for column in range(len(first))]
     side = _side(path, len(first) - 1)
+    if side > MAX_SIDE:
+        raise _fault(path, f"{side}×{side} pixels a row", f"at most {MAX_SIDE}×{MAX_SIDE} in a CSV")
+    names = [str(column) for column in range(len(first))]
     # Words in front, or pandas' numbers of the columns; else a broken first row would pass for one.
     has_header = not _is_number(first[0]) or first == names
     try:
@@ -51,8 +57,7 @@ def read_csv(path: Path) -> tuple[Array, Array]:
             ),
         )
     except (pa.ArrowInvalid, OSError) as error:
-        found = _first_fault(path, len(first), has_header) or str(error)
-        raise _fault(path, found, ROW) from error
+        raise _fault(path, _first_fault(path, len(first), has_header, error), ROW) from error
     if table.num_rows == 0:
         raise _fault(path, "no rows below the header", ROW)
     # A block of rows at a time: a column at a time would walk through all of memory 784 times.
@@ -67,31 +72,36 @@ def read_csv(path: Path) -> tuple[Array, Array]:
 
 def _first_line(path: Path) -> list[str]:
     try:
-        with path.open("rb") as file:
-            line = file.readline(MAX_LINE_BYTES).decode("utf-8-sig", errors="replace")
-            too_large = path.stat().st_size > MAX_BYTES
-    except OSError as error:
+        too_large = path.stat().st_size > MAX_BYTES
+        first = next(_rows(path), [])
+    except (OSError, csv.Error) as error:
         raise damaged(str(path), error) from error
     if too_large:
         raise _fault(path, "a file that is too large", f"at most {MAX_BYTES:,} bytes")
-    return next(csv.reader([line]), [])
+    return first
+
+
+def _rows(path: Path) -> Iterator[list[str]]:
+    """The rows of a CSV file, in plain Python; a line that is too long ends in pieces."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        yield from csv.reader(iter(lambda: file.readline(MAX_LINE_BYTES), ""))
 
 
 def _is_number(cell: str) -> bool:
     return cell.strip().isascii() and cell.strip().isdigit()
 
 
-def _first_fault(path: Path, width: int, has_header: bool) -> str | None:
+def _first_fault(path: Path, width: int, has_header: bool, error: Exception) -> str:
     """What is wrong with the first row that is; slow, but only a broken file comes here."""
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows: Iterator[tuple[int, list[str]]] = enumerate(csv.reader(file), start=1)
+    with suppress(OSError, csv.Error):
+        rows = enumerate(_rows(path), start=1)
         for number, row in islice(rows, int(has_header), None):
             if row and len(row) != width:
                 return f"{len(row)} columns in row {number}, where the first row has {width}"
             for column, cell in enumerate(row, start=1):
-                if not _is_number(cell) or int(cell) > 255:
+                if not _is_number(cell) or len(cell.strip().lstrip("0")) > 3 or int(cell) > 255:
                     return f"{cell[:40]!r} in row {number}, column {column}"
-    return None
+    return str(error)
 
 
 def arrays_in(path: Path) -> set[str]:
@@ -125,38 +135,51 @@ def read_npz(path: Path, split: str) -> tuple[Array, Array]:
 
 
 def _read_array(path: Path, name: str) -> Array:
-    """One array as uint8; its declared size is held against the member's before it is read."""
-    what = f"{path}: {name}"
+    """One array as uint8; what its header declares is held against the file before it is read."""
+    what, member_name = f"{path}: {name}", f"{name}.npy"
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
-            shape, dtype = _npy_header(member)
-            declared = math.prod(shape) * dtype.itemsize
-            size = archive.getinfo(f"{name}.npy").file_size
-            if not declared <= size <= MAX_BYTES:
-                raise _fault(
-                    what, f"{declared:,} bytes declared, {size:,} there", f"under {MAX_BYTES:,}"
-                )
-        if dtype.kind not in "iu":
-            raise _fault(what, f"an array of {dtype}", "integers from 0 to 255")
-        with np.load(path, allow_pickle=False) as arrays:
-            array: Array = arrays[name]
-    except (*UNREADABLE, ValueError, KeyError, zlib.error) as error:
+        with zipfile.ZipFile(path) as archive:
+            with open_member(archive, member_name) as member:
+                shape, dtype = _npy_header(member)
+                there = archive.getinfo(member_name).file_size - member.tell()
+            _check_size(what, shape, dtype, there, path.stat().st_size)
+            # Not by `np.load`: it takes a file that is no zip at its first byte for something else.
+            with open_member(archive, member_name) as member:
+                array: Array = np.lib.format.read_array(member, allow_pickle=False)
+    except (*UNREADABLE, KeyError) as error:
         raise damaged(what, error) from error
     if array.size and not 0 <= int(array.min()) <= int(array.max()) <= 255:
         raise _fault(what, f"values from {array.min()} to {array.max()}", "integers from 0 to 255")
     return array.astype(np.uint8, copy=False)
 
 
-def _npy_header(member: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _npy_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type; version 1.0 alone, which NumPy writes for every array of numbers."""
     version = np.lib.format.read_magic(member)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in read:
+    if version != (1, 0):
         raise ValueError(f"version {version} of the NPY format")
-    shape, _, dtype = read[version](member)
+    try:
+        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+    except Exception as error:
+        # NumPy reads the header as Python's parser does, and that raises whatever it likes.
+        raise ValueError("a damaged NPY header") from error
     return shape, dtype
+
+
+def _check_size(
+    what: str, shape: tuple[int, ...], dtype: np.dtype[Any], there: int, packed: int
+) -> None:
+    """Refuse by the header alone what would take memory and then turn out wrong.
+
+    `there` is the size of the data as the archive has it, `packed` that of the whole archive.
+    """
+    if dtype.kind not in "iu":
+        raise _fault(what, f"an array of {dtype}", "integers from 0 to 255")
+    declared = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or max(shape, default=0) >= 2**32 or declared != there:
+        raise _fault(what, f"{shape} of {dtype} declared, {there:,} bytes there", "the two alike")
+    if there > min(MAX_BYTES, DEFLATE_RATIO * packed):
+        raise _fault(what, f"{there:,} bytes", f"at most {MAX_BYTES:,}, and no more than it packs")
 
 
 def _side(path: Path, num_pixels: int) -> int:

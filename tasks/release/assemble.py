@@ -19,7 +19,7 @@ from tasks.release.bundle import (
     read_bundle,
 )
 from tasks.release.lineage import Lineage, provenance_of, recipe_text
-from tasks.release.registry import registry_lock
+from tasks.release.record import registry_lock
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import built_aside, locked
 from tasks.runtime.manifest import MANIFEST, FileEntry, list_files
@@ -113,10 +113,11 @@ def refuse_changed(copied: dict[str, FileEntry], files: dict[str, FileEntry]) ->
 
 
 def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
-    """Write `recipe.yaml` and `model.onnx`, the latter held against torch."""
+    """Write `recipe.yaml`, `model.onnx`, held against torch, and the golden pairs."""
     from tasks.dataset.splits import read_split
     from tasks.dataset.table import read_images
     from tasks.model.network import load_network
+    from tasks.release.golden import GOLDEN, golden_bytes, golden_rows
     from tasks.release.onnx_export import check_against_torch, onnx_bytes
 
     (folder / "recipe.yaml").write_text(recipe_text(lineage), encoding="utf-8")
@@ -138,6 +139,8 @@ def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
     path = folder / "model.onnx"
     check_against_torch(model, network, images[rows[:NUM_CHECKED]], (height, width), path)
     path.write_bytes(model)
+    golden = images[golden_rows(rows)].reshape(-1, height, width)
+    (folder / GOLDEN).write_bytes(golden_bytes(network, golden))
 
 
 def write_pages(lineage: Lineage, version: str, provenance: dict[str, Any], folder: Path) -> None:

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from pipeline_config.base import Section
 from pipeline_config.recipe import Recipe
 from pipeline_config.settings import settings
@@ -20,13 +18,16 @@ from tasks.runtime.manifest import MANIFEST, Facts, FileEntry, Manifest, damaged
 VERSION_DIGITS = 12
 MODEL = "model.safetensors"
 METRICS = "metrics.json"
+ONNX = "model.onnx"
+RECIPE = "recipe.yaml"
+REPORT = "report.html"
 
 
 class Determinants(Section):
     """The digests that determine a model, by file or by content; the version is their digest.
 
-    `recipe` leaves out the recipe's words (description, expected figures); `data` are the raw
-    files.
+    `recipe` leaves out the recipe's words (description, expected figures) and its floors; `data`
+    are the raw files.
     """
 
     model: str
@@ -81,15 +82,19 @@ class BundleManifest(Section):
         return canonical_json(self.model_dump(mode="json"))
 
 
+def recipe_digest(recipe: Recipe) -> str:
+    """The SHA-256 of what a recipe chooses, less its words and floors."""
+    return digest_of(recipe.model_dump(mode="json", exclude={"description", "expected", "floors"}))
+
+
 def determinants_of(
     recipe: Recipe, table_facts: Facts, trained: Manifest, evaluated: Manifest
 ) -> Determinants:
     """What determines the model, read from manifests alone."""
-    choices = recipe.model_dump(mode="json", exclude={"description", "expected"})
     return Determinants(
         model=trained.files[MODEL].sha256,
         metrics=evaluated.files[METRICS].sha256,
-        recipe=digest_of(choices),
+        recipe=recipe_digest(recipe),
         data=table_facts["sha256"],
     )
 
@@ -105,23 +110,30 @@ def bundle_folder(dataset: str, version: str) -> Path:
 
 
 def read_bundle(dataset: str, version: str) -> tuple[BundleManifest | None, list[str]]:
-    """The manifest of a bundle and its damage, a line a file; every file is hashed.
+    """The manifest of a published bundle and its damage: `inspect_bundle`, and its name holds."""
+    manifest, damage = inspect_bundle(bundle_folder(dataset, version))
+    if manifest is not None and (manifest.dataset, manifest.version) != (dataset, version):
+        other = f"{manifest.dataset}/{manifest.version}"
+        damage = [f"{MANIFEST}: of another bundle, {other}", *damage]
+    return manifest, damage
+
+
+def inspect_bundle(folder: Path) -> tuple[BundleManifest | None, list[str]]:
+    """The manifest of a bundle, wherever it lies, and its damage, a line a file; all is hashed.
 
     An intact bundle gives (manifest, []); one that is not there gives (None, ["it is missing"]).
     """
-    folder = bundle_folder(dataset, version)
     if not folder.is_dir():
         return None, ["it is missing"]
     try:
         content = (folder / MANIFEST).read_bytes()
         manifest = BundleManifest.model_validate_json(content)
-    except (OSError, ValidationError):
+        is_canonical = manifest.content() == content
+    except (OSError, ValueError):
         return None, [f"{MANIFEST}: missing or unreadable"]
     damage = []
-    if manifest.content() != content or manifest.digest != manifest.digest_of_the_rest():
+    if not is_canonical or manifest.digest != manifest.digest_of_the_rest():
         damage.append(f"{MANIFEST}: changed")
-    if (manifest.dataset, manifest.version) != (dataset, version):
-        damage.append(f"{MANIFEST}: of another bundle, {manifest.dataset}/{manifest.version}")
     if manifest.version != manifest.determinants.version or not _holds(manifest):
         damage.append(f"{MANIFEST}: its version is not that of its files")
     return manifest, damage + damaged_files(folder, manifest.files)

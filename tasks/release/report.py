@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from pipeline_config.cautions import cautions_of
@@ -125,7 +125,12 @@ def findings_of(path: Path) -> list[dict[str, str]]:
 
 def render_report(view: View) -> str:
     """The report: one HTML page that loads nothing from anywhere."""
-    return _environment(autoescape=True).get_template("report.html").render(view)
+    return html_template("report.html").render(view)
+
+
+def html_template(name: str) -> Template:
+    """A template of this folder, whose values are escaped."""
+    return _environment(autoescape=True).get_template(name)
 
 
 def render_card(view: View) -> str:

@@ -16,6 +16,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.context import TaskRunContext
+from prefect.events import emit_event
 
 
 def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
@@ -37,6 +38,12 @@ def show_image(key: str, path: Path, description: str) -> None:
         create_image_artifact(
             key=key, image_url=f"data:image/png;base64,{encoded}", description=description
         )
+
+
+def tell_event(name: str, resource: str, payload: Mapping[str, Any]) -> None:
+    """Emit a Prefect event about `resource`, for automations to act on."""
+    if TaskRunContext.get():
+        emit_event(name, resource={"prefect.resource.id": resource}, payload=dict(payload))
 
 
 class ProgressArtifact:

@@ -11,10 +11,13 @@ IdxflowError
 ├── TrainingError      a loss that stops being a number
 ├── InterruptedTraining  a training that was asked to stop and has saved where it stood
 ├── ServerError        a Prefect server that does not answer
-└── ReleaseError       a bundle that does not hold what it promises
+├── ReleaseError       a bundle that does not hold what it promises
+└── GateRefused        a candidate that may not become champion; its run ends with exit code 3
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from pipeline_config.errors import ConfigError, IdxflowError
 
@@ -71,10 +74,21 @@ class ReleaseError(IdxflowError):
     """A bundle, a pointer or a journal that does not hold what it promises."""
 
 
+class GateRefused(IdxflowError):
+    """A candidate that the gate refused; `result` is what the run came to all the same."""
+
+    def __init__(
+        self, what: str, *, found: str, expected: str, remedy: str, result: Any = None
+    ) -> None:
+        super().__init__(what, found=found, expected=expected, remedy=remedy)
+        self.result = result
+
+
 __all__ = [
     "ConfigError",
     "DeviceError",
     "FetchError",
+    "GateRefused",
     "IdxflowError",
     "InterruptedTraining",
     "RawDataError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import logging
@@ -10,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,23 +60,32 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`: a reader sees the old file or the new one, never a half."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary sibling of the file `path` to write; on success it is fsynced and replaces it.
+
+    A reader sees the old file or the new one, never a half. On any error nothing is left behind.
+    """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(descriptor)
+        aside = Path(name)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(file.fileno(), 0o644)
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
+            aside.chmod(0o644)
+            yield aside
+            fsync_path(aside)
+            os.replace(aside, path)
         except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(name)
+            aside.unlink(missing_ok=True)
             raise
         fsync_path(path.parent)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`: a reader sees the old file or the new one, never a half."""
+    with replacing(path) as aside:
+        aside.write_bytes(content)
 
 
 @contextmanager
@@ -120,16 +130,48 @@ def locked(name: str) -> Iterator[None]:
     folder = settings().locks
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{name}.lock")
-    try:
-        lock.acquire(timeout=0.2)
-    except Timeout:
-        logger.info("waiting for another run that is working on %s", name)
-        lock.acquire()
+        lock = FileLock(folder / f"{name}.lock")
+        try:
+            lock.acquire(timeout=0.2)
+        except Timeout:
+            logger.info("waiting for another run that is working on %s", name)
+            lock.acquire()
     try:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def in_use() -> Iterator[None]:
+    """Hold the root as one of any number of runs: nothing below it is cleared away meanwhile."""
+    with _root_lock(fcntl.LOCK_SH, "waiting for `idxflow gc`, which is clearing away"):
+        yield
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Hold the root while no run does; waits for those that do."""
+    with _root_lock(fcntl.LOCK_EX, "waiting for the runs that are using this root"):
+        yield
+
+
+@contextmanager
+def _root_lock(kind: int, words: str) -> Iterator[None]:
+    """A kernel lock that many may share, which filelock does not offer."""
+    folder = settings().locks
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / "root.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info(words)
+            fcntl.flock(descriptor, kind)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -138,10 +180,10 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in FULL or _is_short(error):
             raise StorageError(
                 str(error.filename or path),
-                found=f"no room to write ({error.strerror})",
+                found=f"no room to write ({error.strerror or error})",
                 expected="enough free disk for the stage's output",
                 remedy="Free some space and run the same command again; it goes on from here.",
             ) from error
@@ -153,3 +195,8 @@ def storage_errors(path: Path) -> Iterator[None]:
                 remedy="Change its owner, or set IDXFLOW_ROOT to another folder.",
             ) from error
         raise
+
+
+def _is_short(error: OSError) -> bool:
+    """Whether NumPy wrote less of an array than it wanted: it has no other word for a full disk."""
+    return error.errno is None and str(error).endswith("written")

@@ -72,7 +72,16 @@ def test_show_refuses_an_index_beyond_the_split(idxflow: Shell) -> None:
 def test_run_prints_one_object_and_then_is_up_to_date(
     idxflow: Shell, served: None, root: Path
 ) -> None:
-    words = ("run", "--dataset", "digits8x8", "--set", "training.epochs=1", "--json")
+    words = (
+        "run",
+        "--dataset",
+        "digits8x8",
+        "--set",
+        "training.epochs=1",
+        "--set",
+        "floors={}",
+        "--json",
+    )
     code, out, _ = idxflow(*words)
     assert code == 0
     first = json.loads(out)
@@ -96,11 +105,11 @@ def test_run_prints_one_object_and_then_is_up_to_date(
     assert code == 0
     assert "up to date" not in err
     pointer = json.loads((root / "models/digits8x8/champion.json").read_text())
-    assert pointer["version"] == first["version"]
+    assert pointer["champion"]["version"] == first["version"]
 
 
 def test_explain_names_what_changed(idxflow: Shell, served: None) -> None:
-    words = ("--dataset", "digits8x8", "--set", "training.epochs=1")
+    words = ("--dataset", "digits8x8", "--set", "training.epochs=1", "--set", "floors={}")
     assert idxflow("run", *words)[0] == 0
     rate = "training.optimizer.learning_rate"
     code, out, _ = idxflow("explain", *words, "--set", f"{rate}=0.01", "--json")

@@ -110,12 +110,24 @@ def test_a_deployment_runs_on_demand_and_publishes(station: dict[str, str]) -> N
     done = prefect(station, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     pointer = Path(station["IDXFLOW_ROOT"]) / "models/digits8x8/champion.json"
-    version = json.loads(pointer.read_text())["version"]
+    version = json.loads(pointer.read_text())["champion"]["version"]
     assert (pointer.parent / version / "report.html").is_file()
     (run,) = runs_of(station, "on-demand")
     assert run["name"] == "digits8x8 · small · cpu"
     kinds = artifacts_of(station)
     assert {"table", "markdown", "image", "progress"} <= set(kinds)
+
+
+@pytest.mark.exhaustive
+def test_a_batch_of_files_is_answered_by_the_champion(station: dict[str, str]) -> None:
+    """After the test above, which made one."""
+    root = Path(station["IDXFLOW_ROOT"])
+    (images,) = root.glob("stages/fetch-*/t10k-images-idx3-ubyte")
+    out = root / "answers.json"
+    words = ["-p", "dataset=digits8x8", "-p", f'files=["{images}"]', "-p", f"out={out}"]
+    done = prefect(station, "deployment", "run", "predict/batch", *words, "--watch")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(json.loads(out.read_text())) == 360
 
 
 def artifacts_of(environment: dict[str, str]) -> list[str]:

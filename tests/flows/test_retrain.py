@@ -11,7 +11,7 @@ import pytest
 from flows.explain import explain
 from flows.plan import Choice, make_plan
 from flows.summary import Summary
-from tasks.runtime.errors import ConfigError, ValidationError
+from tasks.runtime.errors import ConfigError, GateRefused, ValidationError
 from tasks.runtime.stages import STAGE_NAMES, STAGES
 
 pytestmark = pytest.mark.flow
@@ -28,12 +28,12 @@ def ran(summary: Summary) -> set[str]:
 
 
 def digests(root: Path) -> dict[str, bytes]:
-    """Every published file but the journal, which tells the time."""
+    """Every file of every bundle; what lies beside them tells the time."""
     models = root / "models"
     return {
         str(path.relative_to(models)): path.read_bytes()
-        for path in models.rglob("*")
-        if path.is_file() and path.name != "journal.jsonl"
+        for path in models.glob("*/*/**/*")
+        if path.is_file()
     }
 
 
@@ -46,8 +46,7 @@ def test_everything_runs_once_and_is_found_again(run: Run, root: Path) -> None:
     assert ran(second) == set()
     assert (second.version, second.metrics) == (first.version, first.metrics)
     assert digests(root) == published
-    pointer = json.loads((root / "models/digits8x8/champion.json").read_text())
-    assert pointer["version"] == first.version == second.champion
+    assert champion(root) == first.version == second.champion
 
 
 def test_explain_agrees_with_the_run(run: Run) -> None:
@@ -124,13 +123,52 @@ def test_the_same_seed_gives_the_same_bytes_elsewhere(
     assert digests(elsewhere) == first
 
 
-def test_a_worse_model_does_not_become_champion(run: Run, root: Path) -> None:
+def test_a_worse_model_is_refused_for_everyone_to_see(
+    run: Run, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.events.worker import EventsWorker
+
+    told = []
+    send = EventsWorker.send
+    monkeypatch.setattr(
+        EventsWorker, "send", lambda self, event: (told.append(event), send(self, event))
+    )
     good = run(overrides=("training.epochs=5",))
-    bad = run(overrides=("training.epochs=1", "training.optimizer.learning_rate=0.00001"))
+    worse = ("training.epochs=1", "training.optimizer.learning_rate=0.00001")
+    with pytest.raises(GateRefused, match="not worse than champion") as refusal:
+        run(overrides=worse)
+    bad = refusal.value.result
     assert bad.metrics["accuracy"] < good.metrics["accuracy"]
-    assert bad.champion == good.version
+    assert (bad.event, bad.champion, champion(root)) == ("refused", good.version, good.version)
+    (event,) = [event for event in told if event.event == "idxflow.gate.refused"]
+    assert event.resource.id == f"idxflow.model.digits8x8.{bad.version}"
+    assert event.payload["gate"]["checks"]
+    assert_failed_with_a_table()
+    again = run(overrides=worse)
+    assert (again.version, again.champion) == (bad.version, good.version)
+    forced = run(overrides=worse, force_promote="to see it")
+    assert (forced.event, champion(root)) == ("forced", bad.version)
+
+
+def assert_failed_with_a_table() -> None:
+    """The last flow run failed, and its gate's table says that the model was refused."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+    with get_client(sync_client=True) as client:
+        (last, *_) = client.read_flow_runs(sort="START_TIME_DESC")
+        tables = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["gate"]))
+        )
+    assert last.state is not None
+    assert last.state.is_failed()
+    assert any("refused" in str(table.description) for table in tables)
+
+
+def champion(root: Path) -> str:
+    """The version that the pointer names."""
     pointer = json.loads((root / "models/digits8x8/champion.json").read_text())
-    assert pointer["version"] == good.version
+    return str(pointer["champion"]["version"])
 
 
 def test_a_recipe_that_does_not_compete_is_published_but_not_champion(run: Run) -> None:

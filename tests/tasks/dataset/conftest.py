@@ -31,10 +31,11 @@ class Arrays:
         return replace(self, **changes)
 
 
-def drawn(num_images: int, seed: int = 0) -> np.ndarray:
-    """Random images of 6×5 pixels, of which about every second one is black."""
+def drawn(labels: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Images of 6×5 random pixels, about every second one black, with a stroke for the label."""
     rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (num_images, 6, 5)) * (rng.random((num_images, 6, 5)) < 0.5)
+    images = rng.integers(0, 256, (len(labels), 6, 5)) * (rng.random((len(labels), 6, 5)) < 0.5)
+    images[np.arange(len(labels)), 1:5, labels + 1] = 200
     return images.astype(np.uint8)
 
 
@@ -43,19 +44,18 @@ MakeRaw = Callable[[Arrays], StageRef]
 
 @pytest.fixture
 def arrays() -> Arrays:
-    """40 train and 30 test images, random; three classes in turn."""
-    images = drawn(70)
+    """40 train and 30 test images; three classes in turn."""
     labels = (np.arange(70) % 3).astype(np.uint8)
+    images = drawn(labels)
     return Arrays(images[:40], labels[:40], images[40:], labels[40:])
 
 
 @pytest.fixture
 def many(arrays: Arrays) -> Arrays:
     """The same with 440 train images, so that one of them is a small share."""
-    return arrays.changed(
-        train_images=np.concatenate([arrays.train_images, drawn(400, seed=1)]),
-        train_labels=np.resize(arrays.train_labels, 440),
-    )
+    labels = np.resize(arrays.train_labels, 440)
+    images = np.concatenate([arrays.train_images, drawn(labels[40:], seed=1)])
+    return arrays.changed(train_images=images, train_labels=labels)
 
 
 @pytest.fixture

@@ -28,13 +28,15 @@ def test_each_row_says_what_its_image_is(images):
         assert (row["min"], row["max"]) == (image.min(), image.max())
         assert row["mean"] == pytest.approx(image.mean())
         assert row["std"] == pytest.approx(image.std(), abs=1e-9)
+        edges = (image[0], image[-1], image[:, 0], image[:, -1])
+        assert row["edge"] == pytest.approx(np.concatenate(edges).mean())
         assert row["ink"] == np.count_nonzero(image) / image.size
         assert row["sha256"] == hashlib.sha256(image.tobytes()).digest()
         box = image[row["top"] : row["bottom"], row["left"] : row["right"]]
         assert np.count_nonzero(box) == np.count_nonzero(image)
         if image.any():
-            edges = (box[0], box[-1], box[:, 0], box[:, -1])
-            assert all(edge.any() for edge in edges)
+            sides = (box[0], box[-1], box[:, 0], box[:, -1])
+            assert all(side.any() for side in sides)
             y, x = np.indices(image.shape)
             assert row["centre_y"] == pytest.approx(np.average(y, weights=image))
             assert row["centre_x"] == pytest.approx(np.average(x, weights=image))

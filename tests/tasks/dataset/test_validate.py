@@ -13,11 +13,13 @@ from tasks.raw.digits import sklearn_digits
 from tasks.raw.idx import read_idx
 from tasks.runtime.errors import RawDataError, StorageError, ValidationError
 
+FITTING = {"train": 1.0, "test": 1.0}
+
 
 def findings_of(arrays, num_classes=3):
     train = profile(arrays.train_images, arrays.train_labels)
     test = profile(arrays.test_images, arrays.test_labels)
-    return {finding.name: finding for finding in judge(train, test, num_classes)}
+    return {finding.name: finding for finding in judge(train, test, num_classes, FITTING)}
 
 
 def failed(findings):
@@ -38,7 +40,7 @@ def test_a_good_data_set_passes(arrays, make_raw):
         "num_classes": 3,
         "image_shape": [6, 5],
         "rows": {"train": 40, "test": 30},
-        "expectations": 15,
+        "expectations": 18,
         "warnings": 0,
     }
     assert set(checked.manifest.files) == {
@@ -180,7 +182,7 @@ def test_the_critical_shares_are_borders(too_many):
     test[:leaks] = train[-leaks:]
     findings = {
         finding.name: finding
-        for finding in judge(profile(train, labels), profile(test, labels), num_classes=2)
+        for finding in judge(profile(train, labels), profile(test, labels), 2, FITTING)
     }
     assert findings["few-blank-images"].success is not too_many
     assert findings["few-leaks"].success is not too_many

@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 
 from pipeline_config.datasets import FILES, Dataset, named_dataset
+from pipeline_config.gate import Gate
 from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
 from tasks.model.network import build_network, describe_layers, initialize, save_weights
 from tasks.release.bundle import BundleManifest, Determinants, bundle_folder
 from tasks.release.lineage import Lineage
-from tasks.release.registry import Candidate
+from tasks.release.record import Candidate
 from tasks.runtime.devices import Machine
 from tasks.runtime.files import canonical_json, digest_of, sha256_bytes
 from tasks.runtime.manifest import Facts, FileEntry, StageRef
@@ -49,7 +50,7 @@ def small_recipe(**changes: Any) -> Recipe:
     """The default recipe with a tiny network; `changes` replace top-level fields."""
     overrides = ("model.hidden=[6]", "training.epochs=2", "split.validation.rows=10")
     recipe = load_recipe("fast", overrides)
-    return Recipe.model_validate({**recipe.model_dump(), **changes})
+    return Recipe.model_validate({**recipe.model_dump(), "floors": {}, **changes})
 
 
 def metrics_of(accuracy: float, **changes: Any) -> dict[str, Any]:
@@ -262,6 +263,15 @@ def make_lineage() -> MakeLineage:
         )
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def wide_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Margins for twenty test rows, on which two untrained networks differ by many."""
+    gate = Gate(
+        accuracy_margin=0.8, loss_margin=9, ece_margin=1, recall_spread=None, num_seeds=None
+    )
+    monkeypatch.setattr("tasks.release.judging.gate_for", lambda dataset: gate)
 
 
 MakeBundle = Callable[..., Candidate]

@@ -79,6 +79,7 @@ def test_a_bundle_is_whole(make_lineage):
     assert {*manifest.files} == {
         "model.safetensors",
         "model.onnx",
+        "golden.safetensors",
         "recipe.yaml",
         "metrics.json",
         "probabilities.parquet",

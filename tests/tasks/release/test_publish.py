@@ -7,12 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from pipeline_config.recipe import Recipe
+from pipeline_config.recipe_files import load_recipe
 from pipeline_config.settings import settings
-from tasks.release import assemble, registry
+from tasks.release import assemble, pointer, record
 from tasks.release.bundle import read_bundle, version_of
+from tasks.release.by_hand import rollback
+from tasks.release.decision_page import page_path
 from tasks.release.journal import journal_path, read_journal
+from tasks.release.ledger import looks_in_words, read_ledger
+from tasks.release.pointer import pointer_path
 from tasks.release.publish import headline, publish, publish_model
-from tasks.release.registry import is_current, pointer_path
+from tasks.release.registry import is_current
 from tasks.runtime.outcomes import recording
 
 
@@ -20,12 +26,19 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
+def recipe_with(**changes: object) -> Recipe:
+    """The recipe of the small lineage, with changed fields."""
+    small = ("model.hidden=[6]", "training.epochs=2", "split.validation.rows=10")
+    recipe = load_recipe("fast", small)
+    return Recipe.model_validate({**recipe.model_dump(), "floors": {}, **changes})
+
+
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file but the journal, which tells the time."""
+    """Every file of the bundles."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "journal.jsonl"
+        for path in folder.glob("*/*/**/*")
+        if path.is_file()
     }
 
 
@@ -33,7 +46,7 @@ def test_the_task_publishes_and_says_so(make_lineage):
     lineage = make_lineage(accuracy=0.95)
     with recording() as ledger:
         published = publish.fn(**vars(lineage))
-    assert (published.champion, published.champion_version) == (True, published.version)
+    assert (published.champion, published.event) == (published.version, "promoted")
     assert published.version == version_of(
         lineage.recipe,
         lineage.table.facts,
@@ -43,29 +56,84 @@ def test_the_task_publishes_and_says_so(make_lineage):
     assert published.path == settings().models / "mnist" / published.version
     (outcome,) = ledger.outcomes.values()
     assert (outcome.key, outcome.path) == (published.version, str(published.path))
-    assert outcome.reason.startswith("built; promoted: accuracy 0.9500")
+    assert outcome.reason.startswith("built; promoted: accuracy 0.")
     text = headline(published)
     assert "95.00 %" in text
-    assert str(published.path / "report.html") in text
+    assert f"{published.version}.html" in text
 
 
 def test_a_second_run_changes_nothing(make_lineage):
     first = publish_model(make_lineage())
-    before = tree(settings().models), journal_path("mnist").read_bytes()
+    before = tree(settings().models), journal_path("mnist").read_bytes(), len(read_ledger("mnist"))
     again = publish_model(make_lineage())
-    assert again == first.model_copy(update={"reason": "it is the champion already"})
-    assert (tree(settings().models), journal_path("mnist").read_bytes()) == before
+    assert again.reason == "it is the champion already"
+    assert not again.is_new
+    assert before == (
+        tree(settings().models),
+        journal_path("mnist").read_bytes(),
+        len(read_ledger("mnist")),
+    )
     assert is_current("mnist", first.version, competes=True) == []
 
 
-def test_a_worse_model_is_published_and_kept_off(make_lineage):
-    first = publish_model(make_lineage(accuracy=0.95))
-    second = publish_model(make_lineage(accuracy=0.9))
-    assert not second.champion
-    assert second.champion_version == first.version
-    assert second.reason.startswith("accuracy 0.9000 on the test split < 0.9500")
+def test_a_refused_model_is_published_and_kept_off(make_lineage):
+    first = publish_model(make_lineage())
+    demanding = recipe_with(floors={"mnist": 0.999})
+    second = publish_model(make_lineage(recipe=demanding, accuracy=0.8))
+    assert (second.event, second.refused, second.champion) == ("refused", True, first.version)
+    assert "0.9990 is the recipe's floor" in second.reason
     assert f"champion: `{first.version}`" in headline(second)
     assert is_current("mnist", second.version, competes=True) == []
+    again = publish_model(make_lineage(recipe=demanding, accuracy=0.8))
+    assert (again.event, again.refused) == ("kept", False)
+    assert "decided before, in line 2 of the journal: refused" in again.reason
+    forced = publish_model(make_lineage(recipe=demanding, accuracy=0.8), "for a demonstration")
+    assert (forced.event, forced.champion) == ("forced", second.version)
+
+
+def test_a_model_that_saw_the_pinned_rows_is_refused_and_says_so(make_lineage):
+    published = publish_model(make_lineage(pooled=True))
+    assert published.event == "refused"
+    assert "trained on rows of the pinned test set" in published.reason
+    assert [look.by for look in read_ledger("mnist")] == ["evaluate"]
+
+
+def test_both_models_are_scored_on_the_pinned_rows_and_every_look_is_counted(make_lineage):
+    first = publish_model(make_lineage())
+    other = recipe_with(description="another", scaling="unit")
+    second = publish_model(make_lineage(recipe=other, accuracy=0.8))
+    gate = read_journal("mnist")[-1].gate
+    assert (gate.champion, gate.num_rows, gate.looks) == (first.version, 20, 4)
+    assert {check.name for check in gate.checks} >= {"accuracy", "loss", "calibration", "floor"}
+    looks = [(look.by, look.version, look.networks) for look in read_ledger("mnist")]
+    assert looks == [
+        ("evaluate", first.version, 2),
+        ("gate", first.version, 1),
+        ("evaluate", second.version, 2),
+        ("gate", second.version, 2),
+    ]
+    assert looks_in_words("mnist").startswith("The test rows were looked at 4 times, for 2 versions")
+
+
+def test_the_page_tells_what_was_decided(make_lineage):
+    first = publish_model(make_lineage())
+    page = page_path("mnist", first.version)
+    assert "This version is the champion" in page.read_text()
+    bundle = (first.path / "report.html").read_text()
+    assert "This version" not in bundle, "a decision is no part of what was built"
+    other = recipe_with(description="another", scaling="unit")
+    second = publish_model(make_lineage(recipe=other, accuracy=0.8))
+    assert second.champion == second.version
+    assert f"version <span class=\"mono\">{second.version}</span> took its place" in page.read_text()
+    rollback("mnist", "<b>sevens</b>")
+    assert "This version is the champion" in page.read_text()
+    assert "&lt;b&gt;sevens&lt;/b&gt;" in page.read_text()
+    page.write_text("scribbled over")
+    assert is_current("mnist", first.version, competes=True) == [
+        f"{first.version}.html does not say what the journal says"
+    ]
+    publish_model(make_lineage())
+    assert "This version is the champion" in page.read_text()
 
 
 @pytest.mark.parametrize(
@@ -75,8 +143,8 @@ def test_a_worse_model_is_published_and_kept_off(make_lineage):
         (assemble, "write_model_files"),
         (assemble, "write_pages"),
         (assemble, "list_files"),
-        (registry, "append_line"),
-        (registry, "write_atomically"),
+        (record, "append_line"),
+        (pointer, "write_atomically"),
     ],
 )
 def test_killed_anywhere_the_next_run_converges(make_lineage, monkeypatch, tmp_path, module, step):
@@ -112,7 +180,9 @@ def test_two_publishers_at_once_make_one_release(make_lineage):
     assert len(read_journal("mnist")) == 1
     assert {path.name for path in settings().models.glob("mnist/*")} == {
         runs[0].result().version,
+        f"{runs[0].result().version}.html",
         "journal.jsonl",
+        "looks.jsonl",
         "champion.json",
     }
     assert is_current("mnist", runs[0].result().version, competes=True) == []

@@ -11,17 +11,48 @@ import sys
 import pytest
 
 from pipeline_config.settings import CHECKOUT
-from tasks.release import journal, registry
+from tasks.release import journal, pointer, record
 from tasks.release.bundle import bundle_folder
-from tasks.release.journal import append_line, champion_of, journal_path, read_journal
-from tasks.release.registry import Candidate, is_current, pointer_path, settle
-from tasks.runtime.errors import StorageError
+from tasks.release.by_hand import promote, rollback
+from tasks.release.gate import Check, Judgement
+from tasks.release.journal import (
+    NO_LINE,
+    append_line,
+    champion_of,
+    journal_faults,
+    journal_path,
+    read_journal,
+)
+from tasks.release.pointer import pointer_path
+from tasks.release.record import Candidate
+from tasks.release.registry import Decision, candidate_of, is_current
+from tasks.release.registry import settle as settle_with
+from tasks.runtime.errors import ReleaseError, StorageError
+from tasks.runtime.files import sha256_bytes
 
 
 def champion() -> str | None:
     """The version that readers of the pointer see."""
     path = pointer_path("mnist")
-    return json.loads(path.read_bytes())["version"] if path.exists() else None
+    return json.loads(path.read_bytes())["champion"]["version"] if path.exists() else None
+
+
+def settle(dataset: str, candidate: Candidate, why: str | None = None) -> Decision:
+    """Settle with a gate that lets pass whatever is not less accurate than the champion."""
+
+    def judge(champion: journal.Champion | None) -> Judgement:
+        other = champion.accuracy if champion else 0.0
+        check = Check(
+            name="accuracy",
+            passed=candidate.accuracy >= other,
+            value=candidate.accuracy,
+            limit=other,
+            words=f"accuracy {candidate.accuracy:.4f} against {other:.4f}",
+        )
+        held = champion.version if champion else None
+        return Judgement(test_rows=NO_LINE, num_rows=9, looks=1, champion=held, checks=(check,))
+
+    return settle_with(dataset, candidate, judge, why)
 
 
 def current(candidate: Candidate) -> list[str]:
@@ -36,36 +67,30 @@ def test_the_first_that_competes_is_champion(make_bundle):
     tutorial, first = make_bundle(0.99, competes=False, recipe="tutorial"), make_bundle(0.9)
     assert settle("mnist", tutorial).reason == "recipe tutorial does not compete"
     assert champion() is None
-    assert settle("mnist", first).reason == (
-        "accuracy 0.9000 on the test split; there was no champion"
-    )
+    assert settle("mnist", first).reason == "accuracy 0.9000 against 0.0000; there was no champion"
     assert champion() == first.version
     assert json.loads(pointer_path("mnist").read_bytes()) == {
-        "version": first.version,
-        "recipe": "fast",
-        "accuracy": 0.9,
-        "since": 2,
+        "champion": {"version": first.version, "recipe": "fast", "accuracy": 0.9, "since": 2},
+        "seq": 2,
+        "sha256": sha256_bytes(journal_path("mnist").read_bytes().splitlines(True)[-1]),
     }
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "event", "words"),
-    [
-        (0.9812, "kept", "accuracy 0.9812 on the test split < 0.9866 of champion"),
-        (0.9866, "promoted", "accuracy 0.9866 on the test split = 0.9866 of champion"),
-        (0.9900, "promoted", "accuracy 0.9900 on the test split > 0.9866 of champion"),
-    ],
+    ("accuracy", "event"), [(0.9812, "refused"), (0.9866, "promoted"), (0.9900, "promoted")]
 )
-def test_the_champion_moves_when_the_candidate_is_no_worse(make_bundle, accuracy, event, words):
+def test_the_champion_moves_when_the_gate_says_yes(make_bundle, accuracy, event):
     first, second = make_bundle(0.9866), make_bundle(accuracy, recipe="other")
     settle("mnist", first)
     decision = settle("mnist", second)
     assert decision.event == event
-    assert decision.reason == f"{words} {first.version} (fast)"
+    assert decision.reason == f"accuracy {accuracy:.4f} against 0.9866"
     assert champion() == (second if event == "promoted" else first).version
     entries = read_journal("mnist")
     assert [entry.seq for entry in entries] == [1, 2]
     assert entries[1].reason == decision.reason
+    assert entries[1].gate.champion == first.version
+    assert entries[1].gate.checks[0].limit == 0.9866
     assert entries[1].time.endswith("+00:00")
     assert current(second) == []
 
@@ -85,7 +110,68 @@ def test_reruns_add_nothing_and_never_trade_places(make_bundle):
         assert not settle("mnist", candidate).is_new
     assert (journal_path("mnist").read_bytes(), champion()) == before
     assert champion() == candidates[2].version
-    assert "was preferred before" in settle("mnist", candidates[1]).reason
+    assert "line 2 of the journal: promoted" in settle("mnist", candidates[1]).reason
+
+
+def test_a_refusal_can_be_overruled_with_a_reason(make_bundle):
+    first, second = make_bundle(0.95), make_bundle(0.9)
+    settle("mnist", first)
+    assert settle("mnist", second).event == "refused"
+    assert is_current("mnist", second.version, True, "a demonstration") != []
+    decision = settle("mnist", second, why="a demonstration")
+    assert (decision.event, champion()) == ("forced", second.version)
+    entry = read_journal("mnist")[-1]
+    assert entry.why == "a demonstration"
+    assert not entry.gate.passed
+    assert entry.reason.startswith("by force: a demonstration; the gate said no: accuracy 0.9000")
+    assert not settle("mnist", second, why="a demonstration").is_new
+    tutorial = make_bundle(0.5, competes=False, recipe="tutorial")
+    assert settle("mnist", tutorial, why="for class").event == "forced"
+    assert champion() == tutorial.version
+
+
+def test_rollback_goes_back_one_champion_at_a_time(make_bundle):
+    made = [make_bundle(accuracy) for accuracy in (0.9, 0.92, 0.94)]
+    for candidate in made:
+        settle("mnist", candidate)
+    settle("mnist", make_bundle(0.5))
+    entry = rollback("mnist", "sevens")
+    assert entry.reason == f"from {made[2].version} back to {made[1].version}: sevens"
+    assert champion() == made[1].version
+    assert not settle("mnist", made[2]).is_new, "what was rolled back does not return by itself"
+    assert champion() == made[1].version
+    rollback("mnist")
+    assert champion() == made[0].version
+    before = journal_path("mnist").read_bytes()
+    with pytest.raises(ReleaseError, match=f"none before {made[0].version}"):
+        rollback("mnist")
+    assert journal_path("mnist").read_bytes() == before
+    promote("mnist", made[2], "they were right after all")
+    rollback("mnist")
+    assert champion() == made[0].version
+    assert journal_faults("mnist") == []
+
+
+def test_rollback_never_names_a_bundle_that_is_not_whole(make_bundle):
+    first, second = make_bundle(0.9), make_bundle(0.95)
+    settle("mnist", first)
+    settle("mnist", second)
+    (bundle_folder("mnist", first.version) / "metrics.json").write_bytes(b"{}")
+    with pytest.raises(ReleaseError, match="metrics"):
+        rollback("mnist")
+    with pytest.raises(ReleaseError, match="intact"):
+        candidate_of("mnist", first.version, competes=True)
+    assert champion() == second.version
+
+
+def test_promoting_by_hand_twice_is_promoting_once(make_bundle):
+    first, second = make_bundle(0.95), make_bundle(0.9)
+    settle("mnist", first)
+    settle("mnist", second)
+    assert promote("mnist", second, "why not").reason == "by hand: why not"
+    assert promote("mnist", second, "why not") is None
+    assert champion() == second.version
+    assert [event for event, _ in events()] == ["promoted", "refused", "forced"]
 
 
 @pytest.mark.parametrize("damage", ["missing", "garbage", "lagging", "old words"])
@@ -105,25 +191,16 @@ def test_the_pointer_is_mended_from_the_journal(make_bundle, damage):
     assert len(events()) == 2
 
 
-def test_a_champion_without_its_bundle_gives_way(make_bundle):
+def test_a_champion_without_its_bundle_gives_way_to_a_new_one(make_bundle):
     first, second = make_bundle(0.95), make_bundle(0.9)
-    tutorial = make_bundle(0.5, competes=False, recipe="tutorial")
     settle("mnist", first)
-    settle("mnist", second)
     shutil.rmtree(bundle_folder("mnist", first.version))
-    decision = settle("mnist", tutorial)
-    assert "it is missing" in decision.reason
-    assert "publish that version again" in decision.reason
-    assert champion() == first.version
-    assert "it is missing" in current(second)[0]
     decision = settle("mnist", second)
     assert decision.event == "promoted"
-    assert "the bundle of champion" in decision.reason
+    assert "it is missing" in decision.reason
+    assert "judged by itself" in decision.reason
+    assert read_journal("mnist")[-1].gate.champion is None
     assert champion() == second.version
-    make_bundle(0.95)
-    assert "0.9500 on the test split > 0.9000" in current(first)[0]
-    settle("mnist", first)
-    assert champion() == first.version
 
 
 def test_a_champion_that_came_back_stays(make_bundle):
@@ -136,30 +213,40 @@ def test_a_champion_that_came_back_stays(make_bundle):
     assert current(first) == []
 
 
-def test_a_lost_journal_begins_with_the_champion(make_bundle):
-    first, second = make_bundle(0.95), make_bundle(0.9)
-    settle("mnist", first)
-    journal_path("mnist").unlink()
-    settle("mnist", second)
-    assert events() == [("adopted", first.version), ("kept", second.version)]
-    assert champion() == first.version
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_what_a_journal_lost_is_told_and_the_champion_stays(make_bundle, left):
+    made = [make_bundle(accuracy) for accuracy in (0.9, 0.92, 0.94)]
+    for candidate in made:
+        settle("mnist", candidate)
+    lines = journal_path("mnist").read_bytes().splitlines(keepends=True)
+    journal_path("mnist").write_bytes(b"".join(lines[:left]))
+    newest = make_bundle(0.5)
+    settle("mnist", newest)
+    assert events()[left:] == [("adopted", made[2].version), ("refused", newest.version)]
+    assert f"lines {left + 1} to 3 of the journal were lost" in read_journal("mnist")[left].reason
+    assert [entry.seq for entry in read_journal("mnist")][left:] == [4, 5]
+    assert champion() == made[2].version
 
 
 def test_a_journal_torn_at_every_byte(make_bundle):
     first, second = make_bundle(0.9), make_bundle(0.95)
     settle("mnist", first)
     whole = len(journal_path("mnist").read_bytes())
+    lagging = pointer_path("mnist").read_bytes()
     settle("mnist", second)
-    content, pointer = journal_path("mnist").read_bytes(), pointer_path("mnist").read_bytes()
+    content, moved = journal_path("mnist").read_bytes(), pointer_path("mnist").read_bytes()
     for cut in range(whole, len(content)):
         journal_path("mnist").write_bytes(content[:cut])
         entries = read_journal("mnist")
         assert [entry.version for entry in entries] == [first.version]
         assert champion_of(entries).version == first.version
-        if cut % 16 == 0 or cut == len(content) - 1:
+        if cut % 64 == 0 or cut == len(content) - 1:
+            pointer_path("mnist").write_bytes(lagging)
             settle("mnist", second)
             assert events() == [("promoted", first.version), ("promoted", second.version)]
-            assert pointer_path("mnist").read_bytes() == pointer
+            assert json.loads(pointer_path("mnist").read_bytes()).keys() == json.loads(moved).keys()
+            assert champion() == second.version
+            assert journal_faults("mnist") == []
             assert journal_path("mnist").read_bytes().count(b"\n") == 2
 
 
@@ -175,13 +262,33 @@ def test_a_damaged_line_does_not_count(make_bundle, caplog):
     assert "line 1 is damaged" in caplog.text
     settle("mnist", make_bundle(0.99))
     assert [entry.seq for entry in read_journal("mnist")] == [2, 3]
+    assert journal_faults("mnist") == [
+        "line 1 is damaged",
+        "line 2 is damaged",
+        "line 3 does not follow from the line before it",
+    ]
+
+
+@pytest.mark.parametrize("changed", ["a word", "a line taken out", "two lines swapped"])
+def test_the_chain_tells_of_a_changed_journal(make_bundle, changed):
+    for accuracy in (0.9, 0.92, 0.94):
+        settle("mnist", make_bundle(accuracy))
+    assert journal_faults("mnist") == []
+    lines = journal_path("mnist").read_bytes().splitlines(keepends=True)
+    other = {
+        "a word": [lines[0], lines[1].replace(b"0.92", b"0.93"), lines[2]],
+        "a line taken out": [lines[0], lines[2]],
+        "two lines swapped": [lines[1], lines[0], lines[2]],
+    }[changed]
+    journal_path("mnist").write_bytes(b"".join(other))
+    assert any("does not follow" in fault for fault in journal_faults("mnist"))
 
 
 class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
-@pytest.mark.parametrize("kill", ["append_line", "_repair_pointer", "write_atomically", "fsync"])
+@pytest.mark.parametrize("kill", ["append_line", "repair_pointer", "write_atomically", "fsync"])
 def test_a_crash_between_journal_and_pointer_is_made_good(make_bundle, monkeypatch, kill):
     first, second = make_bundle(0.9), make_bundle(0.95)
     settle("mnist", first)
@@ -190,7 +297,8 @@ def test_a_crash_between_journal_and_pointer_is_made_good(make_bundle, monkeypat
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal.os if kill == "fsync" else registry, kill, killed)
+        owner = {"append_line": record, "repair_pointer": record, "write_atomically": pointer}
+        patch.setattr(owner.get(kill, journal.os), kill, killed)
         with pytest.raises(Killed):
             settle("mnist", second)
     assert champion() == first.version
@@ -220,9 +328,18 @@ def test_a_full_disk_leaves_the_journal_whole(make_bundle, monkeypatch):
 
 SETTLE = """
 import sys
-from tasks.release.registry import Candidate, settle
+from tasks.release.gate import Check, Judgement
+from tasks.release.record import Candidate
+from tasks.release.registry import settle
+
+def judge(candidate, champion):
+    passed = champion is None or candidate.accuracy >= champion.accuracy
+    check = Check(name="accuracy", passed=passed, value=0.0, limit=0.0, words="compared")
+    return Judgement(test_rows="", num_rows=9, looks=1, champion=None, checks=(check,))
+
 for text in sys.argv[1:]:
-    settle("mnist", Candidate.model_validate_json(text))
+    candidate = Candidate.model_validate_json(text)
+    settle("mnist", candidate, lambda champion: judge(candidate, champion))
 assert not {"torch", "prefect"} & {*sys.modules}
 """
 

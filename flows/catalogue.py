@@ -1,0 +1,109 @@
+"""What is published: each version with its figures, its standing and its history."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline_config.base import Section
+from tasks.release.bundle import METRICS, BundleManifest
+from tasks.release.decision_page import page_path
+from tasks.release.journal import Entry, champion_of, read_journal
+from tasks.release.versions import published_versions
+from tasks.runtime.errors import ReleaseError
+from tasks.runtime.manifest import MANIFEST
+
+
+class Version(Section):
+    """One published version; `made` is the time of the journal's first line about it, if any."""
+
+    dataset: str
+    version: str
+    recipe: str
+    accuracy: float
+    accuracy_interval_95: tuple[float, float]
+    num_bytes: int
+    made: str | None
+    champion: bool
+    bundle: str
+    report: str
+
+
+class Shown(Version):
+    """A version with all that is known of it."""
+
+    metrics: dict[str, Any]
+    provenance: dict[str, Any]
+    history: tuple[Entry, ...]
+
+
+def read_manifest(folder: Path) -> BundleManifest:
+    """A bundle's manifest; raises ReleaseError for one that cannot be read."""
+    try:
+        return BundleManifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ReleaseError(
+            str(folder),
+            found=f"no readable {MANIFEST}",
+            expected="the folder of a published version",
+            remedy="`idxflow verify` says what is damaged; the command that made it mends it.",
+        ) from error
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """A bundle's metrics; raises ReleaseError where they cannot be read."""
+    try:
+        metrics: dict[str, Any] = json.loads((folder / METRICS).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ReleaseError(
+            str(folder / METRICS),
+            found="no readable metrics",
+            expected="those of a published version",
+            remedy="`idxflow verify` says what is damaged.",
+        ) from error
+    return metrics
+
+
+def versions_of(dataset: str) -> list[Version]:
+    """Every published version of a data set, the most accurate first."""
+    from tasks.release.bundle import bundle_folder
+
+    entries = read_journal(dataset)
+    found = [
+        version_in(bundle_folder(dataset, name), entries) for name in published_versions(dataset)
+    ]
+    return sorted(found, key=lambda version: (-version.accuracy, version.version))
+
+
+def version_in(folder: Path, entries: list[Entry]) -> Version:
+    """The version whose bundle lies in a folder; `entries` are the journal's."""
+    manifest, metrics = read_manifest(folder), read_metrics(folder)
+    champion = champion_of(entries)
+    low, high = metrics["accuracy_interval_95"]
+    return Version(
+        dataset=manifest.dataset,
+        version=manifest.version,
+        recipe=manifest.recipe,
+        accuracy=metrics["accuracy"],
+        accuracy_interval_95=(low, high),
+        num_bytes=sum(entry.num_bytes for entry in manifest.files.values()),
+        made=next((entry.time for entry in entries if entry.version == manifest.version), None),
+        champion=champion is not None and champion.version == manifest.version,
+        bundle=str(folder),
+        report=str(page_path(manifest.dataset, manifest.version)),
+    )
+
+
+def shown(folder: Path) -> Shown:
+    """All that is known of the version in a folder."""
+    manifest = read_manifest(folder)
+    entries = read_journal(manifest.dataset)
+    return Shown(
+        **version_in(folder, entries).model_dump(),
+        metrics=read_metrics(folder),
+        provenance=manifest.provenance,
+        history=tuple(entry for entry in entries if entry.version == manifest.version),
+    )

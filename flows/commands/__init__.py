@@ -1,0 +1,1 @@
+"""The commands of `idxflow`, a module for each group of them."""

@@ -1,0 +1,226 @@
+"""A published version made once more from its manifest, in a scratch folder, and compared.
+
+It is made by the command that a person would type, from the bundle's own recipe.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from flows.child import run_apart
+from flows.console import say
+from flows.plan import Choice, make_plan
+from pipeline_config.base import Section
+from pipeline_config.datasets import named_datasets
+from pipeline_config.gate import gate_for
+from tasks.release.bundle import METRICS, RECIPE, BundleManifest, inspect_bundle
+from tasks.release.golden import GOLDEN, read_golden
+from tasks.runtime.errors import ConfigError, ReleaseError
+from tasks.runtime.files import digest_of, in_use
+from tasks.runtime.manifest import folder_of, inspect
+from tasks.runtime.store import Change
+
+Verdict = Literal["equal to the bit", "within tolerance", "differs"]
+# What of the machine decides bits, as a version's provenance has it.
+MACHINE = ("device", "precision", "threads", "cpu")
+SHOWN_DIGITS = 12
+
+
+class Comparison(Section):
+    """One thing that the published and the rebuilt version have; digests are shortened."""
+
+    what: str
+    published: str
+    rebuilt: str
+    equal: bool
+
+
+class Reproduction(Section):
+    """What came of it; `changes` are what of code, libraries and machine is not as it was."""
+
+    dataset: str
+    version: str
+    verdict: Verdict
+    reason: str
+    comparisons: tuple[Comparison, ...]
+    changes: tuple[str, ...]
+    kept: str | None = None
+
+
+def reproduce(folder: Path, source: str | None = None, keep: Path | None = None) -> Reproduction:
+    """Rebuild the version whose bundle lies in `folder` and compare the two.
+
+    `source` is where the raw files are; without it the fetch output that the version names serves,
+    or the data set's own sources. `keep` is an empty folder to build in, which stays. Raises an
+    IdxflowError for a damaged bundle, for raw files that are missing, and where the run fails.
+    """
+    manifest, damage = inspect_bundle(folder)
+    if manifest is None or damage:
+        raise ReleaseError(
+            str(folder),
+            found="; ".join(damage),
+            expected="an intact bundle to compare with",
+            remedy="See `idxflow verify`.",
+        )
+    choice = _choice(manifest, folder.resolve(), source)
+    make_plan(choice)
+    with in_use(), _scratch(keep) as root:
+        say(
+            f"making {manifest.dataset}/{manifest.version} once more in {root}; what the gate says "
+            "there does not count"
+        )
+        summary = run_apart(_words(choice), root, manifest.provenance["threads"])
+        found = compare(folder, Path(summary["bundle"]))
+    return found if keep is None else found.model_copy(update={"kept": str(keep)})
+
+
+def _choice(manifest: BundleManifest, folder: Path, source: str | None) -> Choice:
+    """What to run; a data set without a name is a folder, which must hold what it held."""
+    device, recipe = manifest.provenance["device"], str(folder / RECIPE)
+    place = None if source is None else Path(source).expanduser().absolute()
+    if manifest.dataset in named_datasets():
+        place = place or _raw_files(manifest)
+        where = None if place is None else str(place)
+        return Choice(dataset=manifest.dataset, recipe=recipe, device=device, source=where)
+    _refuse_other_content(manifest.dataset, place)
+    num_classes = len(json.loads((folder / METRICS).read_bytes())["per_class"])
+    return Choice(dataset=str(place), recipe=recipe, device=device, classes=num_classes)
+
+
+def _raw_files(manifest: BundleManifest) -> Path | None:
+    """The fetch output that the version was made from, if it is still there and intact."""
+    made = manifest.provenance["stages"]["fetch"]
+    folder = folder_of("fetch", made["key"])
+    found, damage = inspect(folder)
+    is_same = found is not None and not damage and found.digest == made["digest"]
+    return folder.resolve() if is_same else None
+
+
+def _refuse_other_content(dataset: str, place: Path | None) -> None:
+    """Raise ConfigError unless a folder is the one that became the data set, by what it holds."""
+    from tasks.raw.local import content_of
+
+    content = dataset.rpartition("-")[2]
+    found = "no folder" if place is None else f"the content {content_of(place)[: len(content)]}"
+    if found != f"the content {content}":
+        raise ConfigError(
+            "--source" if place is None else f"--source {place}",
+            found=found,
+            expected=f"the folder that became {dataset}, with the content {content}",
+            remedy="Name it with --source FOLDER: nobody else has its files.",
+        )
+
+
+def _words(choice: Choice) -> list[str]:
+    """The choice as it is typed behind `idxflow run`."""
+    words = ["--dataset", choice.dataset, "--recipe", choice.recipe, "--device", choice.device]
+    words += [] if choice.source is None else ["--source", choice.source]
+    return words + ([] if choice.classes is None else ["--classes", str(choice.classes)])
+
+
+@contextmanager
+def _scratch(keep: Path | None) -> Iterator[Path]:
+    """An empty folder; it is removed at the end unless it was asked for."""
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="idxflow-reproduce-") as folder:
+            yield Path(folder)
+        return
+    if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
+        raise ConfigError(
+            f"--keep {keep}",
+            found="something there",
+            expected="a new or an empty folder, so that nothing in it is taken for the rebuilt one",
+            remedy="Name another folder.",
+        )
+    keep.mkdir(parents=True, exist_ok=True)
+    yield keep.resolve()
+
+
+def compare(published: Path, rebuilt: Path) -> Reproduction:
+    """The verdict on two bundles with readable manifests.
+
+    Within tolerance: made of the same raw files, and as accurate to the gate's margin for the data
+    set, since another CPU's rounding is like another seed.
+    """
+    (old, _), (new, _) = inspect_bundle(published), inspect_bundle(rebuilt)
+    assert old is not None
+    assert new is not None
+    rows = _comparisons(old, new)
+    before, after = (_accuracy(place) for place in (published, rebuilt))
+    margin = gate_for(old.dataset).accuracy_margin
+    verdict: Verdict = "differs"
+    reason = (
+        f"accuracy {before:.2%} and {after:.2%}, where two seeds may be {100 * margin:.2f} points "
+        f"apart; golden outputs {_golden_apart(published, rebuilt)}"
+    )
+    if all(row.equal for row in rows):
+        verdict, reason = "equal to the bit", f"the same {', '.join(row.what for row in rows)}"
+    elif old.determinants.data != new.determinants.data:
+        reason = "it was made of other raw files"
+    elif abs(before - after) <= margin:
+        verdict = "within tolerance"
+    return Reproduction(
+        dataset=old.dataset,
+        version=old.version,
+        verdict=verdict,
+        reason=reason,
+        comparisons=tuple(rows),
+        changes=tuple(map(str, changes_between(old.provenance, new.provenance))),
+    )
+
+
+def _accuracy(bundle: Path) -> float:
+    accuracy: float = json.loads((bundle / METRICS).read_bytes())["accuracy"]
+    return accuracy
+
+
+def _golden_apart(published: Path, rebuilt: Path) -> str:
+    """How far the golden outputs are apart, in words."""
+    try:
+        old, new = (read_golden(place / GOLDEN) for place in (published, rebuilt))
+    except ReleaseError:
+        return "not comparable"
+    if old.images_NHW.tobytes() != new.images_NHW.tobytes():
+        return "of other images"
+    return f"up to {abs(old.probabilities_NC - new.probabilities_NC).max():.1e} apart"
+
+
+def _comparisons(old: BundleManifest, new: BundleManifest) -> list[Comparison]:
+    """Raw data, recipe, weights, metrics, the version that follows from them, golden outputs."""
+    pairs = {
+        "raw data": (digest_of(old.determinants.data), digest_of(new.determinants.data)),
+        "recipe": (old.determinants.recipe, new.determinants.recipe),
+        "weights": (old.determinants.model, new.determinants.model),
+        "metrics": (old.determinants.metrics, new.determinants.metrics),
+        "version": (old.version, new.version),
+    }
+    if GOLDEN in old.files:
+        pairs["golden outputs"] = (old.files[GOLDEN].sha256, new.files[GOLDEN].sha256)
+    return [
+        Comparison(
+            what=what,
+            published=before[:SHOWN_DIGITS],
+            rebuilt=after[:SHOWN_DIGITS],
+            equal=before == after,
+        )
+        for what, (before, after) in pairs.items()
+    ]
+
+
+def changes_between(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
+    """What differs between two provenances: the machine, libraries, and modules of our code."""
+    pairs = {name: (old[name], new[name]) for name in MACHINE}
+    for kind, section in (("library", "libraries"), ("code", "modules")):
+        for name in sorted({*old[section], *new[section]}):
+            pair = old[section].get(name, "none"), new[section].get(name, "none")
+            pairs[f"{kind} {name}"] = pair if kind == "library" else (pair[0][:8], pair[1][:8])
+    return [
+        Change(name, str(before), str(after))
+        for name, (before, after) in pairs.items()
+        if before != after
+    ]

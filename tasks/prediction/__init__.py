@@ -1,0 +1,1 @@
+"""Answers: what a published model says about images that it has never seen."""

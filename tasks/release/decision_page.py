@@ -1,0 +1,79 @@
+"""The page a person opens: a bundle's report with what was decided about the version.
+
+It lies beside the bundle, outside every digest, and can be made again at any time from the bundle
+and the journal: a decision comes after the version, and may be taken back.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline_config.settings import settings
+from tasks.release.bundle import REPORT, bundle_folder
+from tasks.release.journal import Entry, champion_of
+from tasks.release.versions import published_versions
+from tasks.runtime.files import write_atomically
+
+TEMPLATE = "decision.html"
+# Where a report has room for the decision.
+MARK = b"<!-- decision -->"
+
+
+def page_path(dataset: str, version: str) -> Path:
+    """The page of a version."""
+    return settings().models / dataset / f"{version}.html"
+
+
+def page_content(dataset: str, version: str, entries: list[Entry]) -> bytes:
+    """The report of a bundle with the decisions of the journal in it."""
+    report = (bundle_folder(dataset, version) / REPORT).read_bytes()
+    return report.replace(MARK, _section(version, entries).encode(), 1)
+
+
+def _section(version: str, entries: list[Entry]) -> str:
+    from tasks.release.report import html_template
+
+    about = [entry for entry in entries if entry.version == version]
+    champion = champion_of(entries)
+    is_champion = champion is not None and champion.version == version
+    judged = [entry.gate for entry in about if entry.gate is not None]
+    return html_template(TEMPLATE).render(
+        entries=about,
+        is_champion=is_champion,
+        successor=None if is_champion else _successor(version, entries),
+        gate=judged[-1] if judged else None,
+    )
+
+
+def _successor(version: str, entries: list[Entry]) -> Entry | None:
+    """The entry that last took the title from a version, if one did."""
+    holders = [entry.champion.version if entry.champion else None for entry in entries]
+    lost = [
+        entry
+        for entry, before, after in zip(entries[1:], holders, holders[1:], strict=False)
+        if before == version != after
+    ]
+    return lost[-1] if lost else None
+
+
+def refresh_pages(dataset: str, entries: list[Entry]) -> None:
+    """Bring the page of every published version up to date with the journal."""
+    for version in published_versions(dataset):
+        if page_fault(dataset, version, entries) is not None:
+            content = page_content(dataset, version, entries)
+            write_atomically(page_path(dataset, version), content)
+
+
+def page_fault(dataset: str, version: str, entries: list[Entry]) -> str | None:
+    """How a version's page differs from what bundle and journal say; None if it does not.
+
+    A bundle without a readable report has no page to be wrong.
+    """
+    path = page_path(dataset, version)
+    try:
+        wanted = page_content(dataset, version, entries)
+    except OSError:
+        return None
+    if path.is_file() and path.read_bytes() == wanted:
+        return None
+    return f"{path.name} does not say what the journal says"

@@ -1,0 +1,1 @@
+"""What is there, kept sound and kept small: scrubbing and collecting garbage."""

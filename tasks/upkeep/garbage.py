@@ -1,0 +1,163 @@
+"""What nobody needs any more, found and cleared away.
+
+Kept are: the champion and those that a rollback would bring back; the latest versions of each data
+set; every stage output that one of these names, so that its reruns stay hits; and whatever no
+version names but is younger than a day, since the run that made it may be about to go on. The
+journal and the ledger are never touched.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pipeline_config.base import Section
+from pipeline_config.settings import settings
+from tasks.release.bundle import BundleManifest, bundle_folder
+from tasks.release.decision_page import page_path
+from tasks.release.journal import champion_of, read_journal
+from tasks.release.versions import published_datasets, published_versions
+from tasks.runtime.files import alone
+from tasks.runtime.manifest import MANIFEST
+
+YOUNG_S = 24 * 3600
+# An embedded server's database that outgrew this is begun anew.
+MAX_DATABASE_BYTES = 100 * 2**20
+
+
+class Item(Section):
+    """Something to clear away: what it is, where, how large, and why nobody needs it."""
+
+    kind: str
+    path: str
+    num_bytes: int
+    why: str
+
+
+def collect(keep: int, *, dry_run: bool = False) -> list[Item]:
+    """Clear away what nobody needs, `keep` versions of each data set apart; returns what it was.
+
+    Waits until no run is using the root. What is gone already is no error; killed half-way, it
+    leaves nothing half-there, and the next one goes on.
+    """
+    with alone():
+        items = list(find_garbage(keep))
+        if not dry_run:
+            for item in items:
+                _remove(Path(item.path))
+    return items
+
+
+def find_garbage(keep: int) -> Iterator[Item]:
+    """Everything that may go; see the head of this module for what stays."""
+    kept = {name: _kept_versions(name, keep) for name in published_datasets()}
+    for dataset, versions in kept.items():
+        for version in sorted(set(published_versions(dataset)) - versions):
+            # The page first: without its version nothing would lead to it any more.
+            yield _item("page", page_path(dataset, version), "its version goes")
+            yield _item("version", bundle_folder(dataset, version), f"not among the last {keep}")
+    needed = {
+        f"{stage}-{made['key']}"
+        for dataset, versions in kept.items()
+        for version in versions
+        for stage, made in _provenance(bundle_folder(dataset, version)).items()
+    }
+    yield from _unneeded_outputs(needed)
+    yield from _leftovers()
+
+
+def _kept_versions(dataset: str, keep: int) -> set[str]:
+    """The champion, those before it, the `keep` latest, and what the journal does not know yet."""
+    entries = read_journal(dataset)
+    kept, before = set(), entries
+    while (champion := champion_of(before)) is not None:
+        kept.add(champion.version)
+        before = [entry for entry in before if entry.seq < champion.since]
+    latest = list(dict.fromkeys(entry.version for entry in reversed(entries)))
+    there = published_versions(dataset)
+    kept |= set([version for version in latest if version in there][:keep])
+    return kept | (set(there) - set(latest))
+
+
+def _provenance(bundle: Path) -> dict[str, dict[str, str]]:
+    """The stages that a bundle names; none for a bundle whose manifest cannot be read."""
+    try:
+        manifest = BundleManifest.model_validate_json((bundle / MANIFEST).read_bytes())
+    except (OSError, ValidationError):
+        return {}
+    stages: dict[str, dict[str, str]] = manifest.provenance.get("stages", {})
+    return stages
+
+
+def _unneeded_outputs(needed: set[str]) -> Iterator[Item]:
+    """Stage outputs, and checkpoints and records of outputs, that nothing kept names."""
+    why = "no version that is kept needs it"
+    gone = set()
+    for path in sorted(settings().stages.glob("[!.]*")):
+        if path.name not in needed and not _is_young(path):
+            gone.add(path.name)
+            yield _item("stage output", path, why)
+    for path in sorted(settings().checkpoints.glob("[!.]*")):
+        if not _is_young(path):
+            yield _item("checkpoint", path, "nobody went on with this training for a day")
+    there = {path.name for path in settings().stages.glob("*")} - gone
+    for path in sorted((settings().root / "prefect" / "results").glob("*-*")):
+        if path.name not in there:
+            yield _item("record", path, "its stage output is gone")
+    for path in sorted(settings().locks.glob("*-*.lock")):
+        if path.stem not in there and not path.stem.startswith("models-"):
+            yield _item("lock", path, "its stage output is gone")
+
+
+def _leftovers() -> Iterator[Item]:
+    """What killed runs left: files and folders that were never finished, and databases."""
+    root = settings()
+    for folder in (root.stages, root.checkpoints, root.root / "show", *root.models.glob("*/")):
+        for path in sorted(folder.glob(".*")):
+            yield _item("leftover", path, "a killed run never finished it")
+    for path in sorted((root.root / "prefect").glob("embedded-*.db")):
+        is_first = path.stem == "embedded-1"
+        if not is_first or path.stat().st_size > MAX_DATABASE_BYTES:
+            why = "it outgrew its use" if is_first else "no run at the same time needs it now"
+            for part in sorted(path.parent.glob(f"{path.stem}.*")):
+                yield _item("database", part, why)
+
+
+def _is_young(path: Path) -> bool:
+    """Whether it was made within a day; also what a clock set back puts into the future."""
+    with suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime < YOUNG_S
+    return False
+
+
+def _item(kind: str, path: Path, why: str) -> Item:
+    return Item(kind=kind, path=str(path), num_bytes=_size(path), why=why)
+
+
+def _size(path: Path) -> int:
+    """The bytes of a file or of all files below a folder; 0 for what is gone."""
+    total = 0
+    for file in [path, *path.rglob("*")]:
+        with suppress(FileNotFoundError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder by first moving it out of sight, so that no half of it is seen.
+
+    Needs no room: on a full disk this is what is called for.
+    """
+    with suppress(FileNotFoundError):
+        if path.is_dir():
+            hidden = path.with_name(f".{path.name}.gone")
+            shutil.rmtree(hidden, ignore_errors=True)
+            path.rename(hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
+        else:
+            path.unlink()

@@ -1,0 +1,172 @@
+"""SIGKILL, a power cut and a full disk at the steps of everything that writes below the root.
+
+In the core a run is met again and again in one root, each time at the next of some places, and what
+is done by hand at every fifth step. `make test-all` takes every step of each stage, of a publication
+and of what is done by hand, each from the root as it was before.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.runtime.stages import STAGE_NAMES
+
+Held = Callable[..., None]
+
+EVERY = pytest.param(1, marks=pytest.mark.exhaustive)
+PROMISES = ("whole", "nothing lost", "converges", "once", "swept")
+# Template before, job, template after, what is done next. A rollback that is done again goes back
+# further, so behind it comes an ordinary run.
+RUNS = {
+    "a first run": ("empty", "first", "first", "first"),
+    "a new champion": ("first", "second", "second", "second"),
+}
+PARTS = {
+    **{f"stage {name}": (f"no-{name}", "first", "first", "first") for name in STAGE_NAMES},
+    "a new champion": ("unpublished", "second", "second", "second"),
+}
+BY_HAND = {
+    "promote": ("second", "promote", "promoted", "promote"),
+    "rollback": ("second", "rollback", "rolled-back", "second"),
+    "gc": ("old", "gc", "cleared", "gc"),
+}
+# The steps at which a fault makes a difference: without room one can still take away, and what is
+# lost without power changes with what is brought to disk.
+MATTERS = {"kill": ".", "power cut": "^(fsync|rename)", "full": "^(open|mkdir|fsync|rename)"}
+# The places of a run, in its order: the step that is prevented is the first like this.
+DATA = (
+    r"open stages/\.fetch.*/received-train-images",
+    r"rename stages/\.fetch.* → stages/fetch",
+    r"open stages/\.validate.*/report.html",
+    r"fsync stages/\.convert.*/train.parquet",
+    r"open stages/\.normalize.*/test.npy",
+    r"open checkpoints/\.train",
+    r"rename checkpoints/\.train",
+)
+MODEL = (
+    r"open stages/\.train.*/manifest.json",
+    r"rename stages/\.train",
+    r"fsync stages/\.evaluate.*/probabilities.parquet",
+    r"open models/\w+/\..*/model.onnx",
+    r"rename models/\S+ → models/\w+/[0-9a-f]{12}$",
+    r"fsync models/\w+$",
+    r"open models/\w+/journal.jsonl",
+    r"fsync models/\w+/journal.jsonl",
+    r"open models/\w+/\.champion.json",
+    r"rename .* → models/\w+/champion.json",
+    r"rename .* → models/\w+/[0-9a-f]{12}.html",
+)
+PLACES = {"a first run": DATA + MODEL, "a new champion": MODEL}
+
+
+@pytest.mark.parametrize("fault", MATTERS)
+@pytest.mark.parametrize("name", RUNS)
+def test_again_and_again(lab: Any, scenario_of: Any, held: Held, name: str, fault: str) -> None:
+    """One root, met at one place after the other; then the run that nothing disturbs."""
+    scenario, places = scenario_of(*RUNS[name]), PLACES[name]
+    lab.lay(scenario.before)
+    lab.num_told = 0
+    met = {place: lab.befall(scenario, fault, place) for place in places}
+    met["the end"] = lab.converge(scenario)
+    assert not {place: broken for place, broken in met.items() if broken}
+    held(f"{fault}, {name}", "whole", "nothing lost", times=len(places))
+    held(f"{fault}, {name}", "converges", "once", "swept")
+    held(f"{fault}, {name}", "told", times=lab.num_told)
+
+
+def at_steps(lab: Any, held: Held, name: str, scenario: Any, fault: str, stride: int) -> None:
+    """The root as it was before, met at one step; then what comes next; then at another step."""
+    lab.lay(scenario.before)
+    steps = lab.ok(scenario.job)["steps"]
+    places = [at for at, step in enumerate(steps) if re.search(MATTERS[fault], step)][::stride]
+    lab.num_told = 0
+    met = {f"{at}: {steps[at]}": lab.meet(scenario, fault, at) for at in places}
+    assert not {step: broken for step, broken in met.items() if broken}
+    held(f"{fault}, {name}", *PROMISES, times=len(places))
+    held(f"{fault}, {name}", "told", times=lab.num_told)
+
+
+@pytest.mark.parametrize("stride", [5, EVERY])
+@pytest.mark.parametrize("fault", MATTERS)
+@pytest.mark.parametrize("name", BY_HAND)
+def test_by_hand(
+    lab: Any, scenario_of: Any, held: Held, name: str, fault: str, stride: int
+) -> None:
+    at_steps(lab, held, name, scenario_of(*BY_HAND[name]), fault, stride)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("fault", MATTERS)
+@pytest.mark.parametrize("name", PARTS)
+def test_at_every_step_of_a_run(
+    lab: Any, scenario_of: Any, held: Held, name: str, fault: str
+) -> None:
+    at_steps(lab, held, name, scenario_of(*PARTS[name]), fault, 1)
+
+
+@pytest.mark.parametrize("signal", ["SIGINT", "SIGTERM"])
+def test_a_training_that_is_stopped_saves_first(
+    lab: Any, scenario_of: Any, held: Held, signal: str
+) -> None:
+    scenario = scenario_of("no-train", "first", "first", "first")
+    lab.lay(scenario.before)
+    told = lab.do(scenario.job, fault=signal, at="rename checkpoints/")
+    assert told["code"] != 0 or told["error"] == "KeyboardInterrupt"
+    assert list(lab.root.glob("checkpoints/train-*.safetensors"))
+    assert lab.converge(scenario) == []
+    held(f"{signal} in a training", "whole", "converges", "once", "swept")
+
+
+@contextmanager
+def web(folder: Path, num_bytes: int | None) -> Iterator[str]:
+    """A server of the raw files in a folder; it hangs up after `num_bytes` of a file."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.rpartition("/")[2].removesuffix(".gz")
+            content = gzip.compress((folder / name).read_bytes(), mtime=0)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[:num_bytes])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("num_bytes", [0, 5_000, None])
+def test_in_the_middle_of_a_download(
+    lab: Any, scenario_of: Any, held: Held, num_bytes: int | None
+) -> None:
+    """The server hangs up half-way; or, for None, the process dies when half a file is there."""
+    raw = next((lab.templates / "first" / "stages").glob("fetch-*"))
+    scenario = scenario_of("no-fetch", "first", "first", "first")
+    lab.lay(scenario.before)
+    with web(raw, num_bytes) as address:
+        given = {**lab.jobs["first"]["given"], "web": address}
+        if num_bytes is None:
+            told = lab.do("first", given=given, fault="killed at byte", at=40_000)
+            assert told["result"] is None
+        else:
+            told = lab.do("first", given=given)
+            assert told["error"] == "FetchError"
+            assert lab.temporaries() == []
+            held("a download that breaks off", "told")
+    assert lab.halves() == []
+    assert lab.converge(scenario) == []
+    fault = "killed in a download" if num_bytes is None else "a download that breaks off"
+    held(fault, *PROMISES)

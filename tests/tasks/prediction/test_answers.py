@@ -1,0 +1,290 @@
+"""Answers: the right ones, whole or not at all, from an intact model, in flat memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tasks.prediction import inputs
+from tasks.prediction.answers import NUM_FIRST, Predicted, Request, predict_files
+from tasks.prediction.classifier import load_classifier
+from tasks.prediction.predict import answer
+from tasks.raw.idx import write_idx
+from tasks.runtime.errors import ConfigError, IdxflowError, RawDataError, ReleaseError
+
+Draw = Callable[..., Image.Image]
+MakeBundle = Callable[..., Path]
+
+
+def ask(model: Path, *files: Path, **more: object) -> Predicted:
+    return predict_files(Request(files=tuple(map(str, files)), model=str(model), **more))
+
+
+@pytest.fixture
+def photos(draw: Draw, tmp_path: Path) -> Path:
+    """Ten photos of the digits: of several sizes, dark on light and light on dark, as JPEG."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for digit in range(10):
+        ink, paper = (230, 30) if digit % 2 else (40, 200)
+        picture = draw(str(digit), size=150 + 90 * digit, share=0.5, ink=ink, paper=paper)
+        picture.save(folder / f"{digit}.jpg")
+    return folder
+
+
+def test_photos_of_digits_are_recognised(make_bundle: MakeBundle, photos: Path) -> None:
+    found = ask(make_bundle(), photos)
+    assert [row["class"] for row in found.first] == [*"0123456789"]
+    assert [row["source"] for row in found.first] == [str(photos / f"{d}.jpg") for d in range(10)]
+    assert min(row["probability"] for row in found.first) > 0.9
+    assert found.counts == dict.fromkeys("0123456789", 1)
+    assert (found.num_images, found.num_abstained, found.out) == (10, 0, None)
+
+
+def test_an_image_gets_the_same_answer_in_every_dress(
+    make_bundle: MakeBundle, digits: np.ndarray, tmp_path: Path
+) -> None:
+    write_idx(tmp_path / "all-idx3-ubyte", digits)
+    for digit, image in enumerate(digits):
+        Image.fromarray(image).save(tmp_path / f"{digit}.png")
+    found = ask(make_bundle(), tmp_path)
+    as_pictures, as_rows = found.first[:10], found.first[10:]
+    assert [row["index"] for row in as_rows] == list(range(10))
+    for picture, row in zip(as_pictures, as_rows, strict=True):
+        assert picture["best"] == row["best"]
+        assert picture["probability"] == pytest.approx(row["probability"], abs=2e-6)
+
+
+def test_the_files_hold_every_row(
+    make_bundle: MakeBundle, digits: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "BATCH", 7)
+    write_idx(tmp_path / "many", np.tile(digits, (5, 1, 1)))
+    model = make_bundle()
+    for name in ("deep/answers.parquet", "answers.json"):
+        out = tmp_path / name
+        found = ask(model, tmp_path / "many", out=str(out))
+        rows = pq.read_table(out).to_pylist() if out.suffix == ".parquet" else read_json(out)
+        assert [row["index"] for row in rows] == list(range(50))
+        assert [row["best"] for row in rows] == [*"0123456789"] * 5
+        assert list(found.first) == rows[:NUM_FIRST]
+        assert found.counts == dict.fromkeys("0123456789", 5)
+        assert (found.out, found.num_images) == (str(out), 50)
+        assert set(rows[0]) == {"source", "index", "class", "best", "probability", "abstained"}
+
+
+def read_json(path: Path) -> list[dict[str, object]]:
+    return json.loads(path.read_text())  # type: ignore[no-any-return]
+
+
+def test_below_the_threshold_it_abstains(
+    make_bundle: MakeBundle, digits: np.ndarray, tmp_path: Path
+) -> None:
+    halves = np.stack([digits[1], (digits[3] // 2 + digits[8] // 2)])
+    write_idx(tmp_path / "images", halves)
+    model, out = make_bundle(), str(tmp_path / "answers.parquet")
+    unsure = ask(model, tmp_path / "images").first[1]["probability"]
+    found = ask(model, tmp_path / "images", threshold=unsure + 0.01, out=out)
+    sure, other = pq.read_table(out).to_pylist()
+    assert (sure["class"], sure["abstained"]) == ("1", False)
+    assert (other["class"], other["abstained"]) == (None, True)
+    assert other["best"] in "38"
+    assert (found.num_abstained, sum(found.counts.values())) == (1, 1)
+
+
+@pytest.mark.parametrize("out", ["answers.parquet", "answers.json"])
+@pytest.mark.parametrize("fault", ["truncated", "not an image", "no ink"])
+def test_after_an_error_nothing_is_written(
+    make_bundle: MakeBundle, photos: Path, tmp_path: Path, out: str, fault: str
+) -> None:
+    bad = photos / "99.png"
+    match fault:
+        case "truncated":
+            bad.write_bytes((photos / "3.jpg").read_bytes()[:900])
+        case "not an image":
+            bad.write_text("<html>")
+        case _:
+            Image.new("L", (90, 90), 200).save(bad)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / out).write_text("the answers of yesterday")
+    words = {"out": str(folder / out), "explain": str(folder / "explained.png")}
+    with pytest.raises(RawDataError) as caught:
+        ask(make_bundle(), photos, **words)
+    assert caught.value.what == str(bad)
+    assert [path.name for path in folder.iterdir()] == [out]
+    assert (folder / out).read_text() == "the answers of yesterday"
+
+
+def test_what_it_writes_is_not_read_the_next_time(make_bundle: MakeBundle, photos: Path) -> None:
+    words = {"out": str(photos / "a.parquet"), "explain": str(photos / "explained.png")}
+    model = make_bundle()
+    for _ in range(2):
+        assert ask(model, photos, **words).num_images == 10
+    assert sorted(path.suffix for path in photos.iterdir()) == [".jpg"] * 10 + [".parquet", ".png"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"out": "a.csv"}, "the ending '.csv', expected a .parquet or .json file"),
+        ({"explain": "a.jpg"}, "the ending '.jpg', expected a .png file"),
+        ({"out": "photos/0.json"}, "a file that is to be read"),
+        ({"out": "folder.json"}, "a folder of that name"),
+        ({"out": "photos/1.jpg/a.json"}, "1.jpg, which is no folder"),
+    ],
+)
+def test_an_impossible_place_is_refused_first(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: object, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.json").mkdir()
+    (photos / "0.json").touch()
+    with pytest.raises(ConfigError, match=words):
+        ask(Path("no such model"), photos / "0.json", **more)  # type: ignore[arg-type]
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", ["model", "manifest", "no model", "no manifest"])
+def test_a_damaged_model_is_refused(make_bundle: MakeBundle, photos: Path, damage: str) -> None:
+    folder = make_bundle()
+    match damage:
+        case "model":
+            flip(folder / "model.onnx")
+        case "manifest":
+            path = folder / "manifest.json"
+            path.write_text(path.read_text().replace('"fast"', '"best"'))
+        case "no model":
+            (folder / "model.onnx").unlink()
+        case _:
+            (folder / "manifest.json").unlink()
+    with pytest.raises(ReleaseError):
+        ask(folder, photos)
+    if damage != "no manifest":
+        with pytest.raises(ReleaseError, match=r"model\.onnx: found"):
+            ask(folder / "model.onnx", photos)
+
+
+def test_other_damage_in_the_bundle_does_not_matter(make_bundle: MakeBundle, photos: Path) -> None:
+    folder = make_bundle()
+    flip(folder / "metrics.json")
+    assert ask(folder, photos).num_images == 10
+
+
+def test_a_single_model_file_will_do(digits_onnx: bytes, photos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "alone.onnx"
+    path.write_bytes(digits_onnx)
+    found = ask(path, photos)
+    assert (found.model, found.counts["7"]) == ("mnist/v1", 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", None])
+def test_a_foreign_model_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "foreign.onnx"
+    path.write_bytes(foreign_onnx() if content is None else content)
+    with pytest.raises(ReleaseError, match=r"foreign\.onnx: found"):
+        load_classifier(str(path), None)
+
+
+def foreign_onnx() -> bytes:
+    """A whole ONNX model that is no classifier of images."""
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "ab"]
+    graph = helper.make_graph([helper.make_node("Identity", ["a"], ["b"])], "g", ends[:1], ends[1:])
+    opsets = [helper.make_opsetid("", 20)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+def test_a_picture_of_what_it_did(make_bundle: MakeBundle, photos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "explained.png"
+    ask(make_bundle(), photos, explain=str(path))
+    with Image.open(path) as figure:
+        assert figure.size[0] == 960
+    write_idx(tmp_path / "images", np.ones((1, 28, 28), np.uint8))
+    with pytest.raises(ConfigError, match="no picture among the files"):
+        ask(make_bundle(dataset="other"), tmp_path / "images", explain=str(path))
+
+
+def test_the_task_does_the_same(make_bundle: MakeBundle, photos: Path) -> None:
+    request = Request(files=(str(photos),), model=str(make_bundle()))
+    assert answer.fn(request) == predict_files(request)
+
+
+MEASURED = """
+import resource, sys
+from tasks.prediction.answers import Request, predict_files
+model, out, *files = sys.argv[1:]
+for file in files:
+    predict_files(Request(files=(file,), model=model, out=out))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.parametrize("kind", ["idx", "parquet"])
+def test_memory_is_flat_in_the_number_of_images(
+    make_bundle: MakeBundle, tmp_path: Path, kind: str
+) -> None:
+    import pyarrow as pa
+
+    files = []
+    for num_images in (8192, 65536):
+        images = np.zeros((num_images, 28, 28), np.uint8)
+        images[:, 5:20, 10] = 255
+        files.append(str(tmp_path / f"{num_images}"))
+        if kind == "idx":
+            write_idx(Path(files[-1]), images)
+        else:
+            column = pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(784), num_images, [None, pa.py_buffer(images)]
+            )
+            pq.write_table(pa.table({"image": column}), files[-1], row_group_size=8192)
+    words = [str(make_bundle()), str(tmp_path / "answers.parquet"), *files]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *words],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MALLOC_ARENA_MAX": "2"},
+    )
+    few, many = map(int, done.stdout.split())
+    # All of the images would be 51 MB, and all answers together some 30.
+    assert many - few < 16
+
+
+def test_a_request_is_whole_and_within_bounds() -> None:
+    for wrong in ({"files": ()}, {"threshold": 1.1}, {"threshold": float("nan")}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Request(**{"files": ("a",), **wrong})
+
+
+def test_a_full_disk_is_one_error_and_leaves_nothing(
+    make_bundle: MakeBundle, tmp_path: Path, digits: np.ndarray
+) -> None:
+    import resource
+
+    write_idx(tmp_path / "images", np.tile(digits, (400, 1, 1)))
+    model = make_bundle()
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for name in ("a.parquet", "a.json"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
+        try:
+            with pytest.raises(IdxflowError, match="no room to write"):
+                ask(model, tmp_path / "images", out=str(tmp_path / "out" / name))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        assert not list((tmp_path / "out").iterdir())

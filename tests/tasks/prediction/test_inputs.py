@@ -1,0 +1,184 @@
+"""Files and folders as batches: the same images in the same order, whatever they lie in."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tasks.prediction import inputs
+from tasks.prediction.inputs import batches, files_of
+from tasks.prediction.pictures import Form
+from tasks.raw.idx import write_idx
+from tasks.runtime.errors import RawDataError
+
+FORM = Form(6, 5, is_digits=True)
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (11, 6, 5), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "BATCH", 4)
+    monkeypatch.setattr(inputs, "PICTURES", 2)
+
+
+def read(*files: Path) -> tuple[list[tuple[str, int]], np.ndarray]:
+    """The (source, index) of every image, and the images."""
+    found = list(batches(files_of([*map(str, files)]), FORM))
+    rows = [row for batch in found for row in zip(batch.sources, batch.index_B, strict=True)]
+    return rows, np.concatenate([batch.images_BHW for batch in found])
+
+
+def write_parquet(path: Path, images: np.ndarray, kind: pa.DataType, **how: object) -> Path:
+    column = pa.array([image.tobytes() for image in images], kind)
+    pq.write_table(pa.table({"label": [0] * len(images), "image": column}), path, **how)
+    return path
+
+
+def write_one(path: Path, images: np.ndarray, kind: str) -> Path:
+    match kind:
+        case "idx":
+            write_idx(path, images)
+        case "gzip":
+            write_idx(path, images)
+            path.write_bytes(gzip.compress(path.read_bytes()))
+        case "fixed":
+            write_parquet(path, images, pa.binary(30), row_group_size=3)
+        case "binary":
+            write_parquet(path, images, pa.binary())
+        case "large":
+            write_parquet(path, images, pa.large_binary())
+    return path
+
+
+@pytest.mark.parametrize("kind", ["idx", "gzip", "fixed", "binary", "large"])
+def test_every_kind_gives_its_images_in_order(
+    images: np.ndarray, tmp_path: Path, kind: str
+) -> None:
+    path = write_one(tmp_path / "a file", images, kind)
+    rows, found = read(path)
+    assert rows == [(str(path), index) for index in range(11)]
+    assert np.array_equal(found, images)
+
+
+def test_a_folder_gives_what_it_knows_in_natural_order(images: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "sub 10" / "deep").mkdir(parents=True)
+    (tmp_path / "sub 9").mkdir()
+    names = ["2.png", "10.png", "sub 9/x.PNG", "sub 10/deep/b1.png", "sub 10/deep/b02.png"]
+    plain = np.zeros((5, 6, 5), np.uint8)
+    for number, name in enumerate(names):
+        plain[number, 2, 2] = 100 + number
+        Image.fromarray(plain[number]).save(tmp_path / name)
+    write_idx(tmp_path / "t10k-images.idx3-ubyte", images)
+    write_idx(tmp_path / "t10k-labels.idx1-ubyte", np.arange(11, dtype=np.uint8))
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "._2.png").write_bytes(b"of another system")
+    (tmp_path / ".hidden").mkdir()
+    Image.fromarray(plain[0]).save(tmp_path / ".hidden" / "3.png")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    rows, found = read(tmp_path)
+    order = [(str(tmp_path / name), 0) for name in names]
+    order[5:] = [(str(tmp_path / "t10k-images.idx3-ubyte"), index) for index in range(11)]
+    assert rows == order
+    assert np.array_equal(found, np.concatenate([plain, images]))
+
+
+def test_a_name_that_is_no_text_is_told_with_a_mark(images: np.ndarray, tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.idx"))
+    write_idx(path, images)
+    rows, _ = read(path)
+    assert rows[0] == (f"{tmp_path}/\N{REPLACEMENT CHARACTER}.idx", 0)
+
+
+def unfit(folder: Path, images: np.ndarray, fault: str) -> tuple[Path, str]:  # noqa: C901
+    """A file that does not do, and a piece of what is said about it."""
+    path = folder / "unfit"
+    match fault:
+        case "labels":
+            write_idx(path, np.arange(5, dtype=np.uint8))
+            return path, "5 uint8, expected N×6×5 uint8"
+        case "size":
+            write_idx(path, images.transpose(0, 2, 1))
+            return path, "11×5×6 uint8, expected N×6×5"
+        case "type":
+            write_idx(path, images.astype(np.int32))
+            return path, "11×6×5 int32"
+        case "none":
+            write_idx(path, images[:0])
+            return path, "no images"
+        case "cut":
+            write_idx(path, images)
+            path.write_bytes(path.read_bytes()[:-1])
+            return path, "truncated"
+        case "gzip cut":
+            path.write_bytes(write_one(path, images, "gzip").read_bytes()[:-9])
+            return path, "damaged"
+        case "gzip size":
+            return write_one(path, images[:, 1:], "gzip"), "11×5×5 uint8"
+        case "column":
+            pq.write_table(pa.table({"pixels": [b"x"]}), path)
+            return path, r"\['pixels'\], expected a column 'image' of 30 bytes"
+        case "column type":
+            pq.write_table(pa.table({"image": ["x" * 30]}), path)
+            return path, "image: string"
+        case "fixed size":
+            return write_parquet(path, images[:, 1:], pa.binary(25)), "cannot be read so"
+        case "binary size":
+            return write_parquet(path, images[:, 1:], pa.binary()), "cannot be read so"
+        case "null":
+            pq.write_table(pa.table({"image": pa.array([None, b"x" * 30], pa.binary())}), path)
+            return path, "rows without an image"
+        case "no rows":
+            return write_parquet(path, images[:0], pa.binary(30)), "no images"
+        case "parquet cut":
+            path.write_bytes(write_parquet(path, images, pa.binary()).read_bytes()[:-9])
+            return path, "cannot be read so"
+        case "text":
+            path.write_text("hello")
+            return path, "the first bytes 68 65"
+        case "empty":
+            path.touch()
+            return path, "an empty file"
+        case "pipe":
+            os.mkfifo(path)
+            return path, "neither a file nor a folder"
+        case "missing":
+            return path, "no such file"
+        case _:
+            path.mkdir()
+            (path / "notes.txt").touch()
+            return path, "a folder without"
+
+
+FAULTS = ["labels", "size", "type", "none", "cut", "gzip cut", "gzip size", "column"]
+FAULTS += ["column type", "fixed size", "binary size", "null", "no rows", "parquet cut"]
+FAULTS += ["text", "empty", "pipe", "missing", "folder"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_does_not_do_is_named(images: np.ndarray, tmp_path: Path, fault: str) -> None:
+    path, words = unfit(tmp_path, images, fault)
+    with pytest.raises(RawDataError, match=words) as caught:
+        read(write_one(tmp_path / "good", images, "idx"), path)
+    assert caught.value.what == str(path)
+
+
+def test_damaged_parquet_is_our_own_error(images: np.ndarray, tmp_path: Path) -> None:
+    good = write_parquet(tmp_path / "good", images, pa.binary(30)).read_bytes()
+    path = tmp_path / "damaged"
+    for place in range(4, len(good) - 4, 7):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 0xFF]) + good[place + 1 :])
+        try:
+            read(path)
+        except RawDataError as error:
+            assert error.what == str(path)

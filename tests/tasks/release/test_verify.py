@@ -1,0 +1,316 @@
+"""Verify: whatever is damaged is named, in a bundle, a copy of one, a journal or a pointer."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from flows.commands.verify import verify
+from tasks.dataset.splits import read_split
+from tasks.dataset.table import read_images
+from tasks.release.assemble import ensure_bundle
+from tasks.release.bundle import BundleManifest, bundle_folder, inspect_bundle
+from tasks.release.by_hand import promote
+from tasks.release.golden import GOLDEN, NUM_GOLDEN, golden_rows, read_golden
+from tasks.release.lineage import Lineage
+from tasks.release.record import Candidate
+from tasks.release.verify import Check, verify_bundle, verify_bundles, verify_root
+from tasks.runtime.errors import ReleaseError
+from tasks.runtime.manifest import list_files
+
+BUNDLE = ("manifest", "files", "recipe", "weights", "ONNX model")
+REGISTRY = ("journal", "champion")
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test keeps the published champion for those after it."""
+    return tmp_path_factory.mktemp("pristine") / "models"
+
+
+@pytest.fixture
+def bundle(make_lineage: Callable[..., Lineage], pristine: Path, root: Path) -> Path:
+    """The folder of a published champion."""
+    if pristine.exists():
+        shutil.copytree(pristine, root / "models")
+    else:
+        manifest, _ = ensure_bundle(make_lineage())
+        candidate = Candidate(version=manifest.version, recipe="fast", accuracy=0.9, competes=True)
+        promote("mnist", candidate, "a test")
+        shutil.copytree(root / "models", pristine)
+    return next(root.glob("models/mnist/*/manifest.json")).parent
+
+
+def verdicts(checks: list[Check]) -> dict[str, str]:
+    return {check.what: check.verdict for check in checks}
+
+
+def damaged(checks: list[Check]) -> dict[str, str]:
+    return {check.what: check.detail for check in checks if check.verdict == "damaged"}
+
+
+def resealed(folder: Path, **changes: object) -> None:
+    """Give a bundle the manifest that its files would have had."""
+    manifest, _ = inspect_bundle(folder)
+    assert manifest is not None
+    files = list_files(folder)
+    given = {"model": files["model.safetensors"].sha256, "metrics": files["metrics.json"].sha256}
+    determinants = manifest.determinants.model_copy(update=given | changes)
+    made = BundleManifest.of("mnist", manifest.recipe, determinants, manifest.provenance, files)
+    (folder / "manifest.json").write_bytes(made.content())
+
+
+def flip(path: Path, place: int, bit: int = 0) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def test_all_is_well_with_what_was_published(bundle: Path) -> None:
+    checks = verify_root()
+    assert [check.what for check in checks] == [*BUNDLE, *REGISTRY]
+    assert {check.verdict for check in checks} == {"ok"}
+    assert {check.subject for check in checks} == {f"mnist/{bundle.name}", "mnist"}
+    assert checks == verify_bundles([bundle])
+
+
+def test_nothing_published_is_no_damage(root: Path) -> None:
+    assert verify_root() == []
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.onnx", "recipe.yaml", GOLDEN])
+def test_a_damaged_file_is_named_and_fed_to_no_library(bundle: Path, name: str) -> None:
+    flip(bundle / name, 40)
+    checks = verify_bundle(bundle)
+    assert damaged(checks) == {"files": f"{name}: its SHA-256 changed"}
+    skipped = [check for check in checks if check.verdict == "skipped"]
+    assert skipped
+    assert {check.detail for check in skipped} == {f"{name}: its SHA-256 changed"}
+    assert (verdicts(checks)["weights"] == "ok") == (name == "model.onnx")
+
+
+@pytest.mark.parametrize("rounds", [8, pytest.param(150, marks=pytest.mark.exhaustive)])
+def test_one_flipped_bit_anywhere_is_found(bundle: Path, rounds: int) -> None:
+    seed = random.randrange(2**32)
+    chance = random.Random(seed)
+    files = sorted(path for path in bundle.rglob("*") if path.is_file())
+    for _ in range(rounds):
+        path = chance.choice(files)
+        content = path.read_bytes()
+        place = chance.randrange(len(content))
+        flip(path, place, chance.randrange(8))
+        told = damaged(verify_bundle(bundle))
+        assert path.name in " ".join(told.values()), f"seed {seed}, {path.name} at {place}"
+        path.write_bytes(content)
+    assert not damaged(verify_bundle(bundle))
+
+
+def test_weights_of_another_network_are_found_by_the_golden_pairs(bundle: Path) -> None:
+    """Every digest holds, as if somebody had swapped the file before it was hashed."""
+    weights = load_file(bundle / "model.safetensors")
+    name = next(name for name in weights if name.endswith("weight") and weights[name].ndim == 2)
+    weights[name] = weights[name] + np.float32(0.01)
+    save_file(weights, bundle / "model.safetensors")
+    resealed(bundle)
+    told = damaged(verify_bundle(bundle))
+    assert set(told) == {"manifest", "weights"}, "its place names another version"
+    assert "golden images" in told["weights"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 50, b"\xff" * 5000, b"[: {", b"{}"])
+@pytest.mark.parametrize("name", ["model.safetensors", "model.onnx", "recipe.yaml", GOLDEN])
+def test_garbage_whose_digest_holds_is_a_verdict(bundle: Path, name: str, content: bytes) -> None:
+    (bundle / name).write_bytes(content)
+    resealed(bundle)
+    told = damaged(verify_bundle(bundle))
+    expected = {"model.safetensors": "weights", "model.onnx": "ONNX model", "recipe.yaml": "recipe"}
+    assert expected.get(name, "weights") in told
+    assert all("\n" not in detail for detail in told.values())
+
+
+def test_golden_pairs_of_a_wrong_form_are_a_verdict(bundle: Path) -> None:
+    golden = read_golden(bundle / GOLDEN)
+    images, said = golden.images_NHW, golden.probabilities_NC
+    for wrong in (
+        {"images": images},
+        {"images": images[:0], "probabilities": said[:0]},
+        {"images": images, "probabilities": said[:-1]},
+        {"images": images.reshape(len(images), -1), "probabilities": said},
+        {"images": images.astype(np.float32), "probabilities": said},
+        {"images": images, "probabilities": np.full_like(said, np.nan)},
+    ):
+        save_file(wrong, bundle / GOLDEN)
+        resealed(bundle)
+        assert set(damaged(verify_bundle(bundle))) == {"weights", "ONNX model"}
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"null", b'{"dataset": NaN}', b"\xff"])
+def test_a_manifest_that_is_none_is_one_verdict(bundle: Path, content: bytes) -> None:
+    (bundle / "manifest.json").write_bytes(content)
+    assert verdicts(verify_bundle(bundle)) == {"manifest": "damaged"}
+
+
+def test_a_manifest_made_up_is_found(bundle: Path) -> None:
+    content = (bundle / "manifest.json").read_text()
+    for wrong in (
+        content.replace('"threads": 1', '"threads": NaN'),
+        content.replace('"threads": 1', '"threads": 2'),
+        content.replace(f'"{bundle.name}"', '"000000000000"'),
+        content.replace("{", "{ ", 1),
+    ):
+        assert wrong != content
+        (bundle / "manifest.json").write_text(wrong)
+        assert verdicts(verify_bundle(bundle))["manifest"] == "damaged"
+
+
+def test_a_recipe_of_another_version_is_found(bundle: Path) -> None:
+    text = (bundle / "recipe.yaml").read_text()
+    (bundle / "recipe.yaml").write_text(text.replace("seed: 0", "seed: 1"))
+    resealed(bundle)
+    assert set(damaged(verify_bundle(bundle))) == {"recipe"}
+
+
+def test_a_copy_needs_nothing_but_its_folder(bundle: Path, root: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "on another machine"
+    shutil.copytree(bundle, copy)
+    shutil.rmtree(root)
+    checks = verify_bundles([copy])
+    assert [(check.what, check.verdict) for check in checks] == [(what, "ok") for what in BUNDLE]
+    assert not root.exists()
+    flip(copy / "metrics.json", 0)
+    assert set(damaged(verify_bundle(copy))) == {"files"}
+    shutil.rmtree(copy)
+    assert damaged(verify_bundle(copy)) == {"manifest": "it is missing"}
+
+
+def test_a_bundle_without_golden_pairs_says_so(bundle: Path) -> None:
+    (bundle / GOLDEN).unlink()
+    resealed(bundle)
+    checks = verify_bundle(bundle)
+    assert not damaged(checks)
+    assert verdicts(checks)["weights"] == verdicts(checks)["ONNX model"] == "skipped"
+    assert f"names no {GOLDEN}" in checks[-1].detail
+
+
+def cut_a_line(folder: Path) -> None:
+    path = folder / "journal.jsonl"
+    entry = json.loads(path.read_text())
+    path.write_text(json.dumps(entry | {"accuracy": 0.99}, sort_keys=True) + "\n")
+
+
+def tear(folder: Path) -> None:
+    with (folder / "journal.jsonl").open("a") as file:
+        file.write('{"seq": 2')
+
+
+def forget(folder: Path) -> None:
+    for name in ("journal.jsonl", "champion.json"):
+        (folder / name).unlink()
+
+
+def lose_the_manifest(folder: Path) -> None:
+    next(folder.glob("*/manifest.json")).unlink()
+
+
+def lose_the_bundle(folder: Path) -> None:
+    shutil.rmtree(next(folder.glob("*/manifest.json")).parent)
+
+
+def rename_the_bundle(folder: Path) -> None:
+    next(folder.glob("*/manifest.json")).parent.rename(folder / ("0" * 12))
+
+
+HARMS: dict[str, tuple[Callable[[Path], object], set[str], str]] = {
+    "changed line": (cut_a_line, {"champion"}, "does not say what the journal says"),
+    "torn line": (tear, {"journal"}, "torn"),
+    "no journal": (lambda f: (f / "journal.jsonl").unlink(), {"journal", "champion"}, "no line"),
+    "forgotten": (forget, {"journal"}, "no line tells"),
+    "no pointer": (lambda f: (f / "champion.json").unlink(), {"champion"}, "missing"),
+    "other pointer": (lambda f: (f / "champion.json").write_text("{}"), {"champion"}, "not say"),
+    "no manifest": (lose_the_manifest, {"manifest", "champion"}, "unreadable"),
+    "no bundle": (lose_the_bundle, {"champion"}, "is gone"),
+    "renamed": (rename_the_bundle, {"manifest", "journal", "champion"}, "of another bundle"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_damage_of_the_registry_is_named(bundle: Path, harm: str) -> None:
+    do, expected, told = HARMS[harm]
+    do(bundle.parent)
+    found = damaged(verify_root())
+    assert set(found) == expected
+    assert told in " ".join(found.values())
+
+
+def test_a_whole_journal_with_a_line_taken_out_is_damaged(bundle: Path) -> None:
+    for number in range(3):
+        name = f"{number:012x}"
+        candidate = Candidate(version=name, recipe="fast", accuracy=0.9, competes=True)
+        promote("mnist", candidate, "a test")
+    path = bundle.parent / "journal.jsonl"
+    first, second, *others = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([first, *others]))
+    assert "line 2" in damaged(verify_root())["journal"]
+    path.write_bytes(b"".join([first, second, *others]))
+    assert "journal" not in damaged(verify_root())
+
+
+def test_the_command_prints_every_check_and_ends_with_an_error(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verify(None)
+    assert capsys.readouterr().out.count(" ok ") == len(BUNDLE) + len(REGISTRY)
+    verify([bundle.name[:5], "champion", str(bundle)], as_json=True)
+    assert json.loads(capsys.readouterr().out)["intact"] is True
+    (bundle / "report.html").unlink()
+    with pytest.raises(ReleaseError, match=r"files: found report\.html: missing"):
+        verify([str(bundle)], as_json=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["intact"] is False
+    assert {check["what"] for check in printed["checks"]} == {*BUNDLE, *REGISTRY}
+    with pytest.raises(ReleaseError, match="no published version"):
+        verify(["nowhere"])
+
+
+def test_it_works_offline_and_without_prefect(bundle: Path) -> None:
+    program = (
+        "import socket, sys\n"
+        "def refuse(*given): raise OSError('the network was asked')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "from flows.commands.verify import verify\n"
+        "verify(None)\n"
+        "sys.exit('prefect' in sys.modules)\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" ok ") == len(BUNDLE) + len(REGISTRY)
+
+
+def test_golden_images_are_never_test_rows(make_lineage: Callable[..., Lineage]) -> None:
+    lineage = make_lineage()
+    manifest, _ = ensure_bundle(lineage)
+    golden = read_golden(bundle_folder("mnist", manifest.version) / GOLDEN)
+    images, _ = read_images(lineage.table)
+    split = read_split(lineage.normalized)
+    wanted = {images[row].tobytes() for row in split.validation}
+    assert {image.tobytes() for image in golden.images_NHW} == wanted
+    assert golden.probabilities_NC.sum(axis=1) == pytest.approx(np.ones(len(wanted)), abs=1e-6)
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, NUM_GOLDEN, NUM_GOLDEN + 1, 1000])
+def test_golden_rows_are_spread_over_all_rows(num_rows: int) -> None:
+    rows = np.arange(100, 100 + num_rows)
+    chosen = golden_rows(rows)
+    assert len(set(chosen.tolist())) == len(chosen) == min(num_rows, NUM_GOLDEN)
+    assert (chosen[0], chosen[-1]) == (rows[0], rows[-1])

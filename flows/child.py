@@ -22,13 +22,15 @@ from tasks.runtime.interrupts import SIGNALS
 IDXFLOW = (sys.executable, "-c", "from flows.cli import main; main()")
 # A run ends with 3 when the gate refuses its model; it is published all the same.
 FINISHED = (0, 3)
+# Those that a run takes for a wish to stop, and the end of the terminal.
+ENDING = (*SIGNALS, signal.SIGHUP)
 
 
 def run_apart(words: list[str], root: Path, threads: int) -> dict[str, Any]:
     """What `idxflow run --json` prints for these words; its progress is on standard error.
 
-    Raises ReleaseError where the run fails, and SystemExit after Ctrl-C or SIGTERM, once the child
-    has ended by the same signal.
+    Raises ReleaseError where the run fails, and SystemExit after Ctrl-C, SIGTERM or SIGHUP, once
+    the child has ended by the same signal.
     """
     code, out = _run([*IDXFLOW, "run", "--json", *words], _environment(root, threads))
     if code not in FINISHED:
@@ -61,7 +63,9 @@ def _run(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
         if child is not None:
             child.send_signal(number)
 
-    earlier = {number: signal.signal(number, hand_on) for number in SIGNALS}
+    # One that is ignored, as under nohup, stays ignored, by the child too.
+    heard = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    earlier = {number: signal.signal(number, hand_on) for number in heard}
     try:
         child = subprocess.Popen(
             command,
@@ -78,6 +82,6 @@ def _run(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
         for number, handler in earlier.items():
             signal.signal(number, handler)
     if told:
-        say(f"stopped by {signal.Signals(told[0]).name}; the scratch folder is not used again")
+        say(f"stopped by {signal.Signals(told[0]).name}; nothing was compared")
         raise SystemExit(128 + told[0])
     return child.returncode, out

@@ -8,6 +8,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import httpx
+
 from flows.console import say
 from flows.environment import prepare_environment
 from flows.explain import Verdict
@@ -15,6 +17,7 @@ from flows.folds import LabelAudit
 from flows.plan import Choice
 from flows.server import prefect_server
 from flows.summary import Summary
+from tasks.runtime.errors import ServerError
 
 # The exit code of a program that Ctrl-C ended, as shells have it: 128 + SIGINT.
 INTERRUPTED = 130
@@ -59,6 +62,14 @@ def _launch(
     except KeyboardInterrupt:
         say("stopped; what is finished is kept, and the same command goes on from there")
         raise SystemExit(INTERRUPTED) from None
+    except httpx.TransportError as error:
+        raise ServerError(
+            "the Prefect server",
+            found=f"that it stopped answering in the middle of the run ({error})",
+            expected="one that lives as long as the run",
+            remedy="Run the same command again: what is finished is kept. Without PREFECT_API_URL "
+            "the run brings its own server.",
+        ) from error
 
 
 def _served(

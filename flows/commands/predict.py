@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from flows import console
 from flows.commands.options import JsonOption
@@ -94,7 +93,7 @@ def _print(predicted: Predicted) -> None:
             ("source", "row", "class", "best", "probability"),
             [
                 (
-                    escape(row["source"]),
+                    row["source"],
                     row["index"],
                     "–" if row["abstained"] else row["class"],
                     row["best"],

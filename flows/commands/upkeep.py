@@ -37,7 +37,7 @@ def gc(
 ) -> None:
     """Clear away what no kept version needs: old versions, stage outputs, leftovers of kills.
 
-    The champion, those that a rollback would bring back, and what is younger than a day stay.
+    The champion and the last ones before it, and what is younger than a day, stay.
     """
     from tasks.upkeep.garbage import collect
 

@@ -22,7 +22,9 @@ from tasks.runtime.errors import ConfigError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NUM_SHOWN, NUM_BARS, NUM_LETTERS = 6, 10, 60
+NUM_SHOWN, NUM_BARS = 6, 10
+# Letters of a file's name and of a class's.
+NUM_TITLE, NUM_NAME = 60, 10
 # A picture's row, its tiles, and what is above them, in inches.
 ROW_IN, TILE_IN, HEAD_IN, LEFT_IN = 1.62, 1.22, 0.42, 0.1
 TITLES = ("as it came", "its ink", "what the model saw", "probabilities")
@@ -45,8 +47,8 @@ def draw_explained(path: Path, files: Iterable[Path], classifier: Classifier) ->
     height_in = HEAD_IN + ROW_IN * len(shown)
     with page(path, height_in, layout=None) as figure:
         for column, title in enumerate(TITLES):
-            x = (LEFT_IN + column * (TILE_IN + 0.2)) / WIDTH_IN
-            figure.text(x, 1 - 0.1 / height_in, title, va="top", fontsize=10, color=GREY)
+            x, y = _left_in(column) / WIDTH_IN, 1 - 0.1 / height_in
+            figure.text(x, y, title, va="top", fontsize=9, color=GREY)
         for row, (file, picture, probabilities_C) in enumerate(
             zip(shown, pictures, probabilities_BC, strict=True)
         ):
@@ -54,9 +56,13 @@ def draw_explained(path: Path, files: Iterable[Path], classifier: Classifier) ->
             _draw_row(figure, bottom_in, height_in, picture)
             _draw_bars(figure, bottom_in, height_in, probabilities_C, classifier.class_names)
             best = classifier.class_names[probabilities_C.argmax()]
-            title = f"{_short(name_of(file))}: {best}, {probabilities_C.max():.1%}"
+            title = f"{_short(name_of(file))}: {best}, {100 * probabilities_C.max():.1f} %"
             y = (bottom_in + TILE_IN + 0.07) / height_in
             figure.text(LEFT_IN / WIDTH_IN, y, title, fontsize=10)
+
+
+def _left_in(column: int) -> float:
+    return LEFT_IN + column * (TILE_IN + 0.24)
 
 
 def _draw_row(figure: Figure, bottom_in: float, height_in: float, picture: Picture) -> None:
@@ -64,8 +70,12 @@ def _draw_row(figure: Figure, bottom_in: float, height_in: float, picture: Pictu
     for column, image_hw in enumerate((picture.grey_hw, picture.ink_hw, picture.image_HW)):
         if image_hw is None:
             continue
-        left = (LEFT_IN + column * (TILE_IN + 0.2)) / WIDTH_IN
-        box = (left, bottom_in / height_in, TILE_IN / WIDTH_IN, TILE_IN / height_in)
+        box = (
+            _left_in(column) / WIDTH_IN,
+            bottom_in / height_in,
+            TILE_IN / WIDTH_IN,
+            TILE_IN / height_in,
+        )
         ax = figure.add_axes(box, anchor="W")
         ax.imshow(image_hw, cmap="gray", vmin=0, vmax=255)
         ax.set(xticks=[], yticks=[])
@@ -86,13 +96,13 @@ def _draw_bars(
     width_in = WIDTH_IN - left_in - 0.15
     box = (left_in / WIDTH_IN, bottom_in / height_in, width_in / WIDTH_IN, TILE_IN / height_in)
     ax = figure.add_axes(box)
-    ax.barh([_short(names[place], 12) for place in shown], probabilities_C[shown], color=BLUE)
+    ax.barh([_short(names[place], NUM_NAME) for place in shown], probabilities_C[shown], color=BLUE)
     ax.set(xlim=(0, 1), xticks=[])
     ax.invert_yaxis()
     ax.spines["bottom"].set_visible(False)
     ax.tick_params(length=0, labelsize=7)
 
 
-def _short(text: str, num_letters: int = NUM_LETTERS) -> str:
+def _short(text: str, num_letters: int = NUM_TITLE) -> str:
     """The end of a long text."""
     return text if len(text) <= num_letters else f"…{text[1 - num_letters :]}"

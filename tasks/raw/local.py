@@ -181,7 +181,7 @@ def _zip_members(path: Path) -> Layout:
     """The IDX files in a zip, in whatever folder of it; no member may leave it."""
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [member.filename for member in archive.infolist() if not member.is_dir()]
+            members = [name for name in archive.namelist() if not name.endswith("/")]
     except UNREADABLE as error:
         raise damaged(str(path), error) from error
     found: Layout = {}

@@ -82,9 +82,10 @@ def _first_line(path: Path) -> list[str]:
 
 
 def _rows(path: Path) -> Iterator[list[str]]:
-    """The rows of a CSV file, in plain Python; a line that is too long ends in pieces."""
+    """The rows of a CSV file, one a line as Arrow has them; too long a line comes in pieces."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        yield from csv.reader(iter(lambda: file.readline(MAX_LINE_BYTES), ""))
+        while line := file.readline(MAX_LINE_BYTES):
+            yield next(csv.reader([line]), [])
 
 
 def _is_number(cell: str) -> bool:
@@ -163,6 +164,8 @@ def _npy_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     except Exception as error:
         # NumPy reads the header as Python's parser does, and that raises whatever it likes.
         raise ValueError("a damaged NPY header") from error
+    if any(isinstance(size, bool) or not 0 <= size < 2**32 for size in shape):
+        raise ValueError("a damaged shape in the NPY header")
     return shape, dtype
 
 
@@ -176,7 +179,7 @@ def _check_size(
     if dtype.kind not in "iu":
         raise _fault(what, f"an array of {dtype}", "integers from 0 to 255")
     declared = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or max(shape, default=0) >= 2**32 or declared != there:
+    if declared != there:
         raise _fault(what, f"{shape} of {dtype} declared, {there:,} bytes there", "the two alike")
     if there > min(MAX_BYTES, DEFLATE_RATIO * packed):
         raise _fault(what, f"{there:,} bytes", f"at most {MAX_BYTES:,}, and no more than it packs")

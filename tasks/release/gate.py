@@ -14,8 +14,6 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.stats import t as student_t
 
 from pipeline_config.base import Section
 from pipeline_config.gate import Gate
@@ -192,6 +190,8 @@ def recall_margin(gate: Gate, label: int, num_right: int, num_rows: int, num_cla
     level = 1 - (1 - LEVEL) / num_classes
     spread = gate.recall_spread
     if spread is not None and gate.num_seeds is not None and len(spread) == num_classes:
+        from scipy.stats import t as student_t
+
         # A class that never differed between the seeds may still lose a row.
         s = max(spread[label], 1 / num_rows)
         quantile = float(student_t.ppf(level, gate.num_seeds - 1))
@@ -212,6 +212,8 @@ def paired_interval(
     the difference in proportions for the paired-sample design", Statistics in Medicine 17:891-908,
     eq. 9 to 11: all differences that his score test would not reject.
     """
+    from scipy.optimize import brentq
+
     z = NormalDist().inv_cdf((1 + level) / 2)
     found = (gained - lost) / num_rows
 

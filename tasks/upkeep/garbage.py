@@ -1,9 +1,9 @@
 """What nobody needs any more, found and cleared away.
 
-Kept are: the champion and those that a rollback would bring back; the latest versions of each data
-set; every stage output that one of these names, so that its reruns stay hits; and whatever no
-version names but is younger than a day, since the run that made it may be about to go on. The
-journal and the ledger are never touched.
+Kept are: the champion and the last ones before it, at least one, for rollbacks; the latest versions
+of each data set; every stage output that one of these names, so that its reruns stay hits; and
+whatever no version names but is younger than a day, since the run that made it may be about to go
+on. The journal and the ledger are never touched.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tasks.release.bundle import BundleManifest, bundle_folder
 from tasks.release.decision_page import page_path
 from tasks.release.journal import champion_of, read_journal
 from tasks.release.versions import published_datasets, published_versions
-from tasks.runtime.files import alone
+from tasks.runtime.files import alone, storage_errors
 from tasks.runtime.manifest import MANIFEST
 
 YOUNG_S = 24 * 3600
@@ -72,12 +72,14 @@ def find_garbage(keep: int) -> Iterator[Item]:
 
 
 def _kept_versions(dataset: str, keep: int) -> set[str]:
-    """The champion, those before it, the `keep` latest, and what the journal does not know yet."""
+    """Champion, former champions, the `keep` latest, and what the journal does not know yet."""
     entries = read_journal(dataset)
     kept, before = set(), entries
-    while (champion := champion_of(before)) is not None:
-        kept.add(champion.version)
-        before = [entry for entry in before if entry.seq < champion.since]
+    for _ in range(1 + max(keep, 1)):
+        champion = champion_of(before)
+        if champion is not None:
+            kept.add(champion.version)
+            before = [entry for entry in before if entry.seq < champion.since]
     latest = list(dict.fromkeys(entry.version for entry in reversed(entries)))
     there = published_versions(dataset)
     kept |= set([version for version in latest if version in there][:keep])
@@ -153,7 +155,7 @@ def _remove(path: Path) -> None:
 
     Needs no room: on a full disk this is what is called for.
     """
-    with suppress(FileNotFoundError):
+    with storage_errors(path), suppress(FileNotFoundError):
         if path.is_dir():
             hidden = path.with_name(f".{path.name}.gone")
             shutil.rmtree(hidden, ignore_errors=True)

@@ -126,7 +126,7 @@ def test_a_broken_file_is_refused_whether_its_digest_is_known_or_not(tmp_path, c
         obtain(folder_dataset(folder, NUM_CLASSES), None, target)
         check_structure(target, NUM_CLASSES)
     assert words in str(caught.value)
-    assert damage == "a flipped bit in a gzip" or "digits8x8" in refused(folder, target)
+    assert "digits8x8" in refused(folder, target)
 
 
 # Rows: files that are sound by themselves
@@ -242,13 +242,8 @@ CAUGHT: dict[str, tuple[Callable[[Arrays], Arrays], set[str]]] = {
 }
 
 CORE = {
-    *(
-        "train labels shuffled",
-        "no test row of a class",
-        "test rows in train",
-        "all train images zero",
-    ),
-    *("test images inverted", "test images transposed", "all images inverted"),
+    *("train labels shuffled", "test rows in train"),
+    *("test images transposed", "all images inverted"),
 }
 
 # As good a data set as the sound one, but for its digests.

@@ -23,6 +23,7 @@ import tarfile
 import tempfile
 import tracemalloc
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -60,7 +61,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "root"
 
 
-QUICK = 60
+QUICK = 50
 LONG = int(os.environ.get("FUZZ_EXAMPLES", "1000"))
 HANG_S = 60
 
@@ -69,10 +70,13 @@ MB = 1 << 20
 CONSTANT = 4 * MB
 # … for CSV Arrow's blocks of text, and 3 KB for each of up to 65,537 columns …
 CSV_CONSTANT = 256 * MB
-# … and, for each byte of the input, so many: a zip's list of members is Python objects of half a
-# kilobyte for entries of 46 bytes; an array is what is asked for, and bounded by deflate's ratio.
+# … and, for each byte of the input, so many: a list of cells or of members is Python objects.
 FACTOR = 64
-NPZ_FACTOR = 1032
+# Two arrays are what is asked for: deflate's ratio bounds each, and a copy may be half as large.
+NPZ_FACTOR = 3 * 1032
+
+# How often something was read, and how often refused.
+OUTCOMES: Counter[str] = Counter()
 
 # Python, NumPy and zlib report to tracemalloc, Arrow to its pool. Arrow's threads may free late, so
 # no pool is ever dropped.
@@ -96,6 +100,9 @@ def held(limit: int, read: Callable[..., T], *given: object) -> T | None:
         result = read(*given)
     except IdxflowError as error:
         assert str(error).encode(), "an error that can be printed"
+        OUTCOMES["refused"] += 1
+    else:
+        OUTCOMES["read"] += 1
     finally:
         most = tracemalloc.get_traced_memory()[1] + pool.max_memory()
         tracemalloc.stop()
@@ -112,9 +119,7 @@ def held(limit: int, read: Callable[..., T], *given: object) -> T | None:
 def idx(array: np.ndarray) -> bytes:
     codes = {dtype: code for code, dtype in DTYPES.items()}
     array = array.astype(array.dtype.newbyteorder(">"))
-    header = bytes((0, 0, codes[array.dtype], array.ndim)) + struct.pack(
-        f">{array.ndim}I", *array.shape
-    )
+    header = struct.pack(f">4B{array.ndim}I", 0, 0, codes[array.dtype], array.ndim, *array.shape)
     return header + array.tobytes()
 
 
@@ -124,6 +129,7 @@ LABELS = (np.arange(12) % 3).astype(np.uint8)
 IDX = [idx(IMAGES), idx(LABELS), idx(np.ones((2, 3), np.float64)), idx(np.array(7, np.int16))]
 # Zeros that pack to next to nothing, once as their header says and once behind its end.
 BOMBS = [idx(np.zeros((60_000, 1, 1), np.uint8)), IDX[0] + bytes(60_000)]
+GZIP = gzip.compress(IDX[0], mtime=0)
 CANONICAL = dict(zip(FILES, (IDX[0], IDX[1], IDX[0], IDX[1]), strict=True))
 
 
@@ -133,12 +139,7 @@ def npy(array: np.ndarray, version: tuple[int, int] = (1, 0)) -> bytes:
     return file.getvalue()
 
 
-NPY = [
-    npy(IMAGES),
-    npy(LABELS),
-    npy(IMAGES.astype(np.int64), (2, 0)),
-    npy(np.asfortranarray(IMAGES)),
-]
+NPY = [npy(IMAGES), npy(IMAGES.reshape(12, 16).astype(np.int64)), npy(np.asfortranarray(IMAGES))]
 CSV = [
     b"label,a,b,c,d\n1,0,255,7,3\n2,1,2,3,4\n",
     b"\xef\xbb\xbf1,0,255,7,3\r\n2,1,2,3,4\r\n",
@@ -160,9 +161,14 @@ ODD = (
 )
 
 
-def cut(draw: st.DrawFn, content: bytes, others: list[bytes], most: int = 3) -> bytes:
-    """`content` with up to `most` places overwritten, cut out, cut off or spliced from `others`."""
-    for _ in range(draw(st.integers(0, most))):
+def mostly(usual: st.SearchStrategy[T], other: st.SearchStrategy[T]) -> st.SearchStrategy[T]:
+    """Nine times out of ten from `usual`."""
+    return st.sampled_from(range(10)).flatmap(lambda place: usual if place else other)
+
+
+def cut(draw: st.DrawFn, content: bytes, others: list[bytes]) -> bytes:
+    """`content`, half of the time with places overwritten, cut out, or spliced from `others`."""
+    for _ in range(draw(st.sampled_from((0, 0, 0, 1, 2, 3)))):
         start = draw(st.integers(0, len(content)))
         gone = draw(st.sampled_from((0, 1, 2, 4, 8, 100, len(content))))
         new = draw(st.one_of(st.sampled_from(ODD), st.binary(max_size=8), st.none()))
@@ -189,7 +195,7 @@ def idx_files(draw: st.DrawFn) -> bytes:
 
 PACKERS: tuple[Callable[[bytes], bytes], ...] = (
     lambda content: content,
-    lambda content: gzip.compress(content, mtime=0),
+    *[lambda content: gzip.compress(content, mtime=0)] * 3,
     lambda content: gzip.compress(content[:50], mtime=0) + gzip.compress(content[50:], mtime=0),
     lambda content: gzip.compress(gzip.compress(content, mtime=0), mtime=0),
     lzma.compress,
@@ -200,99 +206,94 @@ PACKERS: tuple[Callable[[bytes], bytes], ...] = (
 @st.composite
 def streams(draw: st.DrawFn) -> tuple[bytes, int, bool]:
     """What a web server may send, in chunks of some size, and whether we know what it should be."""
-    content = draw(st.one_of(idx_files(), st.sampled_from((IDX[0], *BOMBS))))
+    content = draw(st.one_of(idx_files(), st.just(IDX[0]), st.sampled_from(BOMBS)))
     packed = draw(st.sampled_from(PACKERS))(content)
     size = max(draw(st.sampled_from((1, 7, 1000))), len(packed) // 1000)
     return cut(draw, packed, [IDX[0]]), size, draw(st.booleans())
 
 
 NUMBERS = (
-    b"00000000010\0",
-    b"77777777777\0",
-    b"           \0",
-    b"-0000001000\0",
-    b"\x80" + bytes(3) + struct.pack(">Q", 2**60),
-    b"\x80" + b"\xff" * 11,
-    b"\xff" * 12,
-    b"\xff" * 10 + b"\xfe\x00",
+    *(b"00000000010", b"77777777777", b"           ", b"-0000001000", b"\xff" * 12),
+    *(b"\x80" + bytes(3) + struct.pack(">Q", 2**60), b"\xff" * 10 + b"\xfe\0"),
 )
+TYPES = tuple(bytes([code]) for code in b"\0001234567DKLSxgX")
+FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
+PAX = (
+    *({"path": "package/data/other"}, {"size": "-1"}, {"size": str(2**70)}),
+    {"GNU.sparse.map": "0,1,x", "GNU.sparse.size": "9" * 5000},
+    {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "comment": "é" * 300},
+)
+
+
+def saying(size: bytes, header: bytes) -> bytes:
+    """A tar's header with another size, and its checksum made to fit."""
+    changed = bytearray(header)
+    changed[-388:-376], changed[-364:-356] = size.ljust(12, b"\0"), b" " * 8
+    changed[-364:-356] = b"%06o\0 " % sum(changed[-512:])
+    return bytes(changed)
 
 
 @st.composite
 def tars(draw: st.DrawFn) -> bytes:
     """An npm package: a tar whose headers' checksums are right, whatever else is not."""
     blocks = []
-    for name in draw(st.lists(st.sampled_from((*FILES, *FILES, "a" * 150, "../../x")), max_size=6)):
-        content = draw(st.sampled_from((CANONICAL.get(name, b"x"), gzip.compress(IDX[0]), IDX[1])))
+    names = st.lists(st.sampled_from((*FILES, "a" * 150, "../../x")), max_size=6)
+    for name in draw(mostly(st.just(FILES), names)):
+        content = draw(st.sampled_from((*[CANONICAL.get(name, b"x")] * 9, GZIP)))
         member = tarfile.TarInfo(f"package/data/{name}{draw(st.sampled_from(('', '.gz')))}")
-        member.size, member.type = len(content), draw(st.sampled_from((b"0", b"0", b"\0", *TYPES)))
-        member.pax_headers = draw(st.sampled_from(({}, {}, *PAX)))
-        kind = draw(st.sampled_from((tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)))
+        member.type = draw(mostly(st.just(b"0"), st.sampled_from(TYPES)))
+        member.pax_headers = draw(mostly(st.just({}), st.sampled_from(PAX)))
+        member.size = len(content)
         with suppress(ValueError):  # a name that is too long for a USTAR
-            header = bytearray(member.tobuf(kind))
-            if draw(st.booleans()):
-                header[-388:-376] = draw(
-                    st.one_of(st.sampled_from(NUMBERS), st.binary(max_size=12))
-                )
-                header[-364:-356] = b" " * 8
-                header[-364:-356] = b"%06o\0 " % sum(header[-512:])
-            blocks += [bytes(header), content, bytes(-len(content) % 512)]
-    tar = b"".join(blocks) + bytes(1024)
-    return cut(draw, draw(st.sampled_from(PACKERS))(cut(draw, tar, [tar], 1)), [tar], 1)
+            header = member.tobuf(draw(st.sampled_from(FORMATS)))
+            size = draw(mostly(st.none(), st.sampled_from(NUMBERS) | st.binary(max_size=12)))
+            blocks += [header if size is None else saying(size, header)]
+            blocks += [content, bytes(-len(content) % 512)]
+    tar = cut(draw, b"".join(blocks) + bytes(1024), [IDX[0]])
+    return cut(draw, draw(st.sampled_from(PACKERS))(tar), [IDX[0]])
 
 
-TYPES = tuple(bytes([code]) for code in b"1234567DKLSxgX")
-PAX = (
-    {"path": "package/data/other"},
-    {"size": "-1"},
-    {"size": str(2**70)},
-    {"GNU.sparse.map": "0,1,x", "GNU.sparse.size": "9" * 5000},
-    {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "comment": "é" * 300},
-)
-MEMBERS = (
-    *FILES,
-    *(f"MNIST/raw/{name}.gz" for name in FILES),
-    "../../x",
-    "/etc/x",
-    "C:\\x",
-    "é\0x",
-)
+MEMBERS = (*FILES, *(f"MNIST/raw/{name}.gz" for name in FILES), "../../x", "/etc/x", "é\0x")
 ARRAYS = ("x_train.npy", "y_train.npy", "x_test.npy", "y_test.npy")
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 
 def zipped(draw: st.DrawFn, members: list[tuple[str, bytes]]) -> bytes:
-    """An archive, perhaps with members packed as nobody does, links among them, and damage."""
+    """An archive, perhaps packed as nobody packs one, with links in it, and damage."""
     file = io.BytesIO()
+    method = draw(st.sampled_from((*METHODS[:2] * 4, *METHODS)))
     with zipfile.ZipFile(file, "w") as archive:
         for name, content in members:
             member = zipfile.ZipInfo(name)
-            member.compress_type = draw(st.sampled_from((*METHODS[:2] * 3, *METHODS)))
+            member.compress_type = method
             member.external_attr = draw(st.sampled_from((0o100644, 0o120777))) << 16
             archive.writestr(member, content)
-    return cut(draw, file.getvalue(), [file.getvalue()], 2)
+    return cut(draw, file.getvalue(), [file.getvalue()])
 
 
 @st.composite
 def zips(draw: st.DrawFn) -> bytes:
-    names = draw(st.one_of(st.just(FILES), st.lists(st.sampled_from(MEMBERS), max_size=8)))
-    contents = [CANONICAL.get(name, gzip.compress(IDX[0])) for name in names]
-    contents = [draw(st.sampled_from((*[content] * 9, *BOMBS, b"x"))) for content in contents]
-    return zipped(draw, list(zip(names, contents, strict=True)))
+    names = draw(mostly(st.just(FILES), st.lists(st.sampled_from(MEMBERS), max_size=8)))
+    members = [(name, CANONICAL.get(name, GZIP)) for name in names]
+    more = st.tuples(st.sampled_from(MEMBERS), st.sampled_from((*BOMBS, IDX[1], GZIP, b"x")))
+    return zipped(draw, [*members, *draw(st.lists(more, max_size=1))])
 
 
 DESCRS = ("'|u1'", "'<i8'", "'>u2'", "'|O'", "'V9'", "('|u1', (2,))", "[('a', '|u1')]", "{[]: 1}")
 SHAPES = (
-    *("(12, 4, 4)", "(12, 16)", "(12,)", "(12, 1)", "()", "(-1, 4, 4)", "(-4, -48)", "(12, 0)"),
-    *(f"({2**60},)", f"(0, {2**70})", f"(0, {2**62}, 9)", "(1,) * 99", "(True, 192)", "'x'", "1j"),
     *(
-        "(" * 150 + ")" * 150,
-        "-" * 900 + "1",
-        f"({'1, ' * 80})",
-        "9" * 5000,
-        "(12, 4, 4L)",
-        "1:\n 2",
+        "(12,4,4)",
+        "(12,16)",
+        "(12,)",
+        "(12,1)",
+        "()",
+        "(12,0)",
+        "(-1,4,4)",
+        "(-4,-48)",
+        "(12,4,4L)",
     ),
+    *(f"({2**60},)", f"(0,{2**70})", f"(0,{2**62},9)", f"({'1,' * 80})", "9" * 5000, "(True,12)"),
+    *("(" * 150 + ")" * 150, "-" * 900 + "1", "1:\n 2", "'x'", "1j"),
 )
 
 
@@ -302,7 +303,7 @@ def headers(draw: st.DrawFn) -> bytes:
     order = draw(st.sampled_from(("True", "False", "None")))
     descr, shape = draw(st.sampled_from(DESCRS)), draw(st.sampled_from(SHAPES))
     text = f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}\n".encode()
-    text = cut(draw, text, [text], 1)
+    text = cut(draw, text, [text])
     length = draw(st.sampled_from((len(text), len(text), len(text), 0, 0xFFFF)))
     version = draw(st.sampled_from((b"\1\0", b"\1\0", b"\1\0", b"\2\0", b"\3\0", b"\x09\xff")))
     size = struct.pack("<H" if version == b"\1\0" else "<I", length)
@@ -312,9 +313,11 @@ def headers(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def npzs(draw: st.DrawFn) -> bytes:
-    sound = st.sampled_from((*NPY, npy(np.zeros((6000, 4, 4), np.uint8))))
-    arrays = [(name, draw(st.one_of(sound, headers()))) for name in ARRAYS]
-    content = zipped(draw, arrays)
+    members = {name: NPY[0] if name.startswith("x") else npy(LABELS) for name in ARRAYS}
+    members["x_train.npy"] = draw(st.sampled_from((*NPY, npy(np.zeros((6000, 4, 4), np.uint8)))))
+    for name in draw(st.lists(st.sampled_from(ARRAYS), max_size=2)):
+        members[name] = draw(st.one_of(headers(), st.sampled_from(NPY)))
+    content = zipped(draw, list(members.items()))
     # A file may be a zip by its end and something else by its beginning.
     return draw(st.sampled_from((b"", b"", b"", NPY[0], pickle.dumps(print)))) + content
 
@@ -327,30 +330,22 @@ QUOTED = ('"5"', '"', '""', '"1"2', '"1,2"', "'1'")
 def csvs(draw: st.DrawFn) -> bytes:
     if draw(st.booleans()):
         return cut(draw, draw(st.sampled_from(CSV)), CSV)
-    cells = st.one_of(*[st.integers(0, 255).map(str)] * 30, st.sampled_from((*CELLS, *QUOTED)))
+    numbers = st.integers(0, 255).map(str)
+    cells = mostly(numbers, numbers | st.sampled_from((*CELLS, *QUOTED)))
     width = draw(st.sampled_from((5, 5, 5, 2, 1, 10, 4)))
     rows = draw(st.lists(st.lists(cells, min_size=width, max_size=width), max_size=6))
     heads = ([], ["label", *"abcdefghi"], list("0123456789"), ["label", *"123456789"])
     rows = [draw(st.sampled_from(heads))[:width], *rows]
-    newline, comma = (
-        draw(st.sampled_from(("\n", "\r\n", "\r", "\n\n"))),
-        draw(st.sampled_from(",,,;")),
-    )
+    newline = draw(st.sampled_from(("\n", "\r\n", "\r", "\n\n")))
+    comma = draw(st.sampled_from(",,,;"))
     text = newline.join(comma.join(row) for row in rows) + draw(st.sampled_from((newline, "")))
     return text.encode(draw(st.sampled_from(("utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-7"))))
 
 
 NAMES = (
     *(name.encode() for name in FILES),
-    *(
-        b"Test_Images.idx3-ubyte.gz",
-        b"train.csv",
-        b"x_test.csv",
-        b"train.csv.gz",
-        b"a.npz",
-        b"b.zip",
-    ),
-    *("ä.npz".encode(), b"\xff.npz", b"\xff\xfe", b"a\n.zip", b"-rf", b".npz"),
+    *b"Test_Images.idx3-ubyte.gz train.csv x_test.csv train.csv.gz a.npz b.zip .npz -rf".split(),
+    *("ä.npz".encode(), b"\xff.npz", b"\xff\xfe", b"a\n.zip"),
 )
 THINGS = ("folder", "link to itself", "link to nothing", "pipe")
 
@@ -361,7 +356,7 @@ def folders(draw: st.DrawFn) -> list[tuple[bytes, bytes | str]]:
     sound = [(name.encode(), content) for name, content in CANONICAL.items()]
     contents = st.one_of(idx_files(), st.sampled_from(THINGS), csvs(), zips(), npzs())
     more = draw(st.lists(st.tuples(st.sampled_from(NAMES), contents), max_size=4))
-    return [*sound[: draw(st.integers(0, 4))], *more]
+    return [*sound[: draw(st.sampled_from((4, 4, 4, 3, 0)))], *more]
 
 
 # The readers: what they may hold, and when they are right
@@ -436,7 +431,8 @@ def parse_csv(content: bytes, folder: Path) -> None:
     pair = held(CSV_CONSTANT + FACTOR * len(content), read_csv, path)
     if pair is not None:
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+            rows = [next(csv.reader([line]), []) for line in file]
+        rows = [[cell.strip() for cell in row] for row in rows if row]
         if not rows[0][0].isdigit() or rows[0] == [str(number) for number in range(len(rows[0]))]:
             del rows[0]
         images, labels = pair
@@ -496,7 +492,10 @@ def fuzz(reader: str, examples: int, derandomize: bool) -> None:
         with tempfile.TemporaryDirectory() as folder:
             check(content, Path(folder))
 
+    OUTCOMES.clear()
     each()
+    print(reader, dict(OUTCOMES))
+    assert set(OUTCOMES) == {"read", "refused"}
 
 
 def zip_of(method: int, **members: bytes) -> bytes:
@@ -517,19 +516,16 @@ def npz_of(member: bytes) -> bytes:
     return zip_of(zipfile.ZIP_DEFLATED, **{"x_train.npy": member})
 
 
-def npy_of(shape: str, descr: str = "'|u1'") -> bytes:
-    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+def npy_of(shape: str, order: bool = False) -> bytes:
+    text = f"{{'descr': '|u1', 'fortran_order': {order}, 'shape': {shape}, }}\n".encode()
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text
 
 
 def tar_of(size: bytes, kind: bytes = b"0") -> bytes:
     """A tar with an empty member and one of so many bytes, by its header."""
-    first = tarfile.TarInfo("x").tobuf()
-    header = bytearray(first)
-    header[124:136], header[156:157] = size.ljust(12, b"\0"), kind
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
-    return first + bytes(header) + bytes(1024)
+    member = tarfile.TarInfo("x")
+    first, member.type = member.tobuf(), kind
+    return first + saying(size, member.tobuf()) + bytes(1024)
 
 
 # What the readers did before they were fuzzed, above each.
@@ -541,12 +537,15 @@ FOUND = {
     # Made room for the dictionary that the packer asks for.
     "a tar with LZMA": ("tar", lzma.compress(tar_of(b"1"))),
     "a zip with LZMA": ("zip", lzma_zip()),
-    # UnicodeDecodeError.
+    # IndexError, UnicodeDecodeError.
+    "a zip whose member has no name": ("zip", zip_of(0, x=b"").replace(b"x", b"\0")),
     "a zip of no letters": ("zip", zip_of(0, ä=b"").replace("ä".encode(), b"\xff\xff")),
     # MemoryError: NumPy took it for an NPY file by its beginning, we for a zip by its end.
     "an npz that is two files": ("npz", npy_of(f"({2**50},)") + npz_of(NPY[0])),
     # OverflowError.
     "an npz of a huge empty array": ("npz", npz_of(npy_of(f"(0, {2**70})"))),
+    # TypeError, because True is a whole number to NumPy.
+    "an npz of a true shape": ("npz", npz_of(npy_of("(True, 12)", order=True) + bytes(12))),
     # TokenError, MemoryError, TypeError: NumPy hands the header to Python's parser.
     "an npz whose header does not end": ("npz", npz_of(npy_of("(1, "))),
     "an npz whose header is too deep": ("npz", npz_of(npy_of("-" * 9000 + "1"))),
@@ -556,7 +555,9 @@ FOUND = {
     "a csv with an endless cell": ("csv", b'"' + b"1" * 200_000),
     # ValueError.
     "a csv with an endless number": ("csv", b"1,0,0,0,0\n1,0,0,0," + b"9" * 5000 + b"\n"),
-    # Took minutes and 3 GB, in vain.
+    # Must not be read as if the quote ended with its line.
+    "a csv with a quote that does not end": ("csv", b'"la\n"1","2"\n'),
+    # Took minutes and gigabytes, in vain.
     "a csv that is too wide": ("csv", b"1," * MB + b"1\n"),
     # UnicodeEncodeError.
     "a folder with a name of no letters": ("folder", [(b"\xff.npz", b"")]),
@@ -570,15 +571,15 @@ def test_what_fuzzing_found(tmp_path, fault):
 
 
 def test_a_bomb_takes_no_more_memory_than_others(tmp_path):
-    """16 MB of zeros in 16 KB, and no reader holds them but that of NPZ, which returns them."""
-    zeros = np.zeros((16 * MB, 1, 1), np.uint8)
+    """8 MB of zeros in 8 KB, and no reader holds them but that of NPZ, which returns them."""
+    zeros = np.zeros((8 * MB, 1, 1), np.uint8)
     member = tarfile.TarInfo(f"package/data/{FILES[0]}")
     member.size = len(idx(zeros))
     bombs = {
         "gzip": (gzip.compress(idx(zeros)), 1000, False),
         "tar": gzip.compress(member.tobuf() + idx(zeros) + bytes(2000)),
         "zip": zip_of(zipfile.ZIP_DEFLATED, **dict.fromkeys(FILES, idx(zeros))),
-        "npz": npz_of(npy(zeros)),
+        "npz": npz_of(npy(zeros.astype(np.int16))),
     }
     for reader, content in bombs.items():
         folder = tmp_path / reader

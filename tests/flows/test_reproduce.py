@@ -237,7 +237,7 @@ def test_a_version_that_differs_ends_with_an_error(
     assert "code, libraries and machine are the same" in out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_reaches_the_child_once_and_waits_for_it(
     number: signal.Signals, tmp_path: Path
 ) -> None:
@@ -252,8 +252,8 @@ def test_a_signal_reaches_the_child_once_and_waits_for_it(
         "told.write_text(f'heard {len(heard)}')\n"
     )
     told = tmp_path / "told"
-    both = (signal.SIGINT, signal.SIGTERM)
-    handlers = [signal.getsignal(each) for each in both]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = [signal.getsignal(each) for each in numbers]
 
     def send() -> None:
         while not told.exists():
@@ -265,7 +265,7 @@ def test_a_signal_reaches_the_child_once_and_waits_for_it(
         child._run([sys.executable, "-c", program, str(told)], dict(os.environ))
     assert end.value.code == 128 + number
     assert told.read_text() == "heard 1"
-    assert [signal.getsignal(each) for each in both] == handlers
+    assert [signal.getsignal(each) for each in numbers] == handlers
 
 
 @pytest.mark.exhaustive

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 from tasks.prediction.classifier import DIGITS
 from tasks.prediction.pictures import Form, centred, find_ink
@@ -48,11 +49,13 @@ def onnx_of(templates_CHW: np.ndarray, words: dict[str, object]) -> bytes:
     from tasks.release.onnx_export import onnx_bytes
 
     classes, height, width = templates_CHW.shape
-    rows_CD = templates_CHW.reshape(classes, -1) / 255.0
+    # Blurred, since a picture's centre may be rounded to the next pixel.
+    blurred_CHW = ndimage.gaussian_filter(templates_CHW / 255.0, (0, height / 20, width / 20))
+    rows_CD = blurred_CHW.reshape(classes, -1)
     linear = nn.Linear(height * width, classes)
-    # Half the squared distance, negative, less what all classes have in common, times 0.4.
-    linear.weight.data = torch.tensor(0.4 * rows_CD, dtype=torch.float32)
-    linear.bias.data = torch.tensor(-0.2 * (rows_CD**2).sum(axis=1), dtype=torch.float32)
+    # The squared distance, negative, less what all classes have in common.
+    linear.weight.data = torch.tensor(2 * rows_CD, dtype=torch.float32)
+    linear.bias.data = torch.tensor(-(rows_CD**2).sum(axis=1), dtype=torch.float32)
     network = nn.Sequential(Normalize(0.0, 255.0), linear)
     return onnx_bytes(network, (height, width), classes, words)
 

@@ -217,7 +217,7 @@ def _evaluated(folder: Path, metrics: dict[str, Any]) -> Facts:
 
 
 @pytest.fixture
-def make_lineage() -> MakeLineage:
+def make_lineage(wide_gate: None) -> MakeLineage:
     """`make_lineage(accuracy=…, recipe=…, dataset=…, data=…, pooled=…)` → a Lineage in the root.
 
     Further words change the metrics.
@@ -265,7 +265,7 @@ def make_lineage() -> MakeLineage:
     return make
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def wide_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Margins for twenty test rows, on which two untrained networks differ by many."""
     gate = Gate(

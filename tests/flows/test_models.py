@@ -1,0 +1,80 @@
+"""The registry from the command line: two real models, looked at, compared, chosen, taken back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows.summary import Summary
+
+pytestmark = pytest.mark.flow
+Shell = Callable[..., tuple[int, str, str]]
+
+
+def test_two_models_are_listed_compared_chosen_and_taken_back(
+    run: Callable[..., Summary], idxflow: Shell, root: Path
+) -> None:
+    first = run(overrides=("training.epochs=2",))
+    rate = "training.optimizer.learning_rate"
+    second = run(overrides=("training.epochs=2", f"{rate}=0.002"), force_promote="a second one")
+    data = ("--dataset", "digits8x8")
+
+    listed = json.loads(idxflow("models", "--json")[1])
+    assert {made["version"]: made["champion"] for made in listed} == {
+        first.version: False,
+        second.version: True,
+    }
+    assert "champion" in idxflow("models", *data)[1]
+    assert idxflow("models", "--dataset", "nothing")[0] == 0
+
+    shown = json.loads(idxflow("models", "show", "champion", *data, "--json")[1])
+    assert shown["version"] == second.version
+    assert [entry["event"] for entry in shown["history"]] == ["forced"]
+    assert Path(shown["report"]).is_file()
+    assert first.version in idxflow("models", "show", first.version[:6])[1]
+
+    words = (first.version, second.version)
+    diff = json.loads(idxflow("models", "diff", *words, "--json")[1])
+    assert diff["recipe"] == {rate: ["0.003", "0.002"]}
+    assert diff["code"] == []
+    wrong = [made.metrics["num_wrong"] for made in (first, second)]
+    assert len(diff["gained"]) - len(diff["lost"]) == wrong[0] - wrong[1]
+    assert all(0 <= row < 360 for row in (*diff["gained"], *diff["lost"]))
+    assert rate in idxflow("models", "diff", *words)[1]
+
+    assert idxflow("models", "rollback", *data, "--why", "a trial")[0] == 0
+    assert json.loads(idxflow("models", "show", "champion", *data, "--json")[1])["champion"]
+    assert idxflow("models", "promote", f"digits8x8/{second.version}", "--why", "back")[0] == 0
+    code, out, err = idxflow("models", "history", *data)
+    assert code == 0
+    assert out.count("rolled back") == 1
+    assert "by hand: back" in out
+    assert "looked at 4 times, for 2 versions of 1 recipe" in err
+
+    assert idxflow("scrub")[0] == 0
+    code, out, _ = idxflow("gc", "--dry-run", "--json")
+    assert (code, json.loads(out)) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("show", "abc"), "no published version"),
+        (("show", "champion"), "no published champion"),
+        (("rollback",), "found     none"),
+        (("promote", "abc", "--why", "x"), "no published version"),
+    ],
+)
+def test_what_is_not_there_is_told(
+    idxflow: Shell, root: Path, words: tuple[str, ...], told: str
+) -> None:
+    code, _, err = idxflow("models", *words)
+    assert code == 1
+    assert told in err
+
+
+def test_promoting_without_a_reason_is_wrong_usage(idxflow: Shell) -> None:
+    assert idxflow("models", "promote", "abc")[0] == 2

@@ -54,7 +54,11 @@ def predict(
         "out": out,
         "explain": explain,
     }
-    if as_json and out is None:
+    _answer(asked, as_json)
+
+
+def _answer(asked: dict[str, Any], as_json: bool) -> None:
+    if as_json and asked["out"] is None:
         _print_all(asked)
         return
     predicted = _predicted(asked)

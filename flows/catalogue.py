@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline_config.base import Section
-from tasks.release.bundle import METRICS, BundleManifest
+from tasks.bundle.contents import METRICS, BundleManifest
 from tasks.release.decision_page import page_path
 from tasks.release.journal import Entry, champion_of, read_journal
 from tasks.release.versions import published_versions
@@ -69,7 +69,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 def versions_of(dataset: str) -> list[Version]:
     """Every published version of a data set, the most accurate first."""
-    from tasks.release.bundle import bundle_folder
+    from tasks.bundle.contents import bundle_folder
 
     entries = read_journal(dataset)
     found = [

@@ -10,7 +10,7 @@ import yaml
 
 from flows.catalogue import read_manifest, read_metrics
 from pipeline_config.base import Section, read_yaml
-from tasks.release.bundle import RECIPE
+from tasks.bundle.contents import RECIPE
 from tasks.runtime.errors import ReleaseError
 
 PROBABILITIES = "probabilities.parquet"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from flows.plan import Plan
-from tasks.release.bundle import bundle_folder, version_of
+from tasks.bundle.contents import bundle_folder, version_of
 from tasks.release.registry import is_current
 from tasks.runtime.manifest import StageRef
 from tasks.runtime.stages import PUBLISH, STAGE_NAMES, STAGES, Stage

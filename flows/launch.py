@@ -27,7 +27,7 @@ HEAVY = {
     "train": ("tasks.model.training",),
     "evaluate": ("tasks.evaluation.predictions", "tasks.evaluation.drawing"),
     "audit": ("tasks.model.network", "tasks.evaluation.image_figures"),
-    "publish": ("tasks.release.assemble",),
+    "publish": ("tasks.bundle.assemble",),
 }
 
 

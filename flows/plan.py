@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from pipeline_config.base import Section
+from pipeline_config.base import Section, given_path
 from pipeline_config.datasets import Dataset, named_dataset, named_datasets
 from pipeline_config.errors import ConfigError
 from pipeline_config.recipe import Recipe
@@ -59,7 +58,7 @@ class Plan(Section):
 def make_plan(choice: Choice) -> Plan:
     """The plan of a choice; raises an IdxflowError for whatever of it cannot be."""
     dataset = _dataset(choice.dataset, choice.classes)
-    source = None if choice.source is None else Path(choice.source).expanduser().resolve()
+    source = None if choice.source is None else given_path(choice.source).resolve()
     if source is not None and not source.exists():
         raise ConfigError(
             f"--source {choice.source}",
@@ -96,7 +95,7 @@ def _machine(device: DeviceChoice, recipe: Recipe) -> Machine:
 
 def _dataset(choice: str, classes: int | None) -> Dataset:
     """The named data set, or the folder as a data set: a name wins over a folder called so."""
-    is_path = Path(choice).expanduser().exists() or "/" in choice
+    is_path = given_path(choice).exists() or "/" in choice
     if choice in named_datasets() or not is_path:
         dataset = named_dataset(choice)
         if classes not in (None, dataset.num_classes):
@@ -109,7 +108,7 @@ def _dataset(choice: str, classes: int | None) -> Dataset:
         return dataset
     from tasks.raw.local import folder_dataset
 
-    return folder_dataset(Path(choice).expanduser(), classes or 10)
+    return folder_dataset(given_path(choice), classes or 10)
 
 
 def _from(stage: StageName | None) -> tuple[str, ...]:

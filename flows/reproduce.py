@@ -15,11 +15,11 @@ from typing import Any, Literal
 from flows.child import run_apart
 from flows.console import say
 from flows.plan import Choice, make_plan
-from pipeline_config.base import Section
+from pipeline_config.base import Section, given_path
 from pipeline_config.datasets import named_datasets
 from pipeline_config.gate import gate_for
-from tasks.release.bundle import METRICS, RECIPE, BundleManifest, inspect_bundle
-from tasks.release.golden import GOLDEN, read_golden
+from tasks.bundle.contents import METRICS, RECIPE, BundleManifest, inspect_bundle
+from tasks.bundle.golden import GOLDEN, read_golden
 from tasks.runtime.errors import ConfigError, ReleaseError
 from tasks.runtime.files import digest_of, in_use
 from tasks.runtime.manifest import folder_of, inspect
@@ -82,7 +82,7 @@ def reproduce(folder: Path, source: str | None = None, keep: Path | None = None)
 def _choice(manifest: BundleManifest, folder: Path, source: str | None) -> Choice:
     """What to run; a data set without a name is a folder, which must hold what it held."""
     device, recipe = manifest.provenance["device"], str(folder / RECIPE)
-    place = None if source is None else Path(source).expanduser().absolute()
+    place = None if source is None else given_path(source).absolute()
     if manifest.dataset in named_datasets():
         place = place or _raw_files(manifest)
         where = None if place is None else str(place)

@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.explain import Verdict
 from pipeline_config.base import Section
-from tasks.release.bundle import METRICS, bundle_folder
+from tasks.bundle.contents import METRICS, bundle_folder
 from tasks.release.decision_page import page_path
 from tasks.release.journal import champion_of, read_journal
 from tasks.runtime.errors import GateRefused

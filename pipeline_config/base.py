@@ -21,6 +21,19 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def given_path(text: str | Path) -> Path:
+    """A path as a person types it; raises ConfigError for the home of a user who is not there."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            str(text),
+            found="the home folder of an unknown user",
+            expected="a path, or ~ for your own home",
+            remedy="Write the whole path.",
+        ) from error
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds; raises ConfigError for anything else."""
     try:

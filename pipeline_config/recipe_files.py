@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from pipeline_config.base import HERE, checked, read_yaml
+from pipeline_config.base import HERE, checked, given_path, read_yaml
 from pipeline_config.errors import ConfigError
 from pipeline_config.recipe import Recipe
 
@@ -26,7 +26,7 @@ def recipe_file(choice: str) -> Path:
     """The YAML file of a recipe's name, or of its path; raises ConfigError where there is none."""
     if choice in recipe_names():
         return RECIPES / f"{choice}.yaml"
-    path = Path(choice).expanduser()
+    path = given_path(choice)
     if path.is_file():
         return path
     raise ConfigError(

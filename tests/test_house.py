@@ -12,7 +12,16 @@ import pytest
 from pipeline_config.settings import CHECKOUT
 from tasks.runtime.stages import AUDIT, STAGES
 
-ROOMS = ("raw", "dataset", "model", "evaluation", "release", "prediction")
+ROOMS = (
+    "raw",
+    "dataset",
+    "model",
+    "evaluation",
+    "bundle",
+    "release",
+    "upkeep",
+    "prediction",
+)
 LAYERS = ("pipeline_config", "tasks", "flows")
 SOURCES = sorted(path for layer in LAYERS for path in (CHECKOUT / layer).rglob("*.py"))
 

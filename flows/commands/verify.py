@@ -10,11 +10,12 @@ import typer
 
 from flows import console
 from flows.commands.options import JsonOption
+from pipeline_config.base import given_path
 from tasks.release.versions import find_bundle
 from tasks.runtime.errors import ReleaseError
 
 if TYPE_CHECKING:
-    from tasks.release.verify import Check
+    from tasks.upkeep.verify import Check
 
 
 OF_BUNDLE = (
@@ -40,7 +41,7 @@ def verify(
     And of their data sets the journal's chain and the champion's pointer. Works offline, and for a
     copied bundle. Ends with 1 when something is damaged.
     """
-    from tasks.release.verify import verify_bundles, verify_root
+    from tasks.upkeep.verify import verify_bundles, verify_root
 
     # A damaged line is a verdict here, and no warning besides.
     logging.getLogger("tasks").addHandler(logging.NullHandler())
@@ -77,5 +78,5 @@ def _damaged(checks: list[Check]) -> list[Check]:
 
 def _folder(text: str) -> Path:
     """A folder as it is, also one that lost its manifest; anything else names a published one."""
-    folder = Path(text).expanduser()
+    folder = given_path(text)
     return folder if folder.is_dir() else find_bundle(text)

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from pipeline_config.base import Section
+from pipeline_config.base import Section, given_path
 from tasks.prediction.classifier import Classifier, load_classifier
 from tasks.prediction.inputs import Batch, batches, files_of
 from tasks.release.versions import CHAMPION
@@ -132,14 +132,14 @@ def _place(request: Request, text: str | None, suffixes: Iterable[str]) -> Path 
     """Where to write; raises ConfigError for another kind of file and for what cannot be one."""
     if text is None:
         return None
-    path = Path(text).expanduser()
+    path = given_path(text)
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     found = ""
     if path.suffix not in suffixes:
         found = f"the ending {path.suffix!r}"
     elif path.is_dir() or not folder.is_dir():
         found = "a folder of that name" if path.is_dir() else f"{folder}, which is no folder"
-    elif path.resolve() in (Path(file).expanduser().resolve() for file in request.files):
+    elif path.resolve() in (given_path(file).resolve() for file in request.files):
         found = "a file that is to be read"
     if found:
         raise ConfigError(

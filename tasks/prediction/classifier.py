@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline_config.base import given_path
 from pipeline_config.settings import settings
+from tasks.bundle.contents import ONNX, inspect_bundle
 from tasks.prediction.pictures import Form
-from tasks.release.bundle import ONNX, inspect_bundle
 from tasks.release.versions import find_bundle
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.manifest import MANIFEST
@@ -47,7 +48,7 @@ def load_classifier(model: str, dataset: str | None) -> Classifier:
 
     Raises ReleaseError where there is none, where it is damaged, or not one that publish wrote.
     """
-    path = Path(model).expanduser()
+    path = given_path(model)
     is_bundle = path.suffix != ".onnx"
     if is_bundle:
         path = find_bundle(model, dataset) / ONNX

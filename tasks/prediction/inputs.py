@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline_config.base import given_path
 from pipeline_config.datasets import RawFile
 from tasks.prediction.pictures import Form, name_of, read_picture
 from tasks.raw.idx import GZIP_MAGIC, read_header
@@ -53,7 +54,7 @@ def files_of(given: Sequence[str], skipped: Collection[Path] = ()) -> Iterator[P
     From folders only KNOWN ones are taken, and none of the resolved paths in `skipped`. Raises
     RawDataError for what is not there, at once, and for a folder in which there is nothing.
     """
-    paths = [Path(text).expanduser() for text in given]
+    paths = [given_path(text) for text in given]
     for path in paths:
         if not path.exists():
             raise _fault(path, "no such file or folder", "one that is there", "Check the path.")

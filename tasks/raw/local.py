@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
+from pipeline_config.base import given_path
 from pipeline_config.datasets import FILES, Dataset
 from tasks.raw.idx import write_idx
 from tasks.raw.receive import UNREADABLE, Chunks, Opener, chunks_of, damaged, open_member
@@ -49,7 +50,7 @@ def folder_dataset(folder: Path, num_classes: int = 10) -> Dataset:
 
     Raises RawDataError where the folder has no complete data set.
     """
-    path = folder.expanduser().absolute()
+    path = given_path(folder).absolute()
     content = content_of(path)
     slug = re.sub(r"[^a-z0-9._]+", "-", path.name.lower()).strip("-._")[:80] or "folder"
     return Dataset(

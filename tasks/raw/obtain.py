@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
+from pipeline_config.base import given_path
 from pipeline_config.datasets import FILES, Dataset, RawFile
 from tasks.raw.digits import sklearn_digits
 from tasks.raw.download import web_folder, worth_retrying
@@ -148,7 +149,7 @@ def _opened(source: str, scratch: Path) -> AbstractContextManager[Opener]:
         return deb_package(source, scratch)
     if source == "sklearn:digits":
         return sklearn_digits(scratch)
-    return local_folder(Path(source.removeprefix("folder:")).expanduser(), scratch)
+    return local_folder(given_path(source.removeprefix("folder:")), scratch)
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""What leaves the house: bundle, registry, report."""
+"""Which version is the champion, and why: gate, journal, registry, and the publish stage."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.release.bundle import read_bundle
+from tasks.bundle.contents import models_lock, read_bundle
 from tasks.release.journal import Champion, Entry, champion_of
 from tasks.release.record import (
     FORCED,
@@ -13,7 +13,6 @@ from tasks.release.record import (
     draft,
     follow,
     mended,
-    registry_lock,
 )
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import locked
@@ -21,7 +20,7 @@ from tasks.runtime.files import locked
 
 def promote(dataset: str, candidate: Candidate, why: str) -> Entry | None:
     """Make a version champion whatever the gate said; None if it is that already."""
-    with locked(registry_lock(dataset)):
+    with locked(models_lock(dataset)):
         entries = mended(dataset)
         champion = champion_of(entries)
         entry = None
@@ -40,7 +39,7 @@ def rollback(dataset: str, why: str | None = None) -> Entry:
 
     Raises ReleaseError where there is none, or where its bundle is not intact.
     """
-    with locked(registry_lock(dataset)):
+    with locked(models_lock(dataset)):
         entries = mended(dataset)
         present, former = champion_of(entries), former_champion(entries)
         if present is None or former is None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline_config.settings import settings
-from tasks.release.bundle import REPORT, bundle_folder
+from tasks.bundle.contents import REPORT, bundle_folder
 from tasks.release.journal import Entry, champion_of
 from tasks.release.versions import published_versions
 from tasks.runtime.files import write_atomically
 
-TEMPLATE = "decision.html"
+TEMPLATE = Path(__file__).with_name("decision.html")
 # Where a report has room for the decision.
 MARK = b"<!-- decision -->"
 
@@ -31,7 +31,7 @@ def page_content(dataset: str, version: str, entries: list[Entry]) -> bytes:
 
 
 def _section(version: str, entries: list[Entry]) -> str:
-    from tasks.release.report import html_template
+    from tasks.bundle.report import html_template
 
     about = [entry for entry in entries if entry.version == version]
     champion = champion_of(entries)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from pipeline_config.base import read_yaml
 from pipeline_config.datasets import FILES
 from pipeline_config.gate import gate_for
-from tasks.release.bundle import ONNX, RECIPE, bundle_folder
+from tasks.bundle.contents import ONNX, RECIPE, bundle_folder
+from tasks.bundle.lineage import Lineage
 from tasks.release.gate import Check, Judgement, Scores, above_floor, compare, unseen
 from tasks.release.journal import Champion
 from tasks.release.ledger import count_look, read_ledger
-from tasks.release.lineage import Lineage
 from tasks.runtime.files import digest_of
 from tasks.runtime.manifest import StageRef
 
@@ -52,9 +52,9 @@ def pinned_rows(table: StageRef) -> PinnedRows:
 
 def _scores_of(dataset: str, version: str, rows: PinnedRows) -> Scores:
     """The scores of a version's ONNX model on the rows."""
+    from tasks.bundle.onnx_export import onnx_probabilities
     from tasks.evaluation.calibration import calibration_error, error_by_chance, sureness
     from tasks.evaluation.metrics import mean_loss
-    from tasks.release.onnx_export import onnx_probabilities
 
     model = (bundle_folder(dataset, version) / ONNX).read_bytes()
     probabilities_NC = onnx_probabilities(model, rows.images_NHW)

@@ -15,13 +15,13 @@ from prefect.cache_policies import NO_CACHE
 from pipeline_config.base import Section
 from pipeline_config.datasets import Dataset
 from pipeline_config.recipe import Recipe
-from tasks.release.bundle import METRICS, bundle_folder
+from tasks.bundle.contents import METRICS, bundle_folder, models_lock
+from tasks.bundle.lineage import Lineage
 from tasks.release.decision_page import page_path
 from tasks.release.journal import read_journal
 from tasks.release.judging import judge, pinned_digest
 from tasks.release.ledger import count_look
-from tasks.release.lineage import Lineage
-from tasks.release.record import REFUSED, registry_lock
+from tasks.release.record import REFUSED
 from tasks.release.registry import candidate_of, settle
 from tasks.runtime.artifacts import show_image, show_markdown, show_table, tell_event
 from tasks.runtime.devices import Machine
@@ -60,7 +60,7 @@ def publish_model(lineage: Lineage, why: str | None = None) -> Published:
 
     `why` makes it champion whatever the gate says.
     """
-    from tasks.release.assemble import ensure_bundle
+    from tasks.bundle.assemble import ensure_bundle
 
     clock = time.perf_counter()
     manifest, done = ensure_bundle(lineage)
@@ -96,7 +96,7 @@ def _count_evaluation(lineage: Lineage, version: str) -> None:
     normalized = lineage.normalized
     rows = normalized.digest if normalized.facts["pooled"] else pinned_digest(lineage.table)
     key = f"evaluate {evaluated.key} {evaluated.manifest.clock.started}"
-    with locked(registry_lock(dataset)):
+    with locked(models_lock(dataset)):
         count_look(dataset, "evaluate", lineage.recipe.name, version, 2 + len(curve), rows, key)
 
 

@@ -34,11 +34,6 @@ class Candidate(Section):
     competes: bool
 
 
-def registry_lock(dataset: str) -> str:
-    """The name of the lock under which a data set's bundles, journal and pointer are written."""
-    return f"models-{dataset}"
-
-
 def next_seq(entries: list[Entry]) -> int:
     """The number of the next line."""
     return entries[-1].seq + 1 if entries else 1

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tasks.release.bundle import METRICS, bundle_folder, read_bundle
+from tasks.bundle.contents import METRICS, bundle_folder, models_lock, read_bundle
 from tasks.release.decision_page import page_fault
 from tasks.release.gate import Judgement
 from tasks.release.journal import Champion, Entry, champion_of, read_journal
@@ -26,7 +26,6 @@ from tasks.release.record import (
     draft,
     follow,
     mended,
-    registry_lock,
 )
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import locked
@@ -68,7 +67,7 @@ def settle(dataset: str, candidate: Candidate, judge: Judge, why: str | None = N
     `why` makes it champion whatever the judgement is, and is recorded beside it. Doing it again
     changes nothing; what a crash left undone is made good.
     """
-    with locked(registry_lock(dataset)):
+    with locked(models_lock(dataset)):
         entries = mended(dataset)
         decision = standing(entries, candidate, why)
         if decision is None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline_config.base import given_path
 from pipeline_config.settings import settings
-from tasks.release.bundle import bundle_folder
+from tasks.bundle.contents import bundle_folder
 from tasks.release.journal import champion_of, read_journal
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.manifest import MANIFEST
@@ -33,7 +34,7 @@ def find_bundle(text: str, dataset: str | None = None) -> Path:
     """
     if text == CHAMPION:
         return _champion(dataset or DEFAULT_DATASET)
-    given = Path(text).expanduser()
+    given = given_path(text)
     if (given / MANIFEST).is_file():
         return given.resolve()
     scope, _, version = text.rpartition("/")

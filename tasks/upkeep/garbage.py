@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from pipeline_config.base import Section
 from pipeline_config.settings import settings
-from tasks.release.bundle import BundleManifest, bundle_folder
+from tasks.bundle.contents import BundleManifest, bundle_folder
 from tasks.release.decision_page import page_path
 from tasks.release.journal import champion_of, read_journal
 from tasks.release.versions import published_datasets, published_versions

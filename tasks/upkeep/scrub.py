@@ -11,10 +11,10 @@ from tasks.release.decision_page import page_fault
 from tasks.release.journal import journal_faults, read_journal
 from tasks.release.ledger import ledger_faults
 from tasks.release.pointer import pointer_fault
-from tasks.release.verify import verify_bundle
 from tasks.release.versions import published_datasets, published_versions
 from tasks.runtime.files import in_use
 from tasks.runtime.manifest import inspect
+from tasks.upkeep.verify import verify_bundle
 
 LOST = "nothing brings it back: put the file back from a copy, or leave it; what is whole counts"
 

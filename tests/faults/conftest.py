@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tasks.release.bundle import read_bundle
+from tasks.bundle.contents import read_bundle
 from tasks.release.journal import journal_faults, read_journal
 from tasks.release.pointer import read_pointer
 from tasks.runtime.files import sha256_file

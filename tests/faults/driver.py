@@ -34,11 +34,11 @@ prepare_environment()
 from tenacity import wait_none  # noqa: E402
 
 import flows.retrain as pipeline  # noqa: E402
+import tasks.bundle.assemble  # noqa: E402
+import tasks.bundle.onnx_export  # noqa: E402
 import tasks.dataset.validation_page  # noqa: E402
 import tasks.model.training  # noqa: E402
 import tasks.raw.obtain  # noqa: E402
-import tasks.release.assemble  # noqa: E402
-import tasks.release.onnx_export  # noqa: E402
 from flows.plan import Choice, make_plan  # noqa: E402
 from tasks.evaluation import drawing  # noqa: E402
 from tasks.release import by_hand  # noqa: E402

@@ -25,10 +25,10 @@ from flows.commands.reproduce import reproduce as command
 from flows.reproduce import compare, reproduce
 from pipeline_config.datasets import FILES
 from pipeline_config.gate import gate_for
+from tasks.bundle.contents import BundleManifest, inspect_bundle
+from tasks.bundle.golden import GOLDEN
 from tasks.raw.idx import write_idx
 from tasks.raw.local import folder_dataset
-from tasks.release.bundle import BundleManifest, inspect_bundle
-from tasks.release.golden import GOLDEN
 from tasks.runtime.errors import ConfigError, DeviceError, GateRefused, ReleaseError
 from tasks.runtime.manifest import list_files
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline_config.base import given_path
 from pipeline_config.datasets import named_dataset, named_datasets
 from tasks.runtime.keys import components_of
 from tasks.runtime.stages import FETCH
@@ -33,3 +34,8 @@ def test_corrections_fetch_nothing_again() -> None:
     without = mnist.model_copy(update={"corrections": None})
     fetched = components_of(FETCH, {"dataset": mnist})
     assert fetched == components_of(FETCH, {"dataset": without})
+
+
+def test_the_home_of_nobody_is_told_as_such():
+    with pytest.raises(ConfigError, match="unknown user"):
+        given_path("~nobody-is-called-this/digits")

@@ -17,9 +17,9 @@ from pipeline_config.datasets import FILES, Dataset, named_dataset
 from pipeline_config.gate import Gate
 from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
+from tasks.bundle.contents import BundleManifest, Determinants, bundle_folder
+from tasks.bundle.lineage import Lineage
 from tasks.model.network import build_network, describe_layers, initialize, save_weights
-from tasks.release.bundle import BundleManifest, Determinants, bundle_folder
-from tasks.release.lineage import Lineage
 from tasks.release.record import Candidate
 from tasks.runtime.devices import Machine
 from tasks.runtime.files import canonical_json, digest_of, sha256_bytes

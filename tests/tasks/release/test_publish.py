@@ -10,8 +10,9 @@ import pytest
 from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
 from pipeline_config.settings import settings
-from tasks.release import assemble, pointer, record
-from tasks.release.bundle import read_bundle, version_of
+from tasks.bundle import assemble
+from tasks.bundle.contents import read_bundle, version_of
+from tasks.release import pointer, record
 from tasks.release.by_hand import rollback
 from tasks.release.decision_page import page_path
 from tasks.release.journal import journal_path, read_journal
@@ -112,7 +113,9 @@ def test_both_models_are_scored_on_the_pinned_rows_and_every_look_is_counted(mak
         ("evaluate", second.version, 2),
         ("gate", second.version, 2),
     ]
-    assert looks_in_words("mnist").startswith("The test rows were looked at 4 times, for 2 versions")
+    assert looks_in_words("mnist").startswith(
+        "The test rows were looked at 4 times, for 2 versions"
+    )
 
 
 def test_the_page_tells_what_was_decided(make_lineage):
@@ -124,7 +127,7 @@ def test_the_page_tells_what_was_decided(make_lineage):
     other = recipe_with(description="another", scaling="unit")
     second = publish_model(make_lineage(recipe=other, accuracy=0.8))
     assert second.champion == second.version
-    assert f"version <span class=\"mono\">{second.version}</span> took its place" in page.read_text()
+    assert f'version <span class="mono">{second.version}</span> took its place' in page.read_text()
     rollback("mnist", "<b>sevens</b>")
     assert "This version is the champion" in page.read_text()
     assert "&lt;b&gt;sevens&lt;/b&gt;" in page.read_text()

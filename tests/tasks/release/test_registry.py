@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from pipeline_config.settings import CHECKOUT
+from tasks.bundle.contents import bundle_folder
 from tasks.release import journal, pointer, record
-from tasks.release.bundle import bundle_folder
 from tasks.release.by_hand import promote, rollback
 from tasks.release.gate import Check, Judgement
 from tasks.release.journal import (

@@ -14,7 +14,7 @@ import pytest
 from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
 from pipeline_config.settings import CHECKOUT, settings
-from tasks.release.bundle import read_bundle
+from tasks.bundle.contents import read_bundle
 from tasks.release.by_hand import rollback
 from tasks.release.journal import journal_path
 from tasks.release.publish import Published, publish_model

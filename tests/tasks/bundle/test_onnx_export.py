@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pipeline_config.recipe import Model
+from tasks.bundle import assemble, onnx_export
+from tasks.bundle.contents import bundle_folder
+from tasks.bundle.onnx_export import check_against_torch, onnx_bytes
 from tasks.model.network import build_network, initialize
-from tasks.release import assemble, onnx_export
-from tasks.release.bundle import bundle_folder
-from tasks.release.onnx_export import check_against_torch, onnx_bytes
 from tasks.runtime.errors import ReleaseError
 
 models = st.builds(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from pipeline_config.base import Section
 from pipeline_config.recipe_files import load_recipe
 from pipeline_config.settings import settings
-from tasks.release.bundle import (
+from tasks.bundle.contents import (
     MODEL,
     ONNX,
     RECIPE,
@@ -26,7 +26,7 @@ from tasks.release.bundle import (
     read_bundle,
     recipe_digest,
 )
-from tasks.release.golden import GOLDEN, Golden, read_golden, said_by
+from tasks.bundle.golden import GOLDEN, Golden, read_golden, said_by
 from tasks.release.journal import champion_of, journal_faults, read_journal
 from tasks.release.pointer import pointer_fault
 from tasks.release.record import ADOPTED
@@ -208,7 +208,7 @@ def _weights(folder: Path) -> Found:
 
 
 def _onnx(folder: Path) -> Found:
-    from tasks.release.onnx_export import onnx_probabilities
+    from tasks.bundle.onnx_export import onnx_probabilities
 
     golden, network = _golden_network(folder)
     found = onnx_probabilities((folder / ONNX).read_bytes(), golden.images_NHW)
@@ -217,7 +217,7 @@ def _onnx(folder: Path) -> Found:
 
 def _held(golden: Golden, found_NC: NDArray[np.float32], network: nn.Sequential) -> Found:
     """Probabilities held against the golden ones, within the tolerance of the ONNX export."""
-    from tasks.release.onnx_export import tolerance_of
+    from tasks.bundle.onnx_export import tolerance_of
 
     if found_NC.shape != golden.probabilities_NC.shape:
         return False, f"probabilities {found_NC.shape} for golden {golden.probabilities_NC.shape}"

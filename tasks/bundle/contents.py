@@ -109,6 +109,11 @@ def bundle_folder(dataset: str, version: str) -> Path:
     return settings().models / dataset / version
 
 
+def models_lock(dataset: str) -> str:
+    """The name of the lock under which a data set's bundles, journal and pointer are written."""
+    return f"models-{dataset}"
+
+
 def read_bundle(dataset: str, version: str) -> tuple[BundleManifest | None, list[str]]:
     """The manifest of a published bundle and its damage: `inspect_bundle`, and its name holds."""
     manifest, damage = inspect_bundle(bundle_folder(dataset, version))

@@ -12,12 +12,12 @@ import pytest
 from pipeline_config.recipe import Expectation
 from pipeline_config.recipe_files import load_recipe
 from pipeline_config.settings import settings
+from tasks.bundle import assemble
+from tasks.bundle.assemble import ensure_bundle
+from tasks.bundle.contents import bundle_folder, read_bundle, version_of
+from tasks.bundle.lineage import Lineage
+from tasks.bundle.report import thinned
 from tasks.raw.local import folder_dataset
-from tasks.release import assemble
-from tasks.release.assemble import ensure_bundle
-from tasks.release.bundle import bundle_folder, read_bundle, version_of
-from tasks.release.lineage import Lineage
-from tasks.release.report import thinned
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.manifest import Clock, Manifest
 
@@ -93,7 +93,7 @@ def test_a_bundle_is_whole(make_lineage):
     origin = manifest.provenance
     assert (origin["device"], origin["threads"], origin["seed"]) == ("cpu", 1, 0)
     assert {"torch", "onnx", "python"} <= {*origin["libraries"]}
-    assert {"tasks.release.onnx_export", "tasks.model.network"} <= {*origin["modules"]}
+    assert {"tasks.bundle.onnx_export", "tasks.model.network"} <= {*origin["modules"]}
     loaded = load_recipe(str(folder / "recipe.yaml"))
     assert loaded == lineage.recipe.model_copy(update={"expected": None})
 

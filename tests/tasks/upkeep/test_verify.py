@@ -15,17 +15,17 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from flows.commands.verify import verify
+from tasks.bundle.assemble import ensure_bundle
+from tasks.bundle.contents import BundleManifest, bundle_folder, inspect_bundle
+from tasks.bundle.golden import GOLDEN, NUM_GOLDEN, golden_rows, read_golden
+from tasks.bundle.lineage import Lineage
 from tasks.dataset.splits import read_split
 from tasks.dataset.table import read_images
-from tasks.release.assemble import ensure_bundle
-from tasks.release.bundle import BundleManifest, bundle_folder, inspect_bundle
 from tasks.release.by_hand import promote
-from tasks.release.golden import GOLDEN, NUM_GOLDEN, golden_rows, read_golden
-from tasks.release.lineage import Lineage
 from tasks.release.record import Candidate
-from tasks.release.verify import Check, verify_bundle, verify_bundles, verify_root
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.manifest import list_files
+from tasks.upkeep.verify import Check, verify_bundle, verify_bundles, verify_root
 
 BUNDLE = ("manifest", "files", "recipe", "weights", "ONNX model")
 REGISTRY = ("journal", "champion")

@@ -12,9 +12,9 @@ import pytest
 from pipeline_config.cautions import cautions_of
 from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
-from tasks.release.assemble import copy_outputs
-from tasks.release.lineage import Lineage, provenance_of
-from tasks.release.report import render_card, render_report, view_of
+from tasks.bundle.assemble import copy_outputs
+from tasks.bundle.lineage import Lineage, provenance_of
+from tasks.bundle.report import render_card, render_report, view_of
 
 Pages = Callable[[Lineage], tuple[str, str]]
 

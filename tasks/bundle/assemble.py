@@ -10,16 +10,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tasks.release.bundle import (
+from tasks.bundle.contents import (
     METRICS,
     MODEL,
     BundleManifest,
     bundle_folder,
     determinants_of,
+    models_lock,
     read_bundle,
 )
-from tasks.release.lineage import Lineage, provenance_of, recipe_text
-from tasks.release.record import registry_lock
+from tasks.bundle.lineage import Lineage, provenance_of, recipe_text
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import built_aside, locked
 from tasks.runtime.manifest import MANIFEST, FileEntry, list_files
@@ -44,7 +44,7 @@ def ensure_bundle(lineage: Lineage) -> tuple[BundleManifest, str]:
         lineage.recipe, lineage.table.facts, lineage.trained.manifest, lineage.evaluated.manifest
     )
     dataset, version = lineage.dataset.name, determinants.version
-    with locked(registry_lock(dataset)):
+    with locked(models_lock(dataset)):
         manifest, damage = read_bundle(dataset, version)
         if manifest is not None and not damage:
             return manifest, "found intact"
@@ -114,11 +114,11 @@ def refuse_changed(copied: dict[str, FileEntry], files: dict[str, FileEntry]) ->
 
 def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
     """Write `recipe.yaml`, `model.onnx`, held against torch, and the golden pairs."""
+    from tasks.bundle.golden import GOLDEN, golden_bytes, golden_rows
+    from tasks.bundle.onnx_export import check_against_torch, onnx_bytes
     from tasks.dataset.splits import read_split
     from tasks.dataset.table import read_images
     from tasks.model.network import load_network
-    from tasks.release.golden import GOLDEN, golden_bytes, golden_rows
-    from tasks.release.onnx_export import check_against_torch, onnx_bytes
 
     (folder / "recipe.yaml").write_text(recipe_text(lineage), encoding="utf-8")
     facts = lineage.table.facts
@@ -145,7 +145,7 @@ def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
 
 def write_pages(lineage: Lineage, version: str, provenance: dict[str, Any], folder: Path) -> None:
     """Write `report.html` and `model_card.md` from what lies in the bundle and in the manifests."""
-    from tasks.release.report import render_card, render_report, view_of
+    from tasks.bundle.report import render_card, render_report, view_of
 
     view = view_of(lineage, version, provenance, folder)
     (folder / "report.html").write_text(render_report(view), encoding="utf-8")

@@ -17,8 +17,8 @@ from markupsafe import Markup
 from pipeline_config.cautions import cautions_of
 from pipeline_config.datasets import FILES, Dataset
 from pipeline_config.recipe import NoValidation, Recipe
-from tasks.release.bundle import METRICS
-from tasks.release.lineage import Lineage, again, recipe_text
+from tasks.bundle.contents import METRICS
+from tasks.bundle.lineage import Lineage, again, recipe_text
 
 HERE = Path(__file__).parent
 MAX_HISTORY_ROWS = 20
@@ -125,22 +125,22 @@ def findings_of(path: Path) -> list[dict[str, str]]:
 
 def render_report(view: View) -> str:
     """The report: one HTML page that loads nothing from anywhere."""
-    return html_template("report.html").render(view)
+    return html_template(HERE / "report.html").render(view)
 
 
-def html_template(name: str) -> Template:
-    """A template of this folder, whose values are escaped."""
-    return _environment(autoescape=True).get_template(name)
+def html_template(path: Path) -> Template:
+    """A template whose values are escaped."""
+    return _environment(path.parent, autoescape=True).get_template(path.name)
 
 
 def render_card(view: View) -> str:
     """The model card in Markdown, in the sections of Mitchell et al. 2019."""
-    return _environment(autoescape=False).get_template("model_card.md").render(view)
+    return _environment(HERE, autoescape=False).get_template("model_card.md").render(view)
 
 
-def _environment(autoescape: bool) -> Environment:
+def _environment(folder: Path, autoescape: bool) -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(HERE),
+        loader=FileSystemLoader(folder),
         autoescape=autoescape,  # noqa: S701 – off for Markdown alone
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -19,7 +19,7 @@ from tasks.runtime.files import digest_of, sha256_bytes
 from tasks.runtime.keys import code_digests
 from tasks.runtime.manifest import Manifest, StageRef
 
-TEMPLATES = ("tasks/release/report.html", "tasks/release/model_card.md")
+TEMPLATES = ("tasks/bundle/report.html", "tasks/bundle/model_card.md")
 LIBRARIES = ("jinja2", "onnx", "onnxruntime")
 
 

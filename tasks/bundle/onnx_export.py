@@ -114,7 +114,7 @@ def _add(graph: _Graph, layer: nn.Module, name: str) -> None:
             raise ReleaseError(
                 f"layer {name} of the network",
                 found=type(layer).__name__,
-                expected="a layer that tasks/release/onnx_export.py can write",
+                expected="a layer that tasks/bundle/onnx_export.py can write",
                 remedy="Teach it this layer, as it computes in eval mode.",
             )
 

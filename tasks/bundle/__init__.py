@@ -1,0 +1,1 @@
+"""Everything about one model in one folder that needs nothing else."""

@@ -6,6 +6,7 @@ as its first layer, so that serving cannot do otherwise than training did.
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import Literal
@@ -65,7 +66,10 @@ def write_normalization(folder: Path, table: StageRef, split: Split, scaling: Sc
     mean, std = fit(scaling, images_NP, indices.train)
     rows = {part: getattr(indices, part) for part in PARTS}
     for part, indices_of_part in rows.items():
-        np.save(folder / f"{part}.npy", indices_of_part)
+        # To memory first: on a full disk, `np.save` loses the end of a file and says nothing.
+        content = io.BytesIO()
+        np.save(content, indices_of_part)
+        (folder / f"{part}.npy").write_bytes(content.getvalue())
     return {
         "scaling": scaling,
         "mean": mean,

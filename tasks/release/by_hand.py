@@ -26,9 +26,8 @@ def promote(dataset: str, candidate: Candidate, why: str) -> Entry | None:
         entry = None
         if champion is None or champion.version != candidate.version:
             after = as_champion(entries, candidate)
-            entry = append(
-                dataset, draft(entries, candidate, FORCED, after, f"by hand: {why}", why)
-            )
+            forced = draft(entries, candidate, FORCED, after, f"by hand: {why}", why)
+            entry = append(dataset, entries, forced)
             entries.append(entry)
         follow(dataset, entries)
     return entry
@@ -58,7 +57,8 @@ def rollback(dataset: str, why: str | None = None) -> Entry:
                 remedy="Publish it again, or choose another with `idxflow models promote`.",
             )
         reason = f"from {present.version} back to {former.version}" + (f": {why}" if why else "")
-        entry = append(dataset, draft(entries, former, ROLLED_BACK, former, reason, why))
+        back = draft(entries, former, ROLLED_BACK, former, reason, why)
+        entry = append(dataset, entries, back)
         follow(dataset, [*entries, entry])
     return entry
 

@@ -1,8 +1,8 @@
 """The journal of a data set's releases: one line an event, only ever added to.
 
-Each line holds the SHA-256 of the one before it, so that a line that was changed or taken out is
-noticed. A line counts when it is whole: a torn last one, left by a crash, is not read and is cut
-off next.
+Each line holds a digest of itself and that of the line before it, so that one that was changed or
+taken out is noticed. A line counts when it is whole: a torn last one, left by a crash, is not read
+and is cut off next.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from pipeline_config.base import Section
 from pipeline_config.settings import settings
 from tasks.release.gate import Judgement
-from tasks.runtime.files import fsync_path, sha256_bytes, storage_errors
+from tasks.runtime.files import digest_of, fsync_path, storage_errors
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Entry(Section):
     """One line of the journal; `champion` is who holds the title after it.
 
     `gate` is what was judged, None where nothing was; `why` are the words of whoever decided by
-    hand; `previous` is the SHA-256 of the line before.
+    hand; `digest` covers the rest, and `previous` is that of the line before.
     """
 
     seq: int
@@ -53,16 +53,21 @@ class Entry(Section):
     why: str | None = None
     gate: Judgement | None = None
     previous: str
+    digest: str = ""
+
+    def chained(self, previous: str) -> Entry:
+        """The entry behind another one, with its digest."""
+        linked = self.model_copy(update={"previous": previous})
+        return linked.model_copy(update={"digest": linked.digest_of_the_rest()})
+
+    def digest_of_the_rest(self) -> str:
+        """The SHA-256 of this entry less its digest."""
+        return digest_of(self.model_dump(mode="json", exclude={"digest"}))
 
     def line(self) -> bytes:
         """The entry as one line of JSON with sorted keys."""
         text = json.dumps(self.model_dump(), sort_keys=True, ensure_ascii=False, allow_nan=False)
         return (text + "\n").encode()
-
-    @property
-    def sha256(self) -> str:
-        """The SHA-256 of the line."""
-        return sha256_bytes(self.line())
 
 
 def journal_path(dataset: str) -> Path:
@@ -70,13 +75,13 @@ def journal_path(dataset: str) -> Path:
     return settings().models / dataset / "journal.jsonl"
 
 
-def _read_lines(dataset: str) -> tuple[list[tuple[bytes, Entry | None]], bytes]:
-    """Each whole line with its entry, None for a damaged one; and what is torn at the end."""
+def _read_lines(dataset: str) -> tuple[list[Entry | None], bytes]:
+    """The entry of each line, None for a damaged one; and what is torn at the end."""
     try:
         *lines, torn = journal_path(dataset).read_bytes().split(b"\n")
     except FileNotFoundError:
         return [], b""
-    return [(line + b"\n", _entry(line)) for line in lines], torn
+    return [_entry(line) for line in lines], torn
 
 
 def _entry(line: bytes) -> Entry | None:
@@ -84,13 +89,14 @@ def _entry(line: bytes) -> Entry | None:
         entry = Entry.model_validate_json(line)
     except ValidationError:
         return None
-    return entry if entry.line() == line + b"\n" else None
+    is_whole = entry.line() == line + b"\n" and entry.digest == entry.digest_of_the_rest()
+    return entry if is_whole else None
 
 
 def read_journal(dataset: str) -> list[Entry]:
     """The valid entries, oldest first; a torn last line and damaged ones do not count."""
     entries = []
-    for number, (_, entry) in enumerate(_read_lines(dataset)[0], 1):
+    for number, entry in enumerate(_read_lines(dataset)[0], 1):
         if entry is None:
             logger.warning("%s: line %d is damaged and not counted", journal_path(dataset), number)
         else:
@@ -103,31 +109,35 @@ def journal_faults(dataset: str) -> list[str]:
 
     A line that says `adopted` tells itself that those before it were lost.
     """
-    lines, torn = _read_lines(dataset)
-    faults = []
-    previous, seq = NO_LINE, 0
-    for number, (line, entry) in enumerate(lines, 1):
+    entries, torn = _read_lines(dataset)
+    faults: list[str] = []
+    before: Entry | None = None
+    for number, entry in enumerate(entries, 1):
         if entry is None:
             faults.append(f"line {number} is damaged")
-        else:
-            if entry.previous != previous:
+            continue
+        if number == 1 or entries[number - 2] is not None:
+            if entry.previous != last_digest(before):
                 faults.append(f"line {number} does not follow from the line before it")
-            if entry.seq != seq + 1 and entry.event != "adopted" and entry.previous == previous:
-                faults.append(f"line {number} has number {entry.seq} instead of {seq + 1}")
-            seq = entry.seq
-        previous = sha256_bytes(line)
+            elif entry.seq != next_seq(before) and entry.event != "adopted":
+                faults.append(f"line {number} has number {entry.seq}, not {next_seq(before)}")
+        before = entry
     return faults + (["its last line is torn; the next run cuts it off"] if torn else [])
+
+
+def last_digest(last: Entry | None) -> str:
+    """What the line behind `last` has to hold."""
+    return last.digest if last else NO_LINE
+
+
+def next_seq(last: Entry | None) -> int:
+    """The number of the line behind `last`."""
+    return last.seq + 1 if last else 1
 
 
 def champion_of(entries: list[Entry]) -> Champion | None:
     """The champion that the journal names: its last line decides."""
     return entries[-1].champion if entries else None
-
-
-def last_sha256(dataset: str) -> str:
-    """The SHA-256 of the last whole line, which the next one has to hold."""
-    lines, _ = _read_lines(dataset)
-    return sha256_bytes(lines[-1][0]) if lines else NO_LINE
 
 
 def append_line(path: Path, line: bytes) -> None:

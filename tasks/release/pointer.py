@@ -13,15 +13,20 @@ from pydantic import ValidationError
 from pipeline_config.base import Section
 from pipeline_config.settings import settings
 from tasks.release.journal import Champion, Entry, champion_of
-from tasks.runtime.files import canonical_json, write_atomically
+from tasks.runtime.files import canonical_json, digest_of, write_atomically
 
 
 class Pointer(Section):
-    """The champion, and the number and the SHA-256 of the journal's last line."""
+    """The champion, and the journal's last line, by number and digest; `digest` covers the rest."""
 
     champion: Champion
     seq: int
-    sha256: str
+    journal: str
+    digest: str = ""
+
+    def digest_of_the_rest(self) -> str:
+        """The SHA-256 of the pointer less its digest."""
+        return digest_of(self.model_dump(exclude={"digest"}))
 
 
 def pointer_path(dataset: str) -> Path:
@@ -30,11 +35,12 @@ def pointer_path(dataset: str) -> Path:
 
 
 def read_pointer(dataset: str) -> Pointer | None:
-    """The pointer as it stands; None for none and for one that cannot be read."""
+    """The pointer as it stands; None for none and for a damaged one."""
     try:
-        return Pointer.model_validate_json(pointer_path(dataset).read_bytes())
+        pointer = Pointer.model_validate_json(pointer_path(dataset).read_bytes())
     except (OSError, ValidationError):
         return None
+    return pointer if pointer.digest == pointer.digest_of_the_rest() else None
 
 
 def _pointer_content(entries: list[Entry]) -> bytes | None:
@@ -43,8 +49,9 @@ def _pointer_content(entries: list[Entry]) -> bytes | None:
     if champion is None:
         return None
     last = entries[-1]
-    pointer = Pointer(champion=champion, seq=last.seq, sha256=last.sha256)
-    return canonical_json(pointer.model_dump())
+    pointer = Pointer(champion=champion, seq=last.seq, journal=last.digest)
+    told = {**pointer.model_dump(), "digest": pointer.digest_of_the_rest()}
+    return canonical_json(told)
 
 
 def pointer_fault(dataset: str, entries: list[Entry]) -> str | None:

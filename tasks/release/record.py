@@ -15,7 +15,8 @@ from tasks.release.journal import (
     Entry,
     append_line,
     journal_path,
-    last_sha256,
+    last_digest,
+    next_seq,
     read_journal,
 )
 from tasks.release.pointer import pointer_path, read_pointer, repair_pointer
@@ -34,18 +35,13 @@ class Candidate(Section):
     competes: bool
 
 
-def next_seq(entries: list[Entry]) -> int:
-    """The number of the next line."""
-    return entries[-1].seq + 1 if entries else 1
-
-
 def as_champion(entries: list[Entry], candidate: Candidate) -> Champion:
     """A candidate as the champion that the next line makes it."""
     return Champion(
         version=candidate.version,
         recipe=candidate.recipe,
         accuracy=candidate.accuracy,
-        since=next_seq(entries),
+        since=next_seq(_last(entries)),
     )
 
 
@@ -60,7 +56,7 @@ def draft(
 ) -> Entry:
     """An entry about `subject` that is not chained to the journal yet; `champion` is after it."""
     return Entry(
-        seq=next_seq(entries),
+        seq=next_seq(_last(entries)),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         event=event,
         version=subject.version,
@@ -74,9 +70,13 @@ def draft(
     )
 
 
-def append(dataset: str, entry: Entry) -> Entry:
-    """Chain an entry to the journal's last line and append it."""
-    chained = entry.model_copy(update={"previous": last_sha256(dataset)})
+def _last(entries: list[Entry]) -> Entry | None:
+    return entries[-1] if entries else None
+
+
+def append(dataset: str, entries: list[Entry], entry: Entry) -> Entry:
+    """Chain an entry to the last of the journal's `entries` and append it."""
+    chained = entry.chained(last_digest(_last(entries)))
     append_line(journal_path(dataset), chained.line())
     return chained
 
@@ -85,7 +85,7 @@ def mended(dataset: str) -> list[Entry]:
     """The journal; where it lost its last lines, the pointer's champion is adopted in a new one."""
     entries = read_journal(dataset)
     pointer = read_pointer(dataset)
-    if pointer is None or pointer.seq < next_seq(entries):
+    if pointer is None or pointer.seq < next_seq(_last(entries)):
         return entries
     known = entries[-1].seq if entries else 0
     reason = (
@@ -93,7 +93,8 @@ def mended(dataset: str) -> list[Entry]:
         f"{pointer_path(dataset).name} named this version"
     )
     adopted = draft(entries, pointer.champion, ADOPTED, pointer.champion, reason)
-    return [*entries, append(dataset, adopted.model_copy(update={"seq": pointer.seq + 1}))]
+    renumbered = adopted.model_copy(update={"seq": pointer.seq + 1})
+    return [*entries, append(dataset, entries, renumbered)]
 
 
 def follow(dataset: str, entries: list[Entry]) -> None:

@@ -71,7 +71,7 @@ def settle(dataset: str, candidate: Candidate, judge: Judge, why: str | None = N
         entries = mended(dataset)
         decision = standing(entries, candidate, why)
         if decision is None:
-            entry = append(dataset, _decided(dataset, entries, candidate, judge, why))
+            entry = append(dataset, entries, _decided(dataset, entries, candidate, judge, why))
             entries.append(entry)
             decision = Decision(entry.event, entry.champion, entry.reason, is_new=True)
         follow(dataset, entries)

@@ -180,10 +180,10 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL or _is_short(error):
+        if error.errno in FULL:
             raise StorageError(
                 str(error.filename or path),
-                found=f"no room to write ({error.strerror or error})",
+                found=f"no room to write ({error.strerror})",
                 expected="enough free disk for the stage's output",
                 remedy="Free some space and run the same command again; it goes on from here.",
             ) from error
@@ -195,8 +195,3 @@ def storage_errors(path: Path) -> Iterator[None]:
                 remedy="Change its owner, or set IDXFLOW_ROOT to another folder.",
             ) from error
         raise
-
-
-def _is_short(error: OSError) -> bool:
-    """Whether NumPy wrote less of an array than it wanted: it has no other word for a full disk."""
-    return error.errno is None and str(error).endswith("written")

@@ -45,5 +45,8 @@ def test_in_the_middle_of_a_file(
     lab.lay("first")
     at = int(share * largest(lab.root, stage))
     scenario = scenario_of(f"no-{stage}", "first", "first", "first")
+    lab.num_told = 0
     assert lab.meet(scenario, fault, at) == []
-    held(f"{fault}, {stage}", *PROMISES, *(["told"] if fault.startswith("full") else []))
+    assert lab.num_told == (fault == "full at byte")
+    held(f"{fault}, {stage}", *PROMISES)
+    held(f"{fault}, {stage}", "told", times=lab.num_told)

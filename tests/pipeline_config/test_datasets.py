@@ -6,6 +6,7 @@ import pytest
 
 from pipeline_config.base import given_path
 from pipeline_config.datasets import named_dataset, named_datasets
+from pipeline_config.errors import ConfigError
 from tasks.runtime.keys import components_of
 from tasks.runtime.stages import FETCH
 

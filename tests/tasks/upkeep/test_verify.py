@@ -231,7 +231,7 @@ def rename_the_bundle(folder: Path) -> None:
 
 
 HARMS: dict[str, tuple[Callable[[Path], object], set[str], str]] = {
-    "changed line": (cut_a_line, {"champion"}, "does not say what the journal says"),
+    "changed line": (cut_a_line, {"journal", "champion"}, "line 1 is damaged"),
     "torn line": (tear, {"journal"}, "torn"),
     "no journal": (lambda f: (f / "journal.jsonl").unlink(), {"journal", "champion"}, "no line"),
     "forgotten": (forget, {"journal"}, "no line tells"),

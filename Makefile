@@ -10,11 +10,14 @@ BIN := .venv/bin
 run: setup
 	$(BIN)/idxflow run $(ARGS)
 
+# Two processes, a file of tests each at a time; `pytest` alone takes one, for looking closely.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+
 test: setup lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-all: setup lint
-	$(BIN)/pytest -m ""
+	$(PYTEST) -m ""
 
 setup: .venv/ready
 

@@ -41,12 +41,18 @@ def components_of(stage: Stage, inputs: Mapping[str, Any]) -> Components:
         found[f"code {file}"] = sha256_bytes((CHECKOUT / file).read_bytes())
     found["library python"] = ".".join(platform.python_version_tuple()[:2])
     for library in stage.libraries:
-        found[f"library {library}"] = version(library)
+        found[f"library {library}"] = _version(library)
     for name in stage.takes:
         for dotted, value in _flat(name, inputs[name]):
             if not dotted.startswith(stage.ignores):
                 found[dotted] = value
     return found
+
+
+@cache
+def _version(library: str) -> str:
+    """The version of an installed library; asked for by every stage, and a search on disk."""
+    return version(library)
 
 
 def key_of(components: Components) -> str:

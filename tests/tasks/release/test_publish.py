@@ -5,26 +5,17 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
-
 from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
 from pipeline_config.settings import settings
-from tasks.bundle import assemble
-from tasks.bundle.contents import read_bundle, version_of
-from tasks.release import pointer, record
+from tasks.bundle.contents import version_of
 from tasks.release.by_hand import rollback
 from tasks.release.decision_page import page_path
 from tasks.release.journal import journal_path, read_journal
 from tasks.release.ledger import looks_in_words, read_ledger
-from tasks.release.pointer import pointer_path
 from tasks.release.publish import headline, publish, publish_model
 from tasks.release.registry import is_current
 from tasks.runtime.outcomes import recording
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
 
 
 def recipe_with(**changes: object) -> Recipe:
@@ -137,42 +128,6 @@ def test_the_page_tells_what_was_decided(make_lineage):
     ]
     publish_model(make_lineage())
     assert "This version is the champion" in page.read_text()
-
-
-@pytest.mark.parametrize(
-    ("module", "step"),
-    [
-        (assemble, "copy_outputs"),
-        (assemble, "write_model_files"),
-        (assemble, "write_pages"),
-        (assemble, "list_files"),
-        (record, "append_line"),
-        (pointer, "write_atomically"),
-    ],
-)
-def test_killed_anywhere_the_next_run_converges(make_lineage, monkeypatch, tmp_path, module, step):
-    lineage = make_lineage()
-    real = getattr(module, step)
-
-    def killed(*given, **named):
-        if module is assemble:
-            real(*given, **named)
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, step, killed)
-        with pytest.raises(Killed):
-            publish_model(lineage)
-    assert not pointer_path("mnist").exists()
-    bundles = [path for path in settings().models.glob("mnist/*") if path.is_dir()]
-    assert all(read_bundle("mnist", path.name)[1] == [] for path in bundles)
-    published = publish_model(lineage)
-    assert is_current("mnist", published.version, competes=True) == []
-    assert len(read_journal("mnist")) == 1
-    converged = tree(settings().models)
-    monkeypatch.setenv("IDXFLOW_ROOT", str(tmp_path / "undisturbed"))
-    publish_model(make_lineage())
-    assert tree(settings().models) == converged
 
 
 def test_two_publishers_at_once_make_one_release(make_lineage):

@@ -9,6 +9,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +19,19 @@ from flows.plan import Choice, make_plan
 from pipeline_config.base import Section, given_path
 from pipeline_config.datasets import named_datasets
 from pipeline_config.gate import gate_for
-from tasks.bundle.contents import METRICS, RECIPE, BundleManifest, inspect_bundle
+from tasks.bundle.contents import (
+    METRICS,
+    RECIPE,
+    BundleManifest,
+    bundle_folder,
+    inspect_bundle,
+    models_lock,
+)
 from tasks.bundle.golden import GOLDEN, read_golden
+from tasks.release.judging import pinned_digest
+from tasks.release.ledger import count_look
 from tasks.runtime.errors import ConfigError, ReleaseError
-from tasks.runtime.files import digest_of, in_use
+from tasks.runtime.files import digest_of, in_use, locked
 from tasks.runtime.manifest import folder_of, inspect
 from tasks.runtime.store import Change
 
@@ -74,9 +84,21 @@ def reproduce(folder: Path, source: str | None = None, keep: Path | None = None)
             f"making {manifest.dataset}/{manifest.version} once more in {root}; what the gate says "
             "there does not count"
         )
+        _count_look(manifest)
         summary = run_apart(_words(choice), root, manifest.provenance["threads"])
         found = compare(folder, Path(summary["bundle"]))
     return found if keep is None else found.model_copy(update={"kept": str(keep)})
+
+
+def _count_look(manifest: BundleManifest) -> None:
+    """Write down that the test rows are about to be scored again, where the version is published."""
+    dataset, version = manifest.dataset, manifest.version
+    if not bundle_folder(dataset, version).is_dir():
+        return
+    rows = pinned_digest(manifest.determinants.data)
+    key = f"reproduce {version} {datetime.now(UTC).isoformat()}"
+    with locked(models_lock(dataset)):
+        count_look(dataset, "reproduce", manifest.recipe, version, 2, rows, key)
 
 
 def _choice(manifest: BundleManifest, folder: Path, source: str | None) -> Choice:

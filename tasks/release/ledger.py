@@ -17,7 +17,7 @@ from tasks.release.journal import append_line
 
 
 class Look(Section):
-    """One scoring of the test rows by the stage `by`; `key` tells one look from another.
+    """One scoring of the test rows by evaluate, gate or reproduce; `key` tells it from others.
 
     `networks` were scored: the trained one, the untrained one, those of kept epochs; or candidate
     and champion at the gate. `rows` is the digest of the test rows.

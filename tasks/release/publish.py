@@ -94,7 +94,11 @@ def _count_evaluation(lineage: Lineage, version: str) -> None:
     dataset, evaluated = lineage.dataset.name, lineage.evaluated
     curve = json.loads((evaluated.path / METRICS).read_bytes())["test_curve"]
     normalized = lineage.normalized
-    rows = normalized.digest if normalized.facts["pooled"] else pinned_digest(lineage.table)
+    rows = (
+        normalized.digest
+        if normalized.facts["pooled"]
+        else pinned_digest(lineage.table.facts["sha256"])
+    )
     key = f"evaluate {evaluated.key} {evaluated.manifest.clock.started}"
     with locked(models_lock(dataset)):
         count_look(dataset, "evaluate", lineage.recipe.name, version, 2 + len(curve), rows, key)

@@ -90,6 +90,22 @@ def test_a_model_that_saw_the_pinned_rows_is_refused_and_says_so(make_lineage):
     assert [look.by for look in read_ledger("mnist")] == ["evaluate"]
 
 
+def test_a_champion_that_saw_the_pinned_rows_is_nobody_to_compare_with(make_lineage):
+    pooled = recipe_with(
+        split={
+            "test": {"kind": "pooled", "share": 0.3, "seed": 0},
+            "validation": {"kind": "last", "rows": 10},
+        }
+    )
+    forced = publish_model(make_lineage(pooled=True, recipe=pooled), "to see it")
+    assert forced.event == "forced"
+    published = publish_model(make_lineage())
+    assert published.event == "promoted"
+    gate = read_journal("mnist")[-1].gate
+    assert gate.champion is None
+    assert "nothing to compare" in gate.checks[-1].words
+
+
 def test_both_models_are_scored_on_the_pinned_rows_and_every_look_is_counted(make_lineage):
     first = publish_model(make_lineage())
     other = recipe_with(description="another", scaling="unit")

@@ -91,7 +91,7 @@ def reproduce(folder: Path, source: str | None = None, keep: Path | None = None)
 
 
 def _count_look(manifest: BundleManifest) -> None:
-    """Write down that the test rows are about to be scored again, where the version is published."""
+    """Write down that the test rows are scored once more, where the version is published."""
     dataset, version = manifest.dataset, manifest.version
     if not bundle_folder(dataset, version).is_dir():
         return

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from pipeline_config.base import Section
-from tasks.bundle.contents import METRICS, BundleManifest
+from tasks.bundle.contents import METRICS, BundleManifest, bundle_folder
 from tasks.release.decision_page import page_path
 from tasks.release.journal import Entry, champion_of, read_journal
 from tasks.release.versions import published_versions
 from tasks.runtime.errors import ReleaseError
+from tasks.runtime.files import sha256_bytes
 from tasks.runtime.manifest import MANIFEST
+
+logger = logging.getLogger(__name__)
 
 
 class Version(Section):
@@ -54,27 +58,29 @@ def read_manifest(folder: Path) -> BundleManifest:
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """A bundle's metrics; raises ReleaseError where they cannot be read."""
-    try:
-        metrics: dict[str, Any] = json.loads((folder / METRICS).read_bytes())
-    except (OSError, ValueError) as error:
+    """A bundle's metrics; raises ReleaseError where they are not those of its manifest."""
+    entry, path = read_manifest(folder).files.get(METRICS), folder / METRICS
+    content = path.read_bytes() if path.is_file() else b""
+    if entry is None or sha256_bytes(content) != entry.sha256:
         raise ReleaseError(
-            str(folder / METRICS),
-            found="no readable metrics",
-            expected="those of a published version",
-            remedy="`idxflow verify` says what is damaged.",
-        ) from error
+            str(path),
+            found="other metrics than were published, or none",
+            expected="those of its manifest",
+            remedy="`idxflow verify` says what is damaged; the command that made it mends it.",
+        )
+    metrics: dict[str, Any] = json.loads(content)
     return metrics
 
 
 def versions_of(dataset: str) -> list[Version]:
-    """Every published version of a data set, the most accurate first."""
-    from tasks.bundle.contents import bundle_folder
-
+    """Every published version of a data set, the most accurate first; damaged ones are told."""
     entries = read_journal(dataset)
-    found = [
-        version_in(bundle_folder(dataset, name), entries) for name in published_versions(dataset)
-    ]
+    found = []
+    for name in published_versions(dataset):
+        try:
+            found.append(version_in(bundle_folder(dataset, name), entries))
+        except ReleaseError as error:
+            logger.warning("%s/%s is left out: %s: %s", dataset, name, error.what, error.found)
     return sorted(found, key=lambda version: (-version.accuracy, version.version))
 
 

@@ -18,6 +18,7 @@ from flows.plan import Choice
 from flows.server import prefect_server
 from flows.summary import Summary
 from tasks.runtime.errors import ServerError
+from tasks.runtime.files import in_use
 
 # The exit code of a program that Ctrl-C ended, as shells have it: 128 + SIGINT.
 INTERRUPTED = 130
@@ -58,7 +59,9 @@ def _launch(
     going to run are imported meanwhile. After Ctrl-C it says how to go on and exits.
     """
     try:
-        return _served(entrypoint, parameters, verdicts, verbose)
+        # From before the server starts until after it has ended: its database is in use, too.
+        with in_use():
+            return _served(entrypoint, parameters, verdicts, verbose)
     except KeyboardInterrupt:
         say("stopped; what is finished is kept, and the same command goes on from there")
         raise SystemExit(INTERRUPTED) from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import StringConstraints
 
 from pipeline_config.base import Section, given_path
 from pipeline_config.datasets import Dataset, named_dataset, named_datasets
@@ -16,6 +18,10 @@ from tasks.runtime.stages import STAGE_NAMES, Stage, StageName
 DEFAULT = "default"
 
 
+# Why the gate is overruled; an empty reason is none.
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
 class Choice(Section):
     """What was asked for, as it was asked; the fields are explained in `flows/retrain.py`."""
 
@@ -26,7 +32,7 @@ class Choice(Section):
     source: str | None = None
     classes: int | None = None
     refresh_from: StageName | None = None
-    force_promote: str | None = None
+    force_promote: Reason | None = None
 
 
 class Plan(Section):

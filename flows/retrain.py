@@ -13,7 +13,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field, ValidationError, WithJsonSchema
 
-from flows.plan import DEFAULT, Choice, Plan, make_plan
+from flows.plan import DEFAULT, Choice, Plan, Reason, make_plan
 from flows.summary import Summary, refusal, summarize
 from pipeline_config.datasets import named_datasets
 from pipeline_config.errors import IdxflowError
@@ -57,7 +57,7 @@ def retrain(
     source: str | None = None,
     classes: Annotated[int, Field(ge=2, le=65536)] | None = None,
     refresh_from: StageName | None = None,
-    force_promote: str | None = None,
+    force_promote: Reason | None = None,
 ) -> Summary:
     """Retrain on a data set and publish the model; stages whose inputs did not change are skipped.
 

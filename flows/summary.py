@@ -36,7 +36,7 @@ def summarize(dataset: str, version: str, outcomes: Iterable[Outcome]) -> Summar
     folder = bundle_folder(dataset, version)
     entries = read_journal(dataset)
     champion = champion_of(entries)
-    last = next(entry for entry in reversed(entries) if entry.version == version)
+    last = next((entry for entry in reversed(entries) if entry.version == version), None)
     return Summary(
         version=version,
         bundle=str(folder),
@@ -44,8 +44,8 @@ def summarize(dataset: str, version: str, outcomes: Iterable[Outcome]) -> Summar
         champion=champion.version if champion else None,
         metrics=json.loads((folder / METRICS).read_bytes()),
         stages=tuple(vars(outcome) for outcome in outcomes),
-        event=last.event,
-        decision=last.reason,
+        event=last.event if last else "unknown",
+        decision=last.reason if last else "the journal's line about this version is damaged",
     )
 
 

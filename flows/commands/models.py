@@ -22,6 +22,7 @@ from tasks.release.journal import read_journal
 from tasks.release.ledger import looks_in_words
 from tasks.release.registry import candidate_of
 from tasks.release.versions import DEFAULT_DATASET, find_bundle, published_datasets
+from tasks.runtime.files import in_use
 
 app = typer.Typer(help="The published versions, and who is champion and why.")
 
@@ -42,6 +43,7 @@ def models(
     """List the published versions: recipe, accuracy with its interval, size, age, standing."""
     if context.invoked_subcommand is not None:
         return
+    console.log_to_console()
     datasets = [dataset] if dataset else published_datasets()
     found = [version for name in datasets for version in versions_of(name)]
     if as_json:
@@ -87,7 +89,8 @@ def promote(
     """Make a version champion by hand, whatever the gate said; the reason is recorded."""
     folder = find_bundle(version, dataset)
     name = folder.parent.name
-    entry = promote_by_hand(name, candidate_of(name, folder.name, competes=True), why)
+    with in_use():
+        entry = promote_by_hand(name, candidate_of(name, folder.name, competes=True), why)
     if as_json:
         console.print_json(entry.model_dump(mode="json") if entry else None)
     elif entry is None:
@@ -103,7 +106,8 @@ def rollback(
     dataset: OneDatasetOption = DEFAULT_DATASET, why: WhyOption = None, as_json: JsonOption = False
 ) -> None:
     """Give the title back to the champion before; said again, to the one before that."""
-    entry = roll_back(dataset, why)
+    with in_use():
+        entry = roll_back(dataset, why)
     if as_json:
         console.print_json(entry.model_dump(mode="json"))
     else:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.plan import Choice
+from pipeline_config.base import checked
 from tasks.runtime.devices import DeviceChoice
 from tasks.runtime.stages import StageName
 
@@ -49,13 +50,14 @@ def choice_of(
     force_promote: str | None = None,
 ) -> Choice:
     """What was asked for, from the options of a command."""
-    return Choice(
-        dataset=dataset,
-        recipe=recipe,
-        device=device,
-        overrides=tuple(overrides or ()),
-        refresh_from=refresh_from,
-        source=source,
-        classes=classes,
-        force_promote=force_promote,
-    )
+    asked = {
+        "dataset": dataset,
+        "recipe": recipe,
+        "device": device,
+        "overrides": tuple(overrides or ()),
+        "refresh_from": refresh_from,
+        "source": source,
+        "classes": classes,
+        "force_promote": force_promote,
+    }
+    return checked(Choice, asked, "what was asked for")

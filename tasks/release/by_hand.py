@@ -19,7 +19,17 @@ from tasks.runtime.files import locked
 
 
 def promote(dataset: str, candidate: Candidate, why: str) -> Entry | None:
-    """Make a version champion whatever the gate said; None if it is that already."""
+    """Make a version champion whatever the gate said; None if it is that already.
+
+    Raises ReleaseError for an empty reason.
+    """
+    if not why.strip():
+        raise ReleaseError(
+            f"promoting {dataset}/{candidate.version}",
+            found="an empty reason",
+            expected="a few words for the journal",
+            remedy='Say why: --why "…".',
+        )
     with locked(models_lock(dataset)):
         entries = mended(dataset)
         champion = champion_of(entries)

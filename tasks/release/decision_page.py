@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline_config.settings import settings
-from tasks.bundle.contents import REPORT, bundle_folder
+from tasks.bundle.contents import REPORT, BundleManifest, bundle_folder
 from tasks.release.journal import Entry, champion_of
 from tasks.release.versions import published_versions
-from tasks.runtime.files import write_atomically
+from tasks.runtime.files import sha256_bytes, write_atomically
+from tasks.runtime.manifest import MANIFEST
 
 TEMPLATE = Path(__file__).with_name("decision.html")
 # Where a report has room for the decision.
@@ -25,8 +26,15 @@ def page_path(dataset: str, version: str) -> Path:
 
 
 def page_content(dataset: str, version: str, entries: list[Entry]) -> bytes:
-    """The report of a bundle with the decisions of the journal in it."""
-    report = (bundle_folder(dataset, version) / REPORT).read_bytes()
+    """The report of a bundle with the decisions of the journal in it.
+
+    Raises OSError or ValueError for a report that is not the one of the bundle's manifest.
+    """
+    folder = bundle_folder(dataset, version)
+    report = (folder / REPORT).read_bytes()
+    manifest = BundleManifest.model_validate_json((folder / MANIFEST).read_bytes())
+    if REPORT not in manifest.files or sha256_bytes(report) != manifest.files[REPORT].sha256:
+        raise ValueError("a damaged report")
     return report.replace(MARK, _section(version, entries).encode(), 1)
 
 
@@ -57,22 +65,28 @@ def _successor(version: str, entries: list[Entry]) -> Entry | None:
 
 
 def refresh_pages(dataset: str, entries: list[Entry]) -> None:
-    """Bring the page of every published version up to date with the journal."""
+    """Bring the page of every version with an intact report up to date with the journal."""
     for version in published_versions(dataset):
         if page_fault(dataset, version, entries) is not None:
             content = page_content(dataset, version, entries)
             write_atomically(page_path(dataset, version), content)
 
 
+def page_faults(dataset: str, entries: list[Entry]) -> list[str]:
+    """The pages of a data set that are not what they should be, a line each."""
+    faults = (page_fault(dataset, version, entries) for version in published_versions(dataset))
+    return [fault for fault in faults if fault]
+
+
 def page_fault(dataset: str, version: str, entries: list[Entry]) -> str | None:
     """How a version's page differs from what bundle and journal say; None if it does not.
 
-    A bundle without a readable report has no page to be wrong.
+    A bundle without an intact report has no page to be wrong.
     """
     path = page_path(dataset, version)
     try:
         wanted = page_content(dataset, version, entries)
-    except OSError:
+    except (OSError, ValueError):
         return None
     if path.is_file() and path.read_bytes() == wanted:
         return None

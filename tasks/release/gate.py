@@ -65,7 +65,7 @@ class Judgement(Section):
 class Scores:
     """What a model makes of the pinned rows: which are right, nats, and calibration error.
 
-    `ece_by_chance` is the highest calibration error that chance alone gives in 95 of 100 cases.
+    `ece_by_chance` is the upper end of what chance alone gives in 95 of 100 cases.
     """
 
     right_N: NDArray[np.bool_]

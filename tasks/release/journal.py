@@ -122,7 +122,7 @@ def journal_faults(dataset: str) -> list[str]:
             elif entry.seq != next_seq(before) and entry.event != "adopted":
                 faults.append(f"line {number} has number {entry.seq}, not {next_seq(before)}")
         before = entry
-    return faults + (["its last line is torn; the next run cuts it off"] if torn else [])
+    return faults + (["its last line is torn; the next decision cuts it off"] if torn else [])
 
 
 def last_digest(last: Entry | None) -> str:

@@ -19,7 +19,7 @@ from pipeline_config.gate import gate_for
 from tasks.bundle.contents import ONNX, RECIPE, bundle_folder
 from tasks.bundle.lineage import Lineage
 from tasks.release.gate import Check, Judgement, Scores, above_floor, compare, not_compared, unseen
-from tasks.release.journal import Champion
+from tasks.release.journal import Champion, read_journal
 from tasks.release.ledger import count_look, read_ledger
 from tasks.runtime.files import digest_of
 from tasks.runtime.manifest import StageRef
@@ -70,7 +70,8 @@ def judge(lineage: Lineage, version: str, champion: Champion | None) -> Judgemen
     rival = champion.version if champion and is_fair else None
     digest, recipe = pinned_digest(table.facts["sha256"]), lineage.recipe
     networks = 1 if rival is None else 2
-    key = f"gate {version} {rival}"
+    # With the journal's length: judged again by force it is another look, after a kill it is not.
+    key = f"gate {version} {rival} {len(read_journal(dataset))}"
     count_look(dataset, "gate", recipe.name, version, networks, digest, key)
     images_NHW, labels_N = pinned_rows(table)
     scores = _scores_of(dataset, version, images_NHW, labels_N)

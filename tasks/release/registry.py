@@ -10,8 +10,8 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tasks.bundle.contents import METRICS, bundle_folder, models_lock, read_bundle
-from tasks.release.decision_page import page_fault
+from tasks.bundle.contents import METRICS, ONNX, RECIPE, bundle_folder, models_lock, read_bundle
+from tasks.release.decision_page import page_faults
 from tasks.release.gate import Judgement
 from tasks.release.journal import Champion, Entry, champion_of, read_journal
 from tasks.release.pointer import pointer_fault
@@ -29,6 +29,7 @@ from tasks.release.record import (
 )
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import locked
+from tasks.runtime.manifest import MANIFEST
 
 
 @dataclass(frozen=True)
@@ -103,20 +104,30 @@ def _decided(
     if not candidate.competes and why is None:
         reason = f"recipe {candidate.recipe} does not compete"
         return draft(entries, candidate, KEPT, champion, reason)
-    damage = read_bundle(dataset, champion.version)[1] if champion else []
+    damage = _unfit_to_judge(dataset, champion) if champion else []
+    if champion and damage and why is None:
+        raise ReleaseError(
+            f"champion {dataset}/{champion.version}",
+            found="; ".join(damage),
+            expected=f"an intact bundle to hold {candidate.version} against",
+            remedy="Run its recipe again, which builds it again, or `idxflow models rollback`; "
+            "`idxflow models promote` and --force-promote overrule the gate.",
+        )
     judgement = judge(None if damage else champion)
-    reason = judgement.reason
-    if champion is None:
-        reason += "; there was no champion"
-    elif damage:
-        reason += f"; the bundle of champion {champion.version} is damaged ({'; '.join(damage)}), "
-        reason += "so this one was judged by itself"
+    reason = judgement.reason + ("; there was no champion" if champion is None else "")
     if why is not None:
         reason = f"by force: {why}; the gate said {'yes' if judgement.passed else 'no'}: {reason}"
     wins = judgement.passed or why is not None
     event = FORCED if why is not None else PROMOTED if wins else REFUSED
     after = as_champion(entries, candidate) if wins else champion
     return draft(entries, candidate, event, after, reason, why, judgement)
+
+
+def _unfit_to_judge(dataset: str, champion: Champion) -> list[str]:
+    """Damage to the champion's manifest, model or recipe; a figure of it judges nobody."""
+    manifest, damage = read_bundle(dataset, champion.version)
+    needed = (MANIFEST, ONNX, RECIPE)
+    return [line for line in damage if manifest is None or line.partition(":")[0] in needed]
 
 
 def is_current(dataset: str, version: str, competes: bool, why: str | None = None) -> list[str]:
@@ -130,5 +141,5 @@ def is_current(dataset: str, version: str, competes: bool, why: str | None = Non
     entries = read_journal(dataset)
     if standing(entries, candidate_of(dataset, version, competes), why) is None:
         return [f"the journal does not say yet what becomes of {version}"]
-    faults = (pointer_fault(dataset, entries), page_fault(dataset, version, entries))
-    return [fault for fault in faults if fault]
+    fault = pointer_fault(dataset, entries)
+    return [*([fault] if fault else []), *page_faults(dataset, entries)]

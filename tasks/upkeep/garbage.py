@@ -23,7 +23,7 @@ from tasks.release.decision_page import page_path
 from tasks.release.journal import champion_of, read_journal
 from tasks.release.versions import published_datasets, published_versions
 from tasks.runtime.files import alone, storage_errors
-from tasks.runtime.manifest import MANIFEST
+from tasks.runtime.manifest import MANIFEST, inspect
 
 YOUNG_S = 24 * 3600
 # An embedded server's database that outgrew this is begun anew.
@@ -62,10 +62,11 @@ def find_garbage(keep: int) -> Iterator[Item]:
             yield _item("page", page_path(dataset, version), "its version goes")
             yield _item("version", bundle_folder(dataset, version), f"not among the last {keep}")
     needed = {
-        f"{stage}-{made['key']}"
+        name
         for dataset, versions in kept.items()
         for version in versions
         for stage, made in _provenance(bundle_folder(dataset, version)).items()
+        for name in (f"{stage}-{made['key']}", f"{stage} {made['digest']}")
     }
     yield from _unneeded_outputs(needed)
     yield from _leftovers()
@@ -96,14 +97,21 @@ def _provenance(bundle: Path) -> dict[str, dict[str, str]]:
     return stages
 
 
+def _content(output: Path) -> str:
+    """The stage and digest of an output: another key may have come to the same bytes."""
+    manifest, _ = inspect(output)
+    return f"{manifest.stage} {manifest.digest}" if manifest else ""
+
+
 def _unneeded_outputs(needed: set[str]) -> Iterator[Item]:
     """Stage outputs, and checkpoints and records of outputs, that nothing kept names."""
     why = "no version that is kept needs it"
     gone = set()
     for path in sorted(settings().stages.glob("[!.]*")):
-        if path.name not in needed and not _is_young(path):
-            gone.add(path.name)
-            yield _item("stage output", path, why)
+        if path.name in needed or _is_young(path) or _content(path) in needed:
+            continue
+        gone.add(path.name)
+        yield _item("stage output", path, why)
     for path in sorted(settings().checkpoints.glob("[!.]*")):
         if not _is_young(path):
             yield _item("checkpoint", path, "nobody went on with this training for a day")
@@ -126,7 +134,7 @@ def _leftovers() -> Iterator[Item]:
         is_first = path.stem == "embedded-1"
         if not is_first or path.stat().st_size > MAX_DATABASE_BYTES:
             why = "it outgrew its use" if is_first else "no run at the same time needs it now"
-            for part in sorted(path.parent.glob(f"{path.stem}.*")):
+            for part in sorted(path.parent.glob(f"{path.stem}.db*")):
                 yield _item("database", part, why)
 
 

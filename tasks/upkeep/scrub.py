@@ -7,14 +7,15 @@ from pathlib import Path
 
 from pipeline_config.base import Section
 from pipeline_config.settings import settings
-from tasks.release.decision_page import page_fault
-from tasks.release.journal import journal_faults, read_journal
+from tasks.bundle.contents import models_lock
+from tasks.release.decision_page import page_faults
+from tasks.release.journal import champion_of, journal_faults, read_journal
 from tasks.release.ledger import ledger_faults
 from tasks.release.pointer import pointer_fault
 from tasks.release.versions import published_datasets, published_versions
-from tasks.runtime.files import in_use
+from tasks.runtime.files import in_use, locked
 from tasks.runtime.manifest import inspect
-from tasks.upkeep.verify import verify_bundle
+from tasks.upkeep.verify import bundle_folders, verify_bundle
 
 LOST = "nothing brings it back: put the file back from a copy, or leave it; what is whole counts"
 
@@ -39,7 +40,7 @@ def scrub() -> Scrubbed:
     root = settings()
     with in_use():
         datasets = published_datasets()
-        versions = [(name, version) for name in datasets for version in published_versions(name)]
+        versions = [(name, path.name) for name in datasets for path in bundle_folders(name)]
         outputs = sorted(root.stages.glob("[!.]*"))
         checkpoints = sorted(root.checkpoints.glob("[!.]*"))
         damage = [
@@ -72,23 +73,34 @@ def _of_version(dataset: str, version: str) -> Iterator[Damage]:
         found = "; ".join(f"{check.what}: {check.detail}" for check in bad)
         remedy = "the next run that makes this version builds its bundle again"
         yield Damage(what=f"models/{dataset}/{version}", found=found, remedy=remedy)
-    fault = page_fault(dataset, version, read_journal(dataset))
-    if fault:
-        remedy = "the next run on this data set writes it again"
-        yield Damage(what=f"models/{dataset}/{version}.html", found=fault, remedy=remedy)
 
 
-def _of_registry(dataset: str) -> Iterator[Damage]:
+def _of_registry(dataset: str) -> list[Damage]:
+    """What is wrong beside the bundles, looked at while nobody decides anything."""
+    with locked(models_lock(dataset)):
+        return list(_beside_the_bundles(dataset))
+
+
+def _beside_the_bundles(dataset: str) -> Iterator[Damage]:
     for name, faults, remedy in (
         ("journal.jsonl", journal_faults(dataset), LOST),
         ("looks.jsonl", ledger_faults(dataset), LOST),
     ):
         if faults:
             yield Damage(what=f"models/{dataset}/{name}", found="; ".join(faults), remedy=remedy)
-    fault = pointer_fault(dataset, read_journal(dataset))
+    entries = read_journal(dataset)
+    fault = pointer_fault(dataset, entries)
     if fault:
         remedy = "the next run on this data set brings it in line with the journal"
         yield Damage(what=f"models/{dataset}/champion.json", found=fault, remedy=remedy)
+    champion = champion_of(entries)
+    if champion and champion.version not in published_versions(dataset):
+        remedy = "running its recipe again builds it; `idxflow models rollback` goes back"
+        found = "the champion's bundle is gone"
+        yield Damage(what=f"models/{dataset}/{champion.version}", found=found, remedy=remedy)
+    for fault in page_faults(dataset, entries):
+        remedy = "the next run on this data set writes it again"
+        yield Damage(what=f"models/{dataset}: a page", found=fault, remedy=remedy)
 
 
 def _of_checkpoint(path: Path) -> Iterator[Damage]:

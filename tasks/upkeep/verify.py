@@ -57,7 +57,9 @@ class Check(Section):
 def verify_root() -> list[Check]:
     """Every bundle below the root, intact or not, and every data set's journal and pointer."""
     datasets = published_datasets()
-    return verify_bundles([folder for name in datasets for folder in _bundles(name)], datasets)
+    return verify_bundles(
+        [folder for name in datasets for folder in bundle_folders(name)], datasets
+    )
 
 
 def verify_bundles(folders: Iterable[Path], datasets: Iterable[str] = ()) -> list[Check]:
@@ -124,7 +126,7 @@ def _model_checks(
     return checks
 
 
-def _bundles(dataset: str) -> list[Path]:
+def bundle_folders(dataset: str) -> list[Path]:
     """The folder of every bundle of a data set, also of one that lost its manifest."""
     folder = settings().models / dataset
     version = re.compile(rf"[0-9a-f]{{{VERSION_DIGITS}}}")

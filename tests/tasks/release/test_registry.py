@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from flows.plan import Choice
 from pipeline_config.settings import CHECKOUT
 from tasks.bundle.contents import bundle_folder
 from tasks.release import journal, pointer, record
@@ -193,16 +194,35 @@ def test_the_pointer_is_mended_from_the_journal(make_bundle, damage):
     assert len(events()) == 2
 
 
-def test_a_champion_without_its_bundle_gives_way_to_a_new_one(make_bundle):
+@pytest.mark.parametrize("name", [None, "manifest.json", "model.onnx", "recipe.yaml"])
+def test_nobody_is_judged_against_a_champion_that_is_not_whole(make_bundle, name):
     first, second = make_bundle(0.95), make_bundle(0.9)
     settle("mnist", first)
-    shutil.rmtree(bundle_folder("mnist", first.version))
-    decision = settle("mnist", second)
-    assert decision.event == "promoted"
-    assert "it is missing" in decision.reason
-    assert "judged by itself" in decision.reason
+    folder = bundle_folder("mnist", first.version)
+    shutil.rmtree(folder) if name is None else (folder / name).write_bytes(b"damaged")
+    before = journal_path("mnist").read_bytes()
+    with pytest.raises(ReleaseError, match=first.version):
+        settle("mnist", second)
+    assert journal_path("mnist").read_bytes() == before, "it can be judged when that is mended"
+    decision = settle("mnist", second, why="the old one is lost")
+    assert (decision.event, champion()) == ("forced", second.version)
     assert read_journal("mnist")[-1].gate.champion is None
-    assert champion() == second.version
+
+
+def test_a_damaged_figure_of_the_champion_does_not_open_the_gate(make_bundle):
+    first, second = make_bundle(0.95), make_bundle(0.9)
+    settle("mnist", first)
+    (bundle_folder("mnist", first.version) / "figure.png").write_bytes(b"not in the manifest")
+    assert settle("mnist", second).event == "refused"
+
+
+def test_an_empty_reason_is_none(make_bundle):
+    first, second = make_bundle(0.95), make_bundle(0.9)
+    settle("mnist", first)
+    with pytest.raises(ReleaseError, match="an empty reason"):
+        promote("mnist", second, " ")
+    with pytest.raises(ValueError, match="at least 1 character"):
+        Choice(force_promote=" ")
 
 
 def test_a_champion_that_came_back_stays(make_bundle):

@@ -46,7 +46,7 @@ def test_an_intact_root_has_no_damage(version):
         ("stages/fetch-*/manifest.json", "stages/fetch-", "runs fetch again"),
         ("models/mnist/*/model.onnx", "models/mnist/", "builds its bundle again"),
         ("models/mnist/*/golden.safetensors", "models/mnist/", "builds its bundle again"),
-        ("models/mnist/*.html", ".html", "writes it again"),
+        ("models/mnist/*.html", "a page", "writes it again"),
         ("models/mnist/champion.json", "champion.json", "in line with the journal"),
         ("models/mnist/journal.jsonl", "journal.jsonl", LOST),
         ("models/mnist/looks.jsonl", "looks.jsonl", LOST),
@@ -61,3 +61,12 @@ def test_damage_is_named_with_what_becomes_of_it(version, pattern, what, remedy)
         flip(path)
     told = scrub().damage
     assert any(what in damage.what and remedy in damage.remedy for damage in told), told
+
+
+def test_a_champion_that_is_gone_and_a_lost_manifest_are_named(version):
+    folder = settings().models / "mnist" / version
+    (folder / "manifest.json").unlink()
+    told = [damage.found for damage in scrub().damage if version in damage.what]
+    assert any("manifest" in found for found in told)
+    assert any("the champion's bundle is gone" in found for found in told)
+    assert scrub().looked_at["versions"] == 1

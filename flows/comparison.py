@@ -10,10 +10,9 @@ import yaml
 
 from flows.catalogue import read_manifest, read_metrics
 from pipeline_config.base import Section, read_yaml
-from tasks.bundle.contents import RECIPE
+from tasks.bundle.contents import PROBABILITIES, RECIPE
 from tasks.runtime.errors import ReleaseError
 
-PROBABILITIES = "probabilities.parquet"
 FIGURES = ("accuracy", "macro_f1", "loss", "ece", "brier", "temperature", "validation_accuracy")
 Pair = tuple[Any, Any]
 

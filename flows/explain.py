@@ -58,7 +58,7 @@ def _publish_verdict(plan: Plan, refs: dict[str, StageRef]) -> Verdict:
     version = version_of(
         plan.recipe, refs["convert"].facts, refs["train"].manifest, refs["evaluate"].manifest
     )
-    reasons = is_current(plan.dataset.name, version, plan.recipe.competes, plan.force_promote)
+    reasons = is_current(plan.dataset.name, version, plan.force_promote)
     if PUBLISH in plan.refreshed:
         reasons = ["asked for"]
     path = str(bundle_folder(plan.dataset.name, version))

@@ -13,6 +13,10 @@ from typing import Any
 from tasks.bundle.contents import (
     METRICS,
     MODEL,
+    ONNX,
+    PROBABILITIES,
+    RECIPE,
+    REPORT,
     BundleManifest,
     bundle_folder,
     determinants_of,
@@ -26,7 +30,6 @@ from tasks.runtime.manifest import MANIFEST, FileEntry, list_files
 
 logger = logging.getLogger(__name__)
 
-PROBABILITIES = "probabilities.parquet"
 # A bundle is something to hand round; 10,000 rows of ten classes are 0.4 MB.
 MAX_PROBABILITIES_BYTES = 16 * 2**20
 # The ONNX model is held against torch on at most so many images.
@@ -120,7 +123,7 @@ def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
     from tasks.dataset.table import read_images
     from tasks.model.network import load_network
 
-    (folder / "recipe.yaml").write_text(recipe_text(lineage), encoding="utf-8")
+    (folder / RECIPE).write_text(recipe_text(lineage), encoding="utf-8")
     facts = lineage.table.facts
     height, width = facts["image_shape"]
     network = load_network(
@@ -136,7 +139,7 @@ def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
     split = read_split(lineage.normalized)
     rows = split.validation if len(split.validation) else split.train
     images, _ = read_images(lineage.table)
-    path = folder / "model.onnx"
+    path = folder / ONNX
     check_against_torch(model, network, images[rows[:NUM_CHECKED]], (height, width), path)
     path.write_bytes(model)
     golden = images[golden_rows(rows)].reshape(-1, height, width)
@@ -148,5 +151,5 @@ def write_pages(lineage: Lineage, version: str, provenance: dict[str, Any], fold
     from tasks.bundle.report import render_card, render_report, view_of
 
     view = view_of(lineage, version, provenance, folder)
-    (folder / "report.html").write_text(render_report(view), encoding="utf-8")
+    (folder / REPORT).write_text(render_report(view), encoding="utf-8")
     (folder / "model_card.md").write_text(render_card(view), encoding="utf-8")

@@ -21,6 +21,7 @@ METRICS = "metrics.json"
 ONNX = "model.onnx"
 RECIPE = "recipe.yaml"
 REPORT = "report.html"
+PROBABILITIES = "probabilities.parquet"
 
 
 class Determinants(Section):

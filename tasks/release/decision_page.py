@@ -6,6 +6,7 @@ and the journal: a decision comes after the version, and may be taken back.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline_config.settings import settings
@@ -66,28 +67,27 @@ def _successor(version: str, entries: list[Entry]) -> Entry | None:
 
 def refresh_pages(dataset: str, entries: list[Entry]) -> None:
     """Bring the page of every version with an intact report up to date with the journal."""
-    for version in published_versions(dataset):
-        if page_fault(dataset, version, entries) is not None:
-            content = page_content(dataset, version, entries)
-            write_atomically(page_path(dataset, version), content)
+    for path, content in _stale(dataset, entries):
+        write_atomically(path, content)
 
 
 def page_faults(dataset: str, entries: list[Entry]) -> list[str]:
     """The pages of a data set that are not what they should be, a line each."""
-    faults = (page_fault(dataset, version, entries) for version in published_versions(dataset))
-    return [fault for fault in faults if fault]
+    return [
+        f"{path.name} does not say what the journal says" for path, _ in _stale(dataset, entries)
+    ]
 
 
-def page_fault(dataset: str, version: str, entries: list[Entry]) -> str | None:
-    """How a version's page differs from what bundle and journal say; None if it does not.
+def _stale(dataset: str, entries: list[Entry]) -> Iterator[tuple[Path, bytes]]:
+    """Each page that is not what bundle and journal say, with what it should be.
 
     A bundle without an intact report has no page to be wrong.
     """
-    path = page_path(dataset, version)
-    try:
-        wanted = page_content(dataset, version, entries)
-    except (OSError, ValueError):
-        return None
-    if path.is_file() and path.read_bytes() == wanted:
-        return None
-    return f"{path.name} does not say what the journal says"
+    for version in published_versions(dataset):
+        path = page_path(dataset, version)
+        try:
+            wanted = page_content(dataset, version, entries)
+        except (OSError, ValueError):
+            continue
+        if not path.is_file() or path.read_bytes() != wanted:
+            yield path, wanted

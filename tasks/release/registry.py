@@ -70,7 +70,7 @@ def settle(dataset: str, candidate: Candidate, judge: Judge, why: str | None = N
     """
     with locked(models_lock(dataset)):
         entries = mended(dataset)
-        decision = standing(entries, candidate, why)
+        decision = standing(entries, candidate.version, why)
         if decision is None:
             entry = append(dataset, entries, _decided(dataset, entries, candidate, judge, why))
             entries.append(entry)
@@ -79,16 +79,16 @@ def settle(dataset: str, candidate: Candidate, judge: Judge, why: str | None = N
     return decision
 
 
-def standing(entries: list[Entry], candidate: Candidate, why: str | None) -> Decision | None:
-    """What the journal says about `candidate` already; None where it has to be judged.
+def standing(entries: list[Entry], version: str, why: str | None) -> Decision | None:
+    """What the journal says about a version already; None where it has to be judged.
 
     A version is judged once, so that reruns never trade places for ever, and what was rolled back
     stays so until somebody says why it should return.
     """
     champion = champion_of(entries)
-    if champion is not None and champion.version == candidate.version:
+    if champion is not None and champion.version == version:
         return Decision(PROMOTED, champion, "it is the champion already", is_new=False)
-    known = [entry for entry in entries if entry.version == candidate.version]
+    known = [entry for entry in entries if entry.version == version]
     if why is not None or not known:
         return None
     last = known[-1]
@@ -130,7 +130,7 @@ def _unfit_to_judge(dataset: str, champion: Champion) -> list[str]:
     return [line for line in damage if manifest is None or line.partition(":")[0] in needed]
 
 
-def is_current(dataset: str, version: str, competes: bool, why: str | None = None) -> list[str]:
+def is_current(dataset: str, version: str, why: str | None = None) -> list[str]:
     """Why publishing `version` once more would change something, in words; [] if it would not.
 
     Reads and hashes the bundle; takes no lock and writes nothing.
@@ -139,7 +139,7 @@ def is_current(dataset: str, version: str, competes: bool, why: str | None = Non
     if damage:
         return [f"bundle {version}: {line}" for line in damage]
     entries = read_journal(dataset)
-    if standing(entries, candidate_of(dataset, version, competes), why) is None:
+    if standing(entries, version, why) is None:
         return [f"the journal does not say yet what becomes of {version}"]
     fault = pointer_fault(dataset, entries)
     return [*([fault] if fault else []), *page_faults(dataset, entries)]

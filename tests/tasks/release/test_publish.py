@@ -65,7 +65,7 @@ def test_a_second_run_changes_nothing(make_lineage):
         journal_path("mnist").read_bytes(),
         len(read_ledger("mnist")),
     )
-    assert is_current("mnist", first.version, competes=True) == []
+    assert is_current("mnist", first.version) == []
 
 
 def test_a_refused_model_is_published_and_kept_off(make_lineage):
@@ -75,7 +75,7 @@ def test_a_refused_model_is_published_and_kept_off(make_lineage):
     assert (second.event, second.refused, second.champion) == ("refused", True, first.version)
     assert "0.9990 is the recipe's floor" in second.reason
     assert f"champion: `{first.version}`" in headline(second)
-    assert is_current("mnist", second.version, competes=True) == []
+    assert is_current("mnist", second.version) == []
     again = publish_model(make_lineage(recipe=demanding, accuracy=0.8))
     assert (again.event, again.refused) == ("kept", False)
     assert "decided before, in line 2 of the journal: refused" in again.reason
@@ -142,7 +142,7 @@ def test_the_page_tells_what_was_decided(make_lineage):
     assert "&lt;b&gt;sevens&lt;/b&gt;" in page.read_text()
     page.write_text("scribbled over")
     for version in (first.version, second.version):
-        assert is_current("mnist", version, competes=True) == [
+        assert is_current("mnist", version) == [
             f"{first.version}.html does not say what the journal says"
         ]
     publish_model(make_lineage())
@@ -162,4 +162,4 @@ def test_two_publishers_at_once_make_one_release(make_lineage):
         "looks.jsonl",
         "champion.json",
     }
-    assert is_current("mnist", runs[0].result().version, competes=True) == []
+    assert is_current("mnist", runs[0].result().version) == []

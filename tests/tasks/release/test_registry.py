@@ -56,7 +56,7 @@ def settle(dataset: str, candidate: Candidate, why: str | None = None) -> Decisi
 
 
 def current(candidate: Candidate) -> list[str]:
-    return is_current("mnist", candidate.version, candidate.competes)
+    return is_current("mnist", candidate.version)
 
 
 def events() -> list[tuple[str, str]]:
@@ -120,7 +120,7 @@ def test_a_refusal_can_be_overruled_with_a_reason(make_bundle):
     first, second = make_bundle(0.95), make_bundle(0.9)
     settle("mnist", first)
     assert settle("mnist", second).event == "refused"
-    assert is_current("mnist", second.version, True, "a demonstration") != []
+    assert is_current("mnist", second.version, "a demonstration") != []
     decision = settle("mnist", second, why="a demonstration")
     assert (decision.event, champion()) == ("forced", second.version)
     entry = read_journal("mnist")[-1]

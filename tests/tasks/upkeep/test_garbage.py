@@ -76,7 +76,7 @@ def test_what_stays_stays_a_hit_and_what_went_comes_back(publish, make_lineage):
     grow_old()
     collect(0)
     assert set(published_versions("mnist")) == {made[1].version, made[2].version}
-    assert is_current("mnist", made[2].version, competes=True) == []
+    assert is_current("mnist", made[2].version) == []
     again = publish_model(make_lineage(recipe=recipe_with(0)))
     assert again.version == made[0].version
     assert not again.is_new, "the journal remembers what was decided"

@@ -57,9 +57,9 @@ def read_manifest(folder: Path) -> BundleManifest:
         ) from error
 
 
-def read_metrics(folder: Path) -> dict[str, Any]:
+def read_metrics(folder: Path, manifest: BundleManifest) -> dict[str, Any]:
     """A bundle's metrics; raises ReleaseError where they are not those of its manifest."""
-    entry, path = read_manifest(folder).files.get(METRICS), folder / METRICS
+    entry, path = manifest.files.get(METRICS), folder / METRICS
     content = path.read_bytes() if path.is_file() else b""
     if entry is None or sha256_bytes(content) != entry.sha256:
         raise ReleaseError(
@@ -78,15 +78,19 @@ def versions_of(dataset: str) -> list[Version]:
     found = []
     for name in published_versions(dataset):
         try:
-            found.append(version_in(bundle_folder(dataset, name), entries))
+            folder = bundle_folder(dataset, name)
+            manifest = read_manifest(folder)
+            metrics = read_metrics(folder, manifest)
+            found.append(version_of(folder, manifest, metrics, entries))
         except ReleaseError as error:
             logger.warning("%s/%s is left out: %s: %s", dataset, name, error.what, error.found)
     return sorted(found, key=lambda version: (-version.accuracy, version.version))
 
 
-def version_in(folder: Path, entries: list[Entry]) -> Version:
+def version_of(
+    folder: Path, manifest: BundleManifest, metrics: dict[str, Any], entries: list[Entry]
+) -> Version:
     """The version whose bundle lies in a folder; `entries` are the journal's."""
-    manifest, metrics = read_manifest(folder), read_metrics(folder)
     champion = champion_of(entries)
     low, high = metrics["accuracy_interval_95"]
     return Version(
@@ -106,10 +110,10 @@ def version_in(folder: Path, entries: list[Entry]) -> Version:
 def shown(folder: Path) -> Shown:
     """All that is known of the version in a folder."""
     manifest = read_manifest(folder)
-    entries = read_journal(manifest.dataset)
+    metrics, entries = read_metrics(folder, manifest), read_journal(manifest.dataset)
     return Shown(
-        **version_in(folder, entries).model_dump(),
-        metrics=read_metrics(folder),
+        **version_of(folder, manifest, metrics, entries).model_dump(),
+        metrics=metrics,
         provenance=manifest.provenance,
         history=tuple(entry for entry in entries if entry.version == manifest.version),
     )

@@ -43,7 +43,7 @@ def compared(first: Path, second: Path) -> Comparison:
     from tasks.release.gate import paired_interval
 
     one, two = read_manifest(first), read_manifest(second)
-    metrics = read_metrics(first), read_metrics(second)
+    metrics = read_metrics(first, one), read_metrics(second, two)
     right = _right_rows(first), _right_rows(second)
     if right[0].keys() != right[1].keys() or one.dataset != two.dataset:
         raise ReleaseError(
@@ -71,11 +71,11 @@ def compared(first: Path, second: Path) -> Comparison:
         gained=gained,
         lost=lost,
         difference_95=paired_interval(len(gained), len(lost), len(right[0])),
-        recipe=_differences(_flat(read_yaml(first / RECIPE)), _flat(read_yaml(second / RECIPE))),
-        code=tuple(_differences(one.provenance["modules"], two.provenance["modules"])),
-        libraries=_differences(one.provenance["libraries"], two.provenance["libraries"]),
-        machine=_differences(facts[0], facts[1]),
-        data=_differences(one.provenance["data"], two.provenance["data"]),
+        recipe=differences(_flat(read_yaml(first / RECIPE)), _flat(read_yaml(second / RECIPE))),
+        code=tuple(differences(one.provenance["modules"], two.provenance["modules"])),
+        libraries=differences(one.provenance["libraries"], two.provenance["libraries"]),
+        machine=differences(facts[0], facts[1]),
+        data=differences(one.provenance["data"], two.provenance["data"]),
     )
 
 
@@ -98,7 +98,7 @@ def _right_rows(folder: Path) -> dict[int, bool]:
     return {row - start: label == named for row, label, named in zip(*columns, strict=True)}
 
 
-def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Pair]:
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Pair]:
     """The entries that differ, in order."""
     names = [*first, *(name for name in second if name not in first)]
     return {

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.child import run_apart
+from flows.comparison import differences
 from flows.console import say
 from flows.plan import Choice, make_plan
 from pipeline_config.base import Section, given_path
@@ -236,13 +237,12 @@ def _comparisons(old: BundleManifest, new: BundleManifest) -> list[Comparison]:
 
 def changes_between(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
     """What differs between two provenances: the machine, libraries, and modules of our code."""
-    pairs = {name: (old[name], new[name]) for name in MACHINE}
-    for kind, section in (("library", "libraries"), ("code", "modules")):
-        for name in sorted({*old[section], *new[section]}):
-            pair = old[section].get(name, "none"), new[section].get(name, "none")
-            pairs[f"{kind} {name}"] = pair if kind == "library" else (pair[0][:8], pair[1][:8])
-    return [
-        Change(name, str(before), str(after))
-        for name, (before, after) in pairs.items()
-        if before != after
-    ]
+    machine = differences(
+        {name: old[name] for name in MACHINE}, {name: new[name] for name in MACHINE}
+    )
+    changes = [Change(name, str(before), str(after)) for name, (before, after) in machine.items()]
+    for kind, section, digits in (("library", "libraries", None), ("code", "modules", 8)):
+        for name, pair in sorted(differences(old[section], new[section]).items()):
+            before, after = (str(value or "none")[:digits] for value in pair)
+            changes.append(Change(f"{kind} {name}", before, after))
+    return changes

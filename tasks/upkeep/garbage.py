@@ -23,7 +23,7 @@ from tasks.release.decision_page import page_path
 from tasks.release.journal import champion_of, read_journal
 from tasks.release.versions import published_datasets, published_versions
 from tasks.runtime.files import alone, storage_errors
-from tasks.runtime.manifest import MANIFEST, inspect
+from tasks.runtime.manifest import MANIFEST, Manifest
 
 YOUNG_S = 24 * 3600
 # An embedded server's database that outgrew this is begun anew.
@@ -99,8 +99,11 @@ def _provenance(bundle: Path) -> dict[str, dict[str, str]]:
 
 def _content(output: Path) -> str:
     """The stage and digest of an output: another key may have come to the same bytes."""
-    manifest, _ = inspect(output)
-    return f"{manifest.stage} {manifest.digest}" if manifest else ""
+    try:
+        manifest = Manifest.model_validate_json((output / MANIFEST).read_bytes())
+    except (OSError, ValidationError):
+        return ""
+    return f"{manifest.stage} {manifest.digest}"
 
 
 def _unneeded_outputs(needed: set[str]) -> Iterator[Item]:

@@ -57,7 +57,8 @@ def refusal(summary: Summary) -> GateRefused:
         expected=f"a model that is not worse than champion {summary.champion}"
         if summary.champion
         else "a model that meets its recipe's floor",
-        remedy="The champion stays. See the report; `idxflow models promote` overrules the gate.",
+        remedy=("The champion stays. " if summary.champion else "There is no champion yet. ")
+        + "See the report; `idxflow models promote` overrules the gate.",
         result=summary,
     )
 

@@ -21,6 +21,15 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class Record(Section):
+    """A frozen group of facts that another version of this project may have written.
+
+    A key that this version does not know is ignored; a new field needs a default.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+
 def given_path(text: str | Path) -> Path:
     """A path as a person types it; raises ConfigError for the home of a user who is not there."""
     try:

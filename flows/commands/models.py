@@ -21,7 +21,12 @@ from tasks.release.by_hand import rollback as roll_back
 from tasks.release.journal import read_journal
 from tasks.release.ledger import looks_in_words
 from tasks.release.registry import candidate_of
-from tasks.release.versions import DEFAULT_DATASET, find_bundle, published_datasets
+from tasks.release.versions import (
+    DEFAULT_DATASET,
+    find_bundle,
+    known_dataset,
+    published_datasets,
+)
 from tasks.runtime.files import in_use
 
 app = typer.Typer(help="The published versions, and who is champion and why.")
@@ -44,7 +49,7 @@ def models(
     if context.invoked_subcommand is not None:
         return
     console.log_to_console()
-    datasets = [dataset] if dataset else published_datasets()
+    datasets = [known_dataset(dataset)] if dataset else published_datasets()
     found = [version for name in datasets for version in versions_of(name)]
     if as_json:
         console.print_json([version.model_dump(mode="json") for version in found])
@@ -103,13 +108,25 @@ def promote(
 
 @app.command(epilog="Example: idxflow models rollback --why 'complaints about sevens'")
 def rollback(
-    dataset: OneDatasetOption = DEFAULT_DATASET, why: WhyOption = None, as_json: JsonOption = False
+    dataset: OneDatasetOption = DEFAULT_DATASET,
+    why: WhyOption = None,
+    version: Annotated[
+        str | None, typer.Option("--from", help="Only if this version is the champion.")
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Give the title back to the champion before; said again, to the one before that."""
+    """Give the title back to the champion before; said again, to the one before that.
+
+    With --from it can be said again at any time: when that version is not the champion, nothing
+    is done.
+    """
+    name = None if version is None else find_bundle(version, known_dataset(dataset)).name
     with in_use():
-        entry = roll_back(dataset, why)
+        entry = roll_back(known_dataset(dataset), why, name)
     if as_json:
-        console.print_json(entry.model_dump(mode="json"))
+        console.print_json(entry.model_dump(mode="json") if entry else None)
+    elif entry is None:
+        console.say(f"{dataset}: {name} is not the champion, nothing to do")
     else:
         console.say(f"{dataset}: {entry.reason}")
 
@@ -117,7 +134,7 @@ def rollback(
 @app.command(epilog="Example: idxflow models history --dataset mnist")
 def history(dataset: OneDatasetOption = DEFAULT_DATASET, as_json: JsonOption = False) -> None:
     """Tell every decision on a data set's models, and how often its test rows were looked at."""
-    entries = read_journal(dataset)
+    entries = read_journal(known_dataset(dataset))
     if as_json:
         console.print_json([entry.model_dump(mode="json") for entry in entries])
     else:

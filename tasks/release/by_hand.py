@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.bundle.contents import models_lock, read_bundle
-from tasks.release.journal import Champion, Entry, champion_of
+from tasks.release.journal import Champion, Entry, champion_of, read_journal
 from tasks.release.record import (
     FORCED,
     ROLLED_BACK,
@@ -12,6 +12,7 @@ from tasks.release.record import (
     as_champion,
     draft,
     follow,
+    is_unfinished,
     mended,
 )
 from tasks.runtime.errors import ReleaseError
@@ -39,18 +40,26 @@ def promote(dataset: str, candidate: Candidate, why: str) -> Entry | None:
             forced = draft(entries, candidate, FORCED, after, f"by hand: {why}", why)
             entry = append(dataset, entries, forced)
             entries.append(entry)
-        follow(dataset, entries)
+        follow(dataset, entries, candidate.version)
     return entry
 
 
-def rollback(dataset: str, why: str | None = None) -> Entry:
-    """Give the title back to the champion before this one; said again, to the one before that.
+def rollback(dataset: str, why: str | None = None, version: str | None = None) -> Entry | None:
+    """Give the title back to the champion before this one; returns the journal's entry.
 
-    Raises ReleaseError where there is none, or where its bundle is not intact.
+    Called again it goes one champion further back, unless the earlier call was killed: then that
+    one is finished. With `version`, nothing is done unless that version is the champion, so a
+    script may call it again at any time; None is returned. Raises ReleaseError where there is no
+    champion before, or where its bundle is not intact.
     """
     with locked(models_lock(dataset)):
+        was_killed = is_unfinished(dataset, read_journal(dataset))
         entries = mended(dataset)
         present, former = champion_of(entries), former_champion(entries)
+        is_other = version is not None and (present is None or present.version != version)
+        if is_other or (was_killed and version is None and entries[-1].event == ROLLED_BACK):
+            follow(dataset, entries)
+            return None if is_other else entries[-1]
         if present is None or former is None:
             raise ReleaseError(
                 f"the champion of {dataset}",

@@ -6,14 +6,13 @@ and the journal: a decision comes after the version, and may be taken back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline_config.settings import settings
 from tasks.bundle.contents import REPORT, BundleManifest, bundle_folder
 from tasks.release.journal import Entry, champion_of
-from tasks.release.versions import published_versions
-from tasks.runtime.files import sha256_bytes, write_atomically
+from tasks.runtime.files import sha256_bytes
 from tasks.runtime.manifest import MANIFEST
 
 TEMPLATE = Path(__file__).with_name("decision.html")
@@ -65,25 +64,14 @@ def _successor(version: str, entries: list[Entry]) -> Entry | None:
     return lost[-1] if lost else None
 
 
-def refresh_pages(dataset: str, entries: list[Entry]) -> None:
-    """Bring the page of every version with an intact report up to date with the journal."""
-    for path, content in _stale(dataset, entries):
-        write_atomically(path, content)
-
-
-def page_faults(dataset: str, entries: list[Entry]) -> list[str]:
-    """The pages of a data set that are not what they should be, a line each."""
-    return [
-        f"{path.name} does not say what the journal says" for path, _ in _stale(dataset, entries)
-    ]
-
-
-def _stale(dataset: str, entries: list[Entry]) -> Iterator[tuple[Path, bytes]]:
-    """Each page that is not what bundle and journal say, with what it should be.
+def stale_pages(
+    dataset: str, entries: list[Entry], versions: Iterable[str]
+) -> Iterator[tuple[Path, bytes]]:
+    """Each page of `versions` that differs from bundle and journal, with the right content.
 
     A bundle without an intact report has no page to be wrong.
     """
-    for version in published_versions(dataset):
+    for version in versions:
         path = page_path(dataset, version)
         try:
             wanted = page_content(dataset, version, entries)

@@ -15,7 +15,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline_config.base import Section
+from pipeline_config.base import Record
 from pipeline_config.gate import Gate
 
 # Two-sided for accuracy; one-sided and shared by all classes for recall.
@@ -24,7 +24,7 @@ LEVEL = 0.95
 DECIMALS = 6
 
 
-class Check(Section):
+class Check(Record):
     """One thing that the gate looked at; it passes if `value` is at least `limit`."""
 
     name: str
@@ -34,7 +34,7 @@ class Check(Section):
     words: str
 
 
-class Judgement(Section):
+class Judgement(Record):
     """All that the gate looked at; `test_rows` is the digest of the rows, `num_rows` their number.
 
     `champion` is the version that the candidate was held against, None where there was none;

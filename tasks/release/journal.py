@@ -12,13 +12,12 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
-from pydantic import ValidationError
-
-from pipeline_config.base import Section
+from pipeline_config.base import Record
 from pipeline_config.settings import settings
 from tasks.release.gate import Judgement
-from tasks.runtime.files import digest_of, fsync_path, storage_errors
+from tasks.runtime.files import digest_holds, digest_of, fsync_path, storage_errors
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +25,7 @@ logger = logging.getLogger(__name__)
 NO_LINE = "0" * 64
 
 
-class Champion(Section):
+class Champion(Record):
     """A champion; `since` is the `seq` of the journal's line that first made it so."""
 
     version: str
@@ -35,7 +34,7 @@ class Champion(Section):
     since: int
 
 
-class Entry(Section):
+class Entry(Record):
     """One line of the journal; `champion` is who holds the title after it.
 
     `gate` is what was judged, None where nothing was; `why` are the words of whoever decided by
@@ -58,16 +57,17 @@ class Entry(Section):
     def chained(self, previous: str) -> Entry:
         """The entry behind another one, with its digest."""
         linked = self.model_copy(update={"previous": previous})
-        return linked.model_copy(update={"digest": linked.digest_of_the_rest()})
-
-    def digest_of_the_rest(self) -> str:
-        """The SHA-256 of this entry less its digest."""
-        return digest_of(self.model_dump(mode="json", exclude={"digest"}))
+        rest = linked.model_dump(mode="json", exclude={"digest"})
+        return linked.model_copy(update={"digest": digest_of(rest)})
 
     def line(self) -> bytes:
         """The entry as one line of JSON with sorted keys."""
-        text = json.dumps(self.model_dump(), sort_keys=True, ensure_ascii=False, allow_nan=False)
-        return (text + "\n").encode()
+        return _line(self.model_dump())
+
+
+def _line(content: Any) -> bytes:
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
 
 
 def journal_path(dataset: str) -> Path:
@@ -86,11 +86,11 @@ def _read_lines(dataset: str) -> tuple[list[Entry | None], bytes]:
 
 def _entry(line: bytes) -> Entry | None:
     try:
-        entry = Entry.model_validate_json(line)
-    except ValidationError:
+        content = json.loads(line)
+        is_whole = _line(content) == line + b"\n" and digest_holds(content)
+        return Entry.model_validate(content) if is_whole else None
+    except (ValueError, AttributeError):
         return None
-    is_whole = entry.line() == line + b"\n" and entry.digest == entry.digest_of_the_rest()
-    return entry if is_whole else None
 
 
 def read_journal(dataset: str) -> list[Entry]:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipeline_config.base import Section
+from pipeline_config.base import Record
 from pipeline_config.settings import settings
 from tasks.release.journal import append_line
 
 
-class Look(Section):
+class Look(Record):
     """One scoring of the test rows by evaluate, gate or reproduce; `key` tells it from others.
 
     `networks` were scored: the trained one, the untrained one, those of kept epochs; or candidate

@@ -5,21 +5,24 @@ Every function here is called under the lock of the data set's models.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from pipeline_config.base import Section
-from tasks.release.decision_page import refresh_pages
+from tasks.release.decision_page import stale_pages
 from tasks.release.gate import Judgement
 from tasks.release.journal import (
     Champion,
     Entry,
     append_line,
+    champion_of,
     journal_path,
     last_digest,
     next_seq,
     read_journal,
 )
 from tasks.release.pointer import pointer_path, read_pointer, repair_pointer
+from tasks.runtime.files import write_atomically
 
 # The events of a journal. `kept`: the candidate was not judged, since its recipe does not compete.
 PROMOTED, REFUSED, KEPT = "promoted", "refused", "kept"
@@ -97,7 +100,39 @@ def mended(dataset: str) -> list[Entry]:
     return [*entries, append(dataset, entries, renumbered)]
 
 
-def follow(dataset: str, entries: list[Entry]) -> None:
-    """Bring the pointer and the pages in line with the journal."""
+def follow(dataset: str, entries: list[Entry], *versions: str) -> None:
+    """Bring the pages and then the pointer in line with the journal.
+
+    Written are the pages of `versions` and of those that later lines than the pointer's name. The
+    pointer moves last: its `seq` is the line up to which all is done.
+    """
+    pointer = read_pointer(dataset)
+    concerned = set(_named_after(pointer.seq if pointer else 0, entries))
+    for path, content in stale_pages(dataset, entries, sorted({*versions, *concerned})):
+        write_atomically(path, content)
     repair_pointer(dataset, entries)
-    refresh_pages(dataset, entries)
+
+
+def _named_after(seq: int, entries: list[Entry]) -> Iterator[str]:
+    """The versions whose standing the lines after number `seq` may have changed."""
+    for place, entry in enumerate(entries):
+        if entry.seq > seq:
+            champions = (champion_of(entries[:place]), entry.champion)
+            yield entry.version
+            yield from (champion.version for champion in champions if champion)
+
+
+def is_unfinished(dataset: str, entries: list[Entry]) -> bool:
+    """Whether the command that wrote the journal's last line was killed before `follow` ended."""
+    pointer = read_pointer(dataset)
+    if pointer is not None:
+        return pointer.seq < next_seq(_last(entries)) - 1
+    is_gone = not pointer_path(dataset).exists()
+    return bool(entries) and is_gone and champion_of(entries[:-1]) is None
+
+
+def finish(dataset: str) -> None:
+    """Do what a killed command left undone, if anything."""
+    entries = read_journal(dataset)
+    if is_unfinished(dataset, entries):
+        follow(dataset, entries)

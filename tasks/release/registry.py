@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tasks.bundle.contents import METRICS, ONNX, RECIPE, bundle_folder, models_lock, read_bundle
-from tasks.release.decision_page import page_faults
+from tasks.release.decision_page import stale_pages
 from tasks.release.gate import Judgement
 from tasks.release.journal import Champion, Entry, champion_of, read_journal
 from tasks.release.pointer import pointer_fault
@@ -75,7 +75,7 @@ def settle(dataset: str, candidate: Candidate, judge: Judge, why: str | None = N
             entry = append(dataset, entries, _decided(dataset, entries, candidate, judge, why))
             entries.append(entry)
             decision = Decision(entry.event, entry.champion, entry.reason, is_new=True)
-        follow(dataset, entries)
+        follow(dataset, entries, candidate.version)
     return decision
 
 
@@ -133,7 +133,7 @@ def _unfit_to_judge(dataset: str, champion: Champion) -> list[str]:
 def is_current(dataset: str, version: str, why: str | None = None) -> list[str]:
     """Why publishing `version` once more would change something, in words; [] if it would not.
 
-    Reads and hashes the bundle; takes no lock and writes nothing.
+    Reads and hashes its bundle and its page, no other version's; takes no lock, writes nothing.
     """
     damage = read_bundle(dataset, version)[1]
     if damage:
@@ -142,4 +142,8 @@ def is_current(dataset: str, version: str, why: str | None = None) -> list[str]:
     if standing(entries, version, why) is None:
         return [f"the journal does not say yet what becomes of {version}"]
     fault = pointer_fault(dataset, entries)
-    return [*([fault] if fault else []), *page_faults(dataset, entries)]
+    stale = [
+        f"{path.name} does not say what the journal says"
+        for path, _ in stale_pages(dataset, entries, [version])
+    ]
+    return [fault, *stale] if fault else stale

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline_config.base import given_path
+from pipeline_config.datasets import named_datasets
 from pipeline_config.settings import settings
 from tasks.bundle.contents import bundle_folder
 from tasks.release.journal import champion_of, read_journal
-from tasks.runtime.errors import ReleaseError
+from tasks.runtime.errors import ConfigError, ReleaseError
 from tasks.runtime.manifest import MANIFEST
 
 CHAMPION = "champion"
@@ -18,6 +19,19 @@ DEFAULT_DATASET = "mnist"
 def published_datasets() -> list[str]:
     """The data sets that have a journal or a bundle, by name."""
     return sorted(path.name for path in settings().models.glob("*") if path.is_dir())
+
+
+def known_dataset(name: str) -> str:
+    """The name of a data set that has models or could have; raises ConfigError for another one."""
+    known = {*published_datasets(), *named_datasets()}
+    if name not in known:
+        raise ConfigError(
+            f"--dataset {name}",
+            found="a data set that has no models and no name in the catalogue",
+            expected=f"one of {', '.join(sorted(known))}",
+            remedy="See `idxflow models`.",
+        )
+    return name
 
 
 def published_versions(dataset: str) -> list[str]:

@@ -51,6 +51,15 @@ def digest_of(content: Any) -> str:
     return sha256_bytes(canonical_json(content))
 
 
+def digest_holds(content: Any, name: str = "digest") -> bool:
+    """Whether a mapping's entry `name` is the digest of the rest of it.
+
+    Asked of what was read, not of what this version would write: older files have other fields.
+    """
+    rest = {key: value for key, value in content.items() if key != name}
+    return bool(content.get(name) == digest_of(rest))
+
+
 def fsync_path(path: Path) -> None:
     """Bring a file's bytes, or a folder's entries, to disk, so that they outlive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -8,12 +8,13 @@ from pathlib import Path
 from pipeline_config.base import Section
 from pipeline_config.settings import settings
 from tasks.bundle.contents import models_lock
-from tasks.release.decision_page import page_faults
+from tasks.release.decision_page import stale_pages
 from tasks.release.journal import champion_of, journal_faults, read_journal
 from tasks.release.ledger import ledger_faults
 from tasks.release.pointer import pointer_fault
+from tasks.release.record import finish
 from tasks.release.versions import published_datasets, published_versions
-from tasks.runtime.files import in_use, locked
+from tasks.runtime.files import in_use, locked, write_atomically
 from tasks.runtime.manifest import inspect
 from tasks.upkeep.verify import bundle_folders, verify_bundle
 
@@ -76,8 +77,9 @@ def _of_version(dataset: str, version: str) -> Iterator[Damage]:
 
 
 def _of_registry(dataset: str) -> list[Damage]:
-    """What is wrong beside the bundles, looked at while nobody decides anything."""
+    """What is wrong beside the bundles, once what a killed command left undone is finished."""
     with locked(models_lock(dataset)):
+        finish(dataset)
         return list(_beside_the_bundles(dataset))
 
 
@@ -98,9 +100,10 @@ def _beside_the_bundles(dataset: str) -> Iterator[Damage]:
         remedy = "running its recipe again builds it; `idxflow models rollback` goes back"
         found = "the champion's bundle is gone"
         yield Damage(what=f"models/{dataset}/{champion.version}", found=found, remedy=remedy)
-    for fault in page_faults(dataset, entries):
-        remedy = "the next run on this data set writes it again"
-        yield Damage(what=f"models/{dataset}: a page", found=fault, remedy=remedy)
+    for path, content in stale_pages(dataset, entries, published_versions(dataset)):
+        write_atomically(path, content)
+        found = "a page that was missing or did not say what the journal says"
+        yield Damage(what=f"models/{dataset}/{path.name}", found=found, remedy="written again")
 
 
 def _of_checkpoint(path: Path) -> Iterator[Damage]:

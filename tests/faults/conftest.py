@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from tasks.bundle.contents import read_bundle
+from tasks.release.decision_page import stale_pages
 from tasks.release.journal import journal_faults, read_journal
 from tasks.release.pointer import read_pointer
+from tasks.release.versions import published_versions
 from tasks.runtime.files import sha256_file
 from tasks.runtime.manifest import inspect
 from tasks.runtime.stages import STAGES
@@ -197,6 +199,8 @@ class Lab:
             if found.get(name) != after.get(name)
         ]
         broken += journal_faults(DATASET)
+        entries, versions = read_journal(DATASET), published_versions(DATASET)
+        broken += [f"stale: {path.name}" for path, _ in stale_pages(DATASET, entries, versions)]
         return broken + [f"left: {path}" for path in self.temporaries()]
 
     def decisions(self) -> list[tuple[int, str, str]]:
@@ -275,7 +279,8 @@ def lab(driver: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory)
                 shutil.rmtree(path)
             made.keep(f"no-{name}")
             made.lay("first")
-        made.ok("second")
+        better = made.ok("second")["result"]["version"]
+        made.jobs["rollback"]["given"] = {"version": better}
         assert [event for _, event, _ in made.decisions()] == ["promoted", "promoted"]
         made.keep("second")
         for job, template in (("promote", "promoted"), ("rollback", "rolled-back")):

@@ -175,9 +175,9 @@ def promote(version: str) -> None:
     by_hand.promote(DATASET, candidate_of(DATASET, version, competes=True), "because")
 
 
-def rollback() -> None:
-    """Go back to the champion before."""
-    by_hand.rollback(DATASET, "because")
+def rollback(version: str | None = None) -> None:
+    """Go back to the champion before, if this version is the champion."""
+    by_hand.rollback(DATASET, "because", version)
 
 
 def clear(keep: int) -> None:

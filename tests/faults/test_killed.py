@@ -23,8 +23,7 @@ from tasks.runtime.stages import STAGE_NAMES
 Held = Callable[..., None]
 
 PROMISES = ("whole", "nothing lost", "converges", "once", "swept")
-# Template before, job, template after, what is done next. A rollback that is done again goes back
-# further, so behind it comes an ordinary run.
+# Template before, job, template after, what is done next.
 RUNS = {
     "a first run": ("empty", "first", "first", "first"),
     "a new champion": ("first", "second", "second", "second"),
@@ -35,7 +34,7 @@ PARTS = {
 }
 BY_HAND = {
     "promote": ("second", "promote", "promoted", "promote"),
-    "rollback": ("second", "rollback", "rolled-back", "second"),
+    "rollback": ("second", "rollback", "rolled-back", "rollback"),
     "gc": ("old", "gc", "cleared", "gc"),
 }
 # The steps at which a fault makes a difference: without room one can still take away, and what is
@@ -60,9 +59,9 @@ MODEL = (
     r"fsync models/\w+$",
     r"open models/\w+/journal.jsonl",
     r"fsync models/\w+/journal.jsonl",
+    r"rename .* → models/\w+/[0-9a-f]{12}.html",
     r"open models/\w+/\.champion.json",
     r"rename .* → models/\w+/champion.json",
-    r"rename .* → models/\w+/[0-9a-f]{12}.html",
 )
 PLACES = {"a first run": DATA + MODEL, "a new champion": MODEL}
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,8 @@ from tasks.release.record import Candidate
 from tasks.release.registry import Decision, candidate_of, is_current
 from tasks.release.registry import settle as settle_with
 from tasks.runtime.errors import ReleaseError, StorageError
+from tasks.runtime.files import digest_of
+from tasks.upkeep.scrub import scrub
 
 
 def champion() -> str | None:
@@ -406,3 +409,82 @@ def test_publishers_at_once_write_one_journal(make_bundle, root):
     assert {entry.version for entry in entries} == {made.version for made in candidates}
     assert champion() == candidates[-1].version
     assert all(current(candidate) == [] for candidate in candidates)
+
+
+def test_the_pointer_names_the_version_for_other_programs(make_bundle):
+    made = make_bundle(0.9)
+    settle("mnist", made)
+    pointer = json.loads(pointer_path("mnist").read_bytes())
+    assert pointer["version"] == pointer["champion"]["version"] == made.version
+
+
+def test_lines_of_another_version_of_the_project_are_valid(make_bundle):
+    """With a field that is not known here, and without one that has a default."""
+    settle("mnist", make_bundle(0.9))
+    entry = json.loads(journal_path("mnist").read_bytes())
+    entry |= {"reference": None, "champion": {**entry["champion"], "shards": 3}}
+    del entry["why"], entry["digest"]
+    entry["digest"] = digest_of(entry)
+    line = json.dumps(entry, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+    journal_path("mnist").write_bytes(line)
+    assert read_journal("mnist")[0].version == entry["version"]
+    settle("mnist", make_bundle(0.95))
+    assert journal_faults("mnist") == []
+    assert journal_path("mnist").read_bytes().startswith(line)
+    journal_path("mnist").write_bytes(line.replace(b'"shards": 3', b'"shards": 4'))
+    assert journal_faults("mnist") == ["line 1 is damaged"]
+
+
+@pytest.mark.parametrize("kill", ["append_line", "write_atomically", "repair_pointer"])
+@pytest.mark.parametrize("version", [False, True])
+def test_a_rollback_that_was_killed_goes_back_once(make_bundle, monkeypatch, kill, version):
+    made = [make_bundle(accuracy) for accuracy in (0.9, 0.92, 0.94)]
+    for candidate in made:
+        settle("mnist", candidate)
+    named = made[2].version if version else None
+
+    def killed(*_):
+        raise Killed
+
+    monkeypatch.setattr(record, "stale_pages", lambda *_: iter([(Path("page"), b"")]))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(record, kill, killed)
+        rollback("mnist", "sevens", named)
+    monkeypatch.setattr(record, "stale_pages", lambda *_: iter([]))
+    rollback("mnist", "sevens", named)
+    assert champion() == made[1].version
+    assert [event for event, _ in events()][3:] == ["rolled back"]
+
+
+def test_a_rollback_from_a_version_can_be_said_again(make_bundle):
+    first, second = make_bundle(0.9), make_bundle(0.95)
+    settle("mnist", first)
+    settle("mnist", second)
+    assert rollback("mnist", "sevens", second.version).version == first.version
+    before = journal_path("mnist").read_bytes()
+    assert rollback("mnist", "sevens", second.version) is None
+    assert journal_path("mnist").read_bytes() == before
+    assert champion() == first.version
+
+
+@pytest.mark.parametrize("finish", ["scrub", "settle"])
+def test_what_a_killed_promotion_left_is_finished_by_the_next_command(
+    make_bundle, monkeypatch, finish
+):
+    first, second = make_bundle(0.95), make_bundle(0.9)
+    settle("mnist", first)
+    settle("mnist", second)
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(record, "repair_pointer", killed)
+        promote("mnist", second, "why not")
+    assert champion() == first.version
+    if finish == "scrub":
+        told = [damage for damage in scrub().damage if "champion" in damage.what]
+        assert told == []
+    else:
+        settle("mnist", first)
+    assert champion() == second.version

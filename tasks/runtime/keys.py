@@ -22,6 +22,19 @@ from tasks.runtime.files import digest_of, sha256_bytes
 from tasks.runtime.stages import Stage
 
 FIRST_PARTY = ("tasks", "pipeline_config")
+# What carries a stage and decides no byte of its output. A stage's own declaration shows in the
+# other components; that of another stage is in no key.
+CARRIERS = {
+    "pipeline_config.errors",
+    "pipeline_config.settings",
+    *(
+        f"tasks.runtime.{name}"
+        for name in (
+            *("artifacts", "cache", "errors", "interrupts", "keys", "manifest"),
+            *("outcomes", "progress", "stages", "store"),
+        )
+    ),
+}
 KEY_DIGITS = 16
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -86,13 +99,16 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, str | int | float | bool
 
 @cache
 def code_digests(module: str) -> dict[str, str]:
-    """The digest of a module and of every first-party module that it imports, transitively."""
+    """The digest of a module and of the first-party modules that it imports, transitively.
+
+    CARRIERS are left out, and so is what only they import.
+    """
     found: dict[str, str] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
         path = _source(name)
-        if name in found or path is None:
+        if name in found or name in CARRIERS or path is None:
             continue
         found[name], imports = _read(path, name)
         waiting.extend(imports)
@@ -125,7 +141,25 @@ def _read(path: Path, module: str) -> tuple[str, tuple[str, ...]]:
             imports += [base, *(f"{base}.{alias.name}" for alias in node.names)]
         elif isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
-    return sha256_bytes(ast.dump(tree).encode()), tuple(imports)
+    return sha256_bytes(ast.dump(_Unworded().visit(tree)).encode()), tuple(imports)
+
+
+class _Unworded(ast.NodeTransformer):
+    """Takes the words of errors and of the log out of a syntax tree: they decide no byte."""
+
+    def visit_Raise(self, node: ast.Raise) -> ast.Raise:
+        """Keep which error is raised, or which function makes it."""
+        return ast.Raise(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """Keep the class of an error that is made without being raised here."""
+        self.generic_visit(node)
+        return node.func if getattr(node.func, "id", "").endswith("Error") else node
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        """Leave out a line for the log."""
+        owner = getattr(getattr(node.value, "func", None), "value", None)
+        return ast.Pass() if getattr(owner, "id", "") == "logger" else self.generic_visit(node)
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:

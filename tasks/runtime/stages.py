@@ -89,7 +89,7 @@ EVALUATE = Stage(
         "class_names": "dataset.class_names",
         "corrections": "dataset.corrections",
     },
-    libraries=("numpy", "torch", "scikit-learn", "matplotlib", "pyarrow"),
+    libraries=("numpy", "torch", "scikit-learn", "matplotlib", "pillow", "pyarrow"),
     ignores=("corrections.source",),
 )
 
@@ -104,7 +104,7 @@ AUDIT = Stage(
         "model": "recipe.model",
         "class_names": "dataset.class_names",
     },
-    libraries=("numpy", "torch", "matplotlib", "pyarrow"),
+    libraries=("numpy", "torch", "matplotlib", "pillow", "pyarrow"),
 )
 
 # What a run caches, in the order of the pipeline; publish is never cached and not here.

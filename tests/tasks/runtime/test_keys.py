@@ -12,7 +12,7 @@ from pipeline_config.recipe_files import load_recipe
 from tasks.runtime import keys
 from tasks.runtime.devices import Machine
 from tasks.runtime.manifest import StageRef
-from tasks.runtime.stages import FETCH, NORMALIZE, STAGES, TRAIN
+from tasks.runtime.stages import AUDIT, EVALUATE, FETCH, NORMALIZE, STAGES, TRAIN, Stage
 
 TABLE = StageRef(stage="convert", key="0" * 16, digest="a" * 64)
 NORMALIZED = StageRef(stage="normalize", key="0" * 16, digest="b" * 64)
@@ -89,6 +89,45 @@ def test_every_way_to_import_is_seen(house: Path, statement: str) -> None:
     assert digest() != before
 
 
+HELPER = """
+import logging
+logger = logging.getLogger(__name__)
+
+def double(x):
+    if x < 0:
+        logger.warning("%s", WARNING)
+        raise OverflowError(found=f"{x}", expected="a number from 0")
+    return 2 * x if x else ValueError("WORDS")
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("a number from 0", "more"), ("WARNING", "x"), ("WORDS", "nothing there")]
+)
+def test_a_reworded_error_changes_nothing(house: Path, old: str, new: str) -> None:
+    (house / "tasks/helper.py").write_text(HELPER)
+    before = digest()
+    (house / "tasks/helper.py").write_text(HELPER.replace(old, new))
+    assert digest() == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("x < 0", "x < 1"), ("OverflowError", "ValueError"), ("2 * x", "3 * x")]
+)
+def test_what_an_error_depends_on_still_counts(house: Path, old: str, new: str) -> None:
+    (house / "tasks/helper.py").write_text(HELPER)
+    before = digest()
+    (house / "tasks/helper.py").write_text(HELPER.replace(old, new, 1))
+    assert digest() != before
+
+
+def test_what_carries_a_stage_is_in_no_key() -> None:
+    """A library that is added to one stage, or a line in the Prefect UI, retrains nothing."""
+    for stage in (*STAGES, AUDIT):
+        assert not keys.CARRIERS & keys.code_digests(stage.module).keys()
+    assert all(keys._source(name) for name in keys.CARRIERS), "each of them is a module"
+
+
 def test_each_stage_covers_its_own_module_and_the_recipes_types() -> None:
     for stage in STAGES:
         assert stage.module in keys.code_digests(stage.module)
@@ -139,6 +178,11 @@ def test_a_library_version_is_part_of_the_key() -> None:
     without = replace(TRAIN, libraries=())
     assert "library torch" in keys.components_of(TRAIN, inputs)
     assert keys.components_of(TRAIN, inputs) != keys.components_of(without, inputs)
+
+
+@pytest.mark.parametrize("stage", [EVALUATE, AUDIT])
+def test_pillow_writes_the_figures_and_is_part_of_the_key(stage: Stage) -> None:
+    assert "pillow" in stage.libraries
 
 
 def test_something_without_a_stable_form_is_refused() -> None:

@@ -20,6 +20,7 @@ from flows.plan import Choice, make_plan
 from pipeline_config.base import Section, given_path
 from pipeline_config.datasets import named_datasets
 from pipeline_config.gate import gate_for
+from pipeline_config.settings import settings
 from tasks.bundle.contents import (
     METRICS,
     RECIPE,
@@ -150,7 +151,8 @@ def _words(choice: Choice) -> list[str]:
 def _scratch(keep: Path | None) -> Iterator[Path]:
     """An empty folder; it is removed at the end unless it was asked for."""
     if keep is None:
-        with tempfile.TemporaryDirectory(prefix="idxflow-reproduce-") as folder:
+        settings().scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="reproduce-", dir=settings().scratch) as folder:
             yield Path(folder)
         return
     if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):

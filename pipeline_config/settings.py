@@ -47,6 +47,11 @@ class Settings(Section):
         return self.root / "checkpoints"
 
     @property
+    def scratch(self) -> Path:
+        """The folder of what a command needs only while it runs."""
+        return self.root / "scratch"
+
+    @property
     def locks(self) -> Path:
         """The folder of lock files, empty and harmless."""
         return self.root / "locks"

@@ -37,7 +37,8 @@ def gc(
 ) -> None:
     """Clear away what no kept version needs: old versions, stage outputs, leftovers of kills.
 
-    The champion and the last ones before it, and what is younger than a day, stay.
+    What stays: the champion and the last ones before it, the latest versions and label audits,
+    and what they were made from. A stage output that none of them needs stays for a day.
     """
     from tasks.upkeep.garbage import collect
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from tasks.runtime.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
+# Nothing that is still being written is that old.
+STALE_S = 24 * 3600
 # The ways in which a disk says that no more fits.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -73,10 +77,15 @@ def fsync_path(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary sibling of the file `path` to write; on success it is fsynced and replaces it.
 
-    A reader sees the old file or the new one, never a half. On any error nothing is left behind.
+    A reader sees the old file or the new one, never a half. On any error nothing is left behind;
+    what a killed process left for a day is removed.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        for stale in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+            with suppress(FileNotFoundError):
+                if time.time() - stale.stat().st_mtime > STALE_S:
+                    stale.unlink()
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(descriptor)
         aside = Path(name)

@@ -8,10 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from pipeline_config.datasets import named_dataset
 from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
 from pipeline_config.settings import CHECKOUT, settings
@@ -22,10 +25,14 @@ from tasks.release.publish import Published, publish_model
 from tasks.release.registry import is_current
 from tasks.release.versions import published_versions
 from tasks.runtime.errors import ReleaseError
-from tasks.runtime.files import in_use
+from tasks.runtime.files import in_use, write_atomically
 from tasks.runtime.manifest import inspect
+from tasks.runtime.stages import AUDIT
+from tasks.runtime.store import build
+from tasks.upkeep import garbage
 from tasks.upkeep.garbage import YOUNG_S, collect
 from tasks.upkeep.scrub import scrub
+from tasks.upkeep.verify import verify_bundles
 
 Publish = Callable[[int], Published]
 
@@ -135,8 +142,6 @@ def test_what_is_gone_already_is_no_error(publish, monkeypatch):
     for seed in range(3):
         publish(seed)
     grow_old()
-    from tasks.upkeep import garbage
-
     real = garbage.find_garbage
 
     def gone(keep):
@@ -163,3 +168,79 @@ def test_it_waits_for_a_run_that_is_using_the_root(root, publish):
         with pytest.raises(subprocess.TimeoutExpired):
             child.wait(timeout=3)
     assert child.communicate(timeout=60)[0] == b"done\n"
+
+
+def test_a_label_audit_stays_with_what_it_was_made_from(publish, make_lineage):
+    """README: what is trained for a fold is kept."""
+    published = publish_model(make_lineage(recipe=recipe_with(0)))
+    fold = make_lineage(recipe=recipe_with(7))
+    given = {
+        "table": fold.table,
+        "normalized": (fold.normalized,),
+        "trained": (fold.trained,),
+        "model": fold.recipe.model,
+        "class_names": ["0"],
+    }
+    for number in range(3):
+        given["class_names"] = [str(number)]
+        build(AUDIT, given, lambda folder, number=number: {"number": number})
+    grow_old()
+    collect(1)
+    assert fold.trained.path.exists()
+    assert len(list(settings().stages.glob("audit-*"))) == 1
+    collect(0)
+    assert not fold.trained.path.exists()
+    assert is_current("mnist", published.version) == []
+
+
+def test_pages_locks_and_scratch_folders_that_nobody_needs_go(publish):
+    publish(0)
+    root = settings().root
+    for name in ("rejected/validate-0", "rejected/.validate-1.abc", "scratch/reproduce-0"):
+        (root / name).mkdir(parents=True)
+    (root / "locks" / "models-gone.lock").touch()
+    (root / "prefect").mkdir()
+    for name in ("embedded-1.log", "embedded-2.log", "embedded-2.db", "embedded-2.lock"):
+        (root / "prefect" / name).touch()
+    assert (root / "locks" / "models-mnist.lock").exists()
+    assert kinds(5) == {"database": 3, "leftover": 2, "lock": 1}
+    assert (root / "rejected/validate-0").exists(), "its error may still be on the screen"
+    grow_old()
+    assert kinds(5) == {"page": 1}
+    assert (root / "locks" / "models-mnist.lock").exists()
+    assert (root / "prefect/embedded-1.log").exists()
+
+
+@pytest.mark.parametrize("name", ["mnist", "digits-12345678"])
+def test_of_an_abandoned_folder_the_champions_bundle_is_kept(make_lineage, monkeypatch, name):
+    dataset = named_dataset("mnist").model_copy(update={"name": name, "content": "0" * 64})
+    for seed in range(2):
+        made = publish_model(make_lineage(recipe=recipe_with(seed), dataset=dataset))
+    grow_old()
+    assert len(kinds(5)) == 0
+    later = datetime.now(UTC) + garbage.ABANDONED + timedelta(hours=1)
+    monkeypatch.setattr(
+        garbage,
+        "datetime",
+        SimpleNamespace(now=lambda zone: later, fromisoformat=datetime.fromisoformat),
+    )
+    told = kinds(5)
+    versions = set(published_versions(name))
+    if name == "mnist":
+        assert told == {}
+        assert len(versions) == 2
+    else:
+        assert told == {"lock": 8, "page": 1, "stage output": 8, "version": 1}
+        assert versions == {made.version}
+        assert verify_bundles([made.path])[0].verdict == "ok"
+
+
+def test_what_a_killed_command_left_beside_its_output_goes(tmp_path):
+    out = tmp_path / "answers[1].json"
+    left = [tmp_path / f".answers[1].json.{name}" for name in ("abcdefgh", "abcdefgi")]
+    for path in left:
+        path.touch()
+    then = time.time() - YOUNG_S - 60
+    os.utime(left[0], (then, then))
+    write_atomically(out, b"[]")
+    assert [path.exists() for path in left] == [False, True]

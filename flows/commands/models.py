@@ -120,9 +120,10 @@ def rollback(
     With --from it can be said again at any time: when that version is not the champion, nothing
     is done.
     """
-    name = None if version is None else find_bundle(version, known_dataset(dataset)).name
+    known_dataset(dataset)
+    name = None if version is None else find_bundle(version, dataset).name
     with in_use():
-        entry = roll_back(known_dataset(dataset), why, name)
+        entry = roll_back(dataset, why, name)
     if as_json:
         console.print_json(entry.model_dump(mode="json") if entry else None)
     elif entry is None:

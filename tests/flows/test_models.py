@@ -28,7 +28,7 @@ def test_two_models_are_listed_compared_chosen_and_taken_back(
         second.version: True,
     }
     assert "champion" in idxflow("models", *data)[1]
-    assert idxflow("models", "--dataset", "nothing")[0] == 0
+    assert idxflow("models", "--dataset", "mnist")[0] == 0
 
     shown = json.loads(idxflow("models", "show", "champion", *data, "--json")[1])
     assert shown["version"] == second.version
@@ -78,3 +78,15 @@ def test_what_is_not_there_is_told(
 
 def test_promoting_without_a_reason_is_wrong_usage(idxflow: Shell) -> None:
     assert idxflow("models", "promote", "abc")[0] == 2
+
+
+@pytest.mark.parametrize("words", [("models",), ("models", "history"), ("models", "rollback")])
+@pytest.mark.parametrize("name", ["nope", "a/b"])
+def test_a_data_set_that_nobody_knows_is_refused(
+    idxflow: Shell, root: Path, words: tuple[str, ...], name: str
+) -> None:
+    code, out, err = idxflow(*words, "--dataset", name)
+    assert (code, out) == (1, "")
+    assert f"--dataset {name}" in err
+    assert "digits8x8" in err
+    assert not root.exists() or not list(root.rglob("*.lock"))

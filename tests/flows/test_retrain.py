@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from flows.explain import explain
 from flows.plan import Choice, make_plan
 from flows.summary import Summary
+from pipeline_config.settings import CHECKOUT
 from tasks.runtime.errors import ConfigError, GateRefused, ValidationError
 from tasks.runtime.stages import STAGE_NAMES, STAGES
 
@@ -163,6 +165,20 @@ def assert_failed_with_a_table() -> None:
     assert last.state is not None
     assert last.state.is_failed()
     assert any("refused" in str(table.description) for table in tables)
+
+
+def test_the_example_of_the_readme_publishes_a_champion(run: Run, root: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL)
+    exec(example, {})
+    assert champion(root) is not None
+
+
+def test_a_first_model_that_is_refused_leaves_no_champion_and_the_error_says_so(run: Run) -> None:
+    from flows.retrain import retrain
+
+    with pytest.raises(GateRefused, match="There is no champion yet") as refused:
+        retrain(dataset="digits8x8", overrides=("training.epochs=1",))
+    assert refused.value.result.champion is None
 
 
 def champion(root: Path) -> str:

@@ -11,6 +11,7 @@ import errno
 import json
 import logging
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,9 @@ def _read_lines(dataset: str) -> tuple[list[Entry | None], bytes]:
     return [_entry(line) for line in lines], torn
 
 
+@cache
 def _entry(line: bytes) -> Entry | None:
+    """The entry of a line, None for a damaged one; a run reads its journal several times."""
     try:
         content = json.loads(line)
         is_whole = _line(content) == line + b"\n" and digest_holds(content)

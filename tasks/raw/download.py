@@ -1,7 +1,6 @@
 """A folder on the web as a source: `<file>.gz` below an http(s) address.
 
-A failure of the network is `transient`. One that happens before the first byte, because nobody
-answers, is not worth asking twice; a connection that breaks, or a server that is busy, is.
+A failure of the network is `transient`: the same source may give the file in a moment.
 """
 
 from __future__ import annotations
@@ -27,12 +26,6 @@ def web_folder(address: str) -> Iterator[Opener]:
     base = address.rstrip("/")
     with httpx.Client(timeout=TIMEOUT, headers=HEADERS, follow_redirects=True) as client:
         yield lambda name: _download(client, f"{base}/{name}.gz", f"{name}.gz")
-
-
-def worth_retrying(error: BaseException) -> bool:
-    """Whether the same source may well give the file in a moment."""
-    dropped = isinstance(error.__cause__, UNREACHABLE)
-    return isinstance(error, SourceError) and error.transient and not dropped
 
 
 @contextmanager

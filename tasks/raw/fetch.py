@@ -17,7 +17,7 @@ from tasks.runtime.store import build
 
 
 def only_transient(task: object, task_run: TaskRun, state: State[StageRef]) -> bool:
-    """Whether the network alone stood in the way: a wrong digest is not retried."""
+    """Whether the network stood in the way: wrong digests alone are not worth another try."""
     return getattr(state.data, "transient", False) is True
 
 

@@ -9,12 +9,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
-
 from pipeline_config.base import given_path
 from pipeline_config.datasets import FILES, Dataset, RawFile
 from tasks.raw.digits import sklearn_digits
-from tasks.raw.download import web_folder, worth_retrying
+from tasks.raw.download import web_folder
 from tasks.raw.local import content_of, local_folder
 from tasks.raw.packages import deb_package, npm_package
 from tasks.raw.receive import Opener, Received, receive
@@ -23,9 +21,6 @@ from tasks.runtime.manifest import Facts
 from tasks.runtime.progress import Advance, progress
 
 logger = logging.getLogger(__name__)
-
-ATTEMPTS = 3
-BACKOFF = wait_exponential(multiplier=0.5, max=8)
 
 
 @dataclass(frozen=True)
@@ -56,9 +51,10 @@ def obtain(
     """Put the four raw files into `folder` under their canonical names; their digests and sizes.
 
     `source` is tried before the data set's own, which are tried in order; a source is left at its
-    first failure, and what it gave until then is kept. A folder as a data set has no source but
-    itself. `tell` hears of each source, `show` of the share that is done. Raises FetchError when no
-    source gives a file, and RawDataError for a folder as a data set that cannot be used.
+    first failure, and what it gave until then is kept. No source is tried twice: that is the task's
+    to do. A folder as a data set has no source but itself. `tell` hears of each source, `show` of
+    the share that is done. Raises FetchError when no source gives a file, and RawDataError for a
+    folder as a data set that cannot be used.
     """
     sources = dataset.sources
     if dataset.content is not None:
@@ -99,19 +95,13 @@ def _take(
     """Take the files that are still missing from one source, until it fails."""
     given: list[str] = []
     error: RawDataError | SourceError | None = None
-    retrying = Retrying(
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=BACKOFF,
-        retry=retry_if_exception(worth_retrying),
-        reraise=True,
-    )
     advance(0, source)
     try:
         with _opened(source, scratch) as opener:
             for name in [name for name in FILES if name not in received]:
                 expected = dataset.files.get(name, RawFile())
                 target = scratch / f"received-{name}"
-                received[name] = retrying(_take_file, opener, name, expected, target, advance)
+                received[name] = _take_file(opener, name, expected, target, advance)
                 target.rename(folder / name)
                 given.append(name)
     except (RawDataError, SourceError) as fault:
@@ -198,5 +188,5 @@ def _failure(dataset: Dataset, failures: list[Attempt]) -> Exception:
             f"idxflow run --dataset {dataset.name} --source FOLDER\n"
             f"Each source and why it was left:{reasons}"
         ),
-        transient=all(getattr(error, "transient", False) for error in errors) and bool(errors),
+        transient=any(getattr(error, "transient", False) for error in errors),
     )

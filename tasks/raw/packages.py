@@ -49,7 +49,9 @@ def npm_package(source: str, scratch: Path) -> Iterator[Opener]:
     Raises SourceError for a missing client, one that fails, and a package without the files.
     """
     package, folder = _parts(NPM, source, "npm:NAME@VERSION/folder/")
-    _run(["npm", "pack", package, "--ignore-scripts", "--loglevel=error"], scratch)
+    # One try: the task around it has the retries, and clients' own would multiply them.
+    options = ["--ignore-scripts", "--loglevel=error", "--fetch-retries=0"]
+    _run(["npm", "pack", package, *options], scratch)
     yield lambda name: _member(_only(scratch, "*.tgz", source), folder, name)
 
 
@@ -60,8 +62,9 @@ def deb_package(source: str, scratch: Path) -> Iterator[Opener]:
     Raises SourceError for a missing client, one that fails, and a package without the files.
     """
     package, folder = _parts(DEB, source, "deb:NAME/folder/")
-    # Without the option apt, run by root, changes to a user who may not write here.
-    _run(["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", package], scratch)
+    # Without the first option apt, run by root, changes to a user who may not write here.
+    options = ["-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=0"]
+    _run(["apt-get", "download", "-q", *options, package], scratch)
     content = scratch / "content.tar"
     archive = _only(scratch, "*.deb", source)
     _run(["dpkg-deb", "--fsys-tarfile", str(archive)], scratch, content)

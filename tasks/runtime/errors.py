@@ -37,7 +37,7 @@ class SourceError(IdxflowError):
 
 
 class FetchError(IdxflowError):
-    """No source gave all four files; `transient` if the network alone stood in the way."""
+    """No source gave all four files; `transient` if the network kept one from it."""
 
     def __init__(
         self, what: str, *, found: str, expected: str, remedy: str, transient: bool = False

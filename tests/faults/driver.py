@@ -31,14 +31,12 @@ from pipeline_config.errors import IdxflowError
 
 prepare_environment()
 
-from tenacity import wait_none  # noqa: E402
-
 import flows.retrain as pipeline  # noqa: E402
 import tasks.bundle.assemble  # noqa: E402
 import tasks.bundle.onnx_export  # noqa: E402
 import tasks.dataset.validation_page  # noqa: E402
 import tasks.model.training  # noqa: E402
-import tasks.raw.obtain  # noqa: E402
+import tasks.raw.obtain  # noqa: E402, F401
 from flows.plan import Choice, make_plan  # noqa: E402
 from tasks.evaluation import drawing  # noqa: E402
 from tasks.release import by_hand  # noqa: E402
@@ -240,9 +238,8 @@ def draw_nothing(path: Path, *_: object, **__: object) -> None:
 
 
 def hurry() -> None:
-    """Leave out what takes long and has nothing to do with files: waiting, judging, drawing."""
+    """Leave out what takes long and has nothing to do with files: judging, drawing."""
     sys.modules["tasks.dataset.findings"] = SimpleNamespace(judge=lambda *_: [])  # type: ignore
-    tasks.raw.obtain.BACKOFF = wait_none()  # type: ignore[assignment]
     for name in vars(drawing).copy():
         if name.startswith("draw_") and name != "draw_figures":
             setattr(drawing, name, draw_nothing)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tenacity import wait_none
 
 from pipeline_config.datasets import FILES, Dataset, RawFile
 from tasks.raw.idx import write_idx
@@ -72,12 +71,6 @@ def target(tmp_path) -> Path:
     folder = tmp_path / "target"
     folder.mkdir()
     return folder
-
-
-@pytest.fixture(autouse=True)
-def hurry(monkeypatch):
-    """Nobody waits between two tries."""
-    monkeypatch.setattr("tasks.raw.obtain.BACKOFF", wait_none())
 
 
 class Web:

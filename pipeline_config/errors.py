@@ -13,7 +13,10 @@ class IdxflowError(Exception):
 
     def __init__(self, what: str, *, found: str, expected: str, remedy: str) -> None:
         self.what, self.found, self.expected, self.remedy = what, found, expected, remedy
-        super().__init__(f"{what}: found {found}, expected {expected}. {remedy}")
+        super().__init__(what, found, expected, remedy)
+
+    def __str__(self) -> str:
+        return f"{self.what}: found {self.found}, expected {self.expected}. {self.remedy}"
 
 
 class ConfigError(IdxflowError):

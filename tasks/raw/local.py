@@ -12,7 +12,7 @@ import logging
 import re
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
@@ -80,16 +80,42 @@ def content_of(path: Path) -> str:
 
 
 @contextmanager
-def local_folder(path: Path, scratch: Path) -> Iterator[Opener]:
-    """The opener of the files that `survey` finds; tables are turned into IDX in `scratch`."""
+def local_folder(path: Path, scratch: Path, content: str | None = None) -> Iterator[Opener]:
+    """The opener of the files that `survey` finds; tables are turned into IDX in `scratch`.
+
+    With `content`, which the key of a folder as a data set follows from, the files are copied
+    first, and the copies must have it: what is read is what was named, whoever changes the folder.
+    """
     layout = survey(path)
+    folder = next(iter(layout.values())).path.parent
 
     def opener(name: str) -> AbstractContextManager[Chunks]:
         if name not in layout:
             raise _fault(path, f"no {name}", LOOKED_FOR)
-        return _open(layout[name], name, scratch)
+        return _open(_as_idx(layout[name], name, scratch))
 
-    yield opener
+    try:
+        if content is not None:
+            _copy({place.path for place in layout.values()}, scratch, content)
+            layout = survey(scratch)
+        yield opener
+    except RawDataError as error:
+        error.what = error.what.replace(str(scratch), str(folder))
+        raise
+
+
+def _copy(files: Iterable[Path], scratch: Path, content: str) -> None:
+    """Copy a folder's files; raises RawDataError for copies that are not of this content."""
+    for file in files:
+        with _open(Place(file)) as chunks, (scratch / file.name).open("wb") as copy:
+            copy.writelines(chunks)
+    if content_of(scratch) != content:
+        raise _fault(
+            scratch,
+            "other files than when the run was planned",
+            "a folder that nobody changes meanwhile",
+            "Run the same command again.",
+        )
 
 
 def survey(path: Path) -> Layout:
@@ -197,11 +223,9 @@ def _zip_members(path: Path) -> Layout:
 
 
 @contextmanager
-def _open(place: Place, name: str, scratch: Path) -> Iterator[Chunks]:
+def _open(place: Place) -> Iterator[Chunks]:
     """The chunks of one file, wherever it lies."""
     path = place.path
-    if path.suffix.lower() in (".csv", ".npz"):
-        path = _converted(path, name, scratch)
     with ExitStack() as stack:
         try:
             if place.member is None:
@@ -214,15 +238,18 @@ def _open(place: Place, name: str, scratch: Path) -> Iterator[Chunks]:
         yield chunks_of(stream, str(path))
 
 
-def _converted(path: Path, name: str, scratch: Path) -> Path:
-    """The IDX file `name`, made in `scratch` from a table, together with its partner."""
+def _as_idx(place: Place, name: str, scratch: Path) -> Place:
+    """Where the IDX file `name` lies; it is made in `scratch` from a table, with its partner."""
+    path = place.path
+    if path.suffix.lower() not in (".csv", ".npz"):
+        return place
     split = "train" if name in SPLITS["train"] else "test"
     if not (scratch / name).exists():
         logger.warning("%s: turning its %s rows into IDX files", path, split)
         pair = read_csv(path) if path.suffix.lower() == ".csv" else read_npz(path, split)
         for file, array in zip(SPLITS[split], pair, strict=True):
             write_idx(scratch / file, array)
-    return scratch / name
+    return Place(scratch / name)
 
 
 def _fault(

@@ -13,7 +13,7 @@ from pipeline_config.base import given_path
 from pipeline_config.datasets import FILES, Dataset, RawFile
 from tasks.raw.digits import sklearn_digits
 from tasks.raw.download import web_folder
-from tasks.raw.local import content_of, local_folder
+from tasks.raw.local import local_folder
 from tasks.raw.packages import deb_package, npm_package
 from tasks.raw.receive import Opener, Received, receive
 from tasks.runtime.errors import FetchError, RawDataError, SourceError
@@ -57,9 +57,7 @@ def obtain(
     folder as a data set that cannot be used.
     """
     sources = dataset.sources
-    if dataset.content is not None:
-        _check_unchanged(dataset)
-    elif source is not None:
+    if dataset.content is None and source is not None:
         sources = (source, *sources)
     received: dict[str, Received] = {}
     failures: list[Attempt] = []
@@ -97,7 +95,7 @@ def _take(
     error: RawDataError | SourceError | None = None
     advance(0, source)
     try:
-        with _opened(source, scratch) as opener:
+        with _opened(source, scratch, dataset.content) as opener:
             for name in [name for name in FILES if name not in received]:
                 expected = dataset.files.get(name, RawFile())
                 target = scratch / f"received-{name}"
@@ -128,7 +126,7 @@ def _take_file(
         raise
 
 
-def _opened(source: str, scratch: Path) -> AbstractContextManager[Opener]:
+def _opened(source: str, scratch: Path, content: str | None) -> AbstractContextManager[Opener]:
     """The opener of a source by its scheme; without one it is a folder's path."""
     scheme = source.partition(":")[0]
     if scheme in ("http", "https"):
@@ -139,7 +137,7 @@ def _opened(source: str, scratch: Path) -> AbstractContextManager[Opener]:
         return deb_package(source, scratch)
     if source == "sklearn:digits":
         return sklearn_digits(scratch)
-    return local_folder(given_path(source.removeprefix("folder:")), scratch)
+    return local_folder(given_path(source.removeprefix("folder:")), scratch, content)
 
 
 @contextmanager
@@ -159,18 +157,6 @@ def _measured(dataset: Dataset, show: Callable[[float], None]) -> Iterator[Advan
                 show(done / total)
 
         yield advance
-
-
-def _check_unchanged(dataset: Dataset) -> None:
-    """A folder's key follows from its content, so what is read must be what was hashed."""
-    path = Path(dataset.sources[0].removeprefix("folder:"))
-    if content_of(path) != dataset.content:
-        raise RawDataError(
-            str(path),
-            found="other files than when the run was planned",
-            expected="a folder that nobody changes meanwhile",
-            remedy="Run the same command again.",
-        )
 
 
 def _failure(dataset: Dataset, failures: list[Attempt]) -> Exception:

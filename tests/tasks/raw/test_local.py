@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from pipeline_config.datasets import FILES
 from tasks.raw.local import folder_dataset, survey
 from tasks.raw.obtain import obtain
+from tasks.raw.structure import SPLITS
 from tasks.runtime.errors import RawDataError
 
 VARIANTS = {
@@ -96,6 +100,95 @@ def test_a_folder_that_changes_after_it_was_named(tmp_path, target, raw):
     labels.write_bytes(labels.read_bytes()[:-1] + b"\x07")
     with pytest.raises(RawDataError, match="other files than when the run was planned"):
         obtain(dataset, None, target)
+
+
+# Exchange a file and one with another last byte, without end and never by halves.
+FLIP = """
+import os, sys
+path = sys.argv[1]
+content = open(path, "rb").read()
+while True:
+    for last in (content[-1] ^ 1, content[-1]):
+        open(path + ".new", "wb").write(content[:-1] + bytes([last]))
+        os.replace(path + ".new", path)
+"""
+
+
+@pytest.mark.parametrize("name", ["train-labels-idx1-ubyte", "mnist_train.csv", "a.npz", "a.zip"])
+def test_what_is_read_is_what_was_named_when_the_folder_changes(
+    tmp_path, target, arrays, raw, monkeypatch, name
+):
+    """The file changes the moment that its digest is taken."""
+    from tasks.raw import local
+
+    folder = in_dress(name, raw, arrays, tmp_path / "a")
+    dataset = folder_dataset(folder)
+    digest, flipped = local.sha256_file, []
+
+    def digest_and_flip(file):
+        found = digest(file)
+        (folder / name).write_bytes(b"something else")
+        flipped.append(name)
+        return found
+
+    monkeypatch.setattr(local, "sha256_file", digest_and_flip)
+    obtain(dataset, None, target)
+    assert flipped
+    assert same_as(raw, target)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", ["train-labels-idx1-ubyte", "mnist_train.csv", "a.npz", "a.zip"])
+def test_a_folder_that_flips_all_the_time_is_read_as_named_or_refused(tmp_path, arrays, raw, name):
+    folder = in_dress(name, raw, arrays, tmp_path / "a")
+    dataset = folder_dataset(folder)
+    outcomes = Counter()
+    flipping = subprocess.Popen([sys.executable, "-c", FLIP, folder / name])
+    try:
+        for number in range(300):
+            target = tmp_path / f"target-{number}"
+            target.mkdir()
+            try:
+                obtain(dataset, None, target)
+                assert same_as(raw, target)
+                outcomes["read"] += 1
+            except RawDataError as error:
+                assert ".scratch" not in str(error)
+                assert list(target.iterdir()) == []
+                outcomes["refused"] += 1
+    finally:
+        flipping.kill()
+        flipping.wait()
+    assert outcomes["read"] and outcomes["refused"]
+
+
+def test_an_error_in_a_copy_names_the_file_that_it_is_of(tmp_path, target, arrays, raw):
+    folder = in_dress("mnist_train.csv", raw, arrays, tmp_path / "a")
+    (folder / "mnist_train.csv").write_text("1,0,0,0,x\n")
+    with pytest.raises(RawDataError) as caught:
+        obtain(folder_dataset(folder), None, target)
+    assert caught.value.what == str(folder / "mnist_train.csv")
+    assert list(target.iterdir()) == []
+
+
+def in_dress(name, raw, arrays, folder):
+    """A folder that holds the data set in a file called `name`, and what belongs to it."""
+    if name in FILES:
+        return shutil.copytree(raw, folder)
+    folder.mkdir()
+    if name.endswith(".npz"):
+        names = ("x_train", "y_train", "x_test", "y_test")
+        np.savez(folder / name, **dict(zip(names, arrays.values(), strict=True)))
+    elif name.endswith(".zip"):
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            for file in FILES:
+                archive.write(raw / file, file)
+    else:
+        for split, names in SPLITS.items():
+            images, labels = (arrays[name] for name in names)
+            rows = np.column_stack([labels, images.reshape(len(images), -1)])
+            np.savetxt(folder / f"mnist_{split}.csv", rows, fmt="%d", delimiter=",")
+    return folder
 
 
 def test_a_folder_as_a_data_set_has_no_source_but_itself(target, raw):

@@ -8,7 +8,6 @@ itself is looked at, not what is below it. A single `.npz` or `.zip` may stand f
 
 from __future__ import annotations
 
-import logging
 import re
 import stat
 import zipfile
@@ -19,14 +18,11 @@ from typing import IO, NamedTuple
 
 from pipeline_config.base import given_path
 from pipeline_config.datasets import FILES, Dataset
-from tasks.raw.idx import write_idx
 from tasks.raw.receive import UNREADABLE, Chunks, Opener, chunks_of, damaged, open_member
 from tasks.raw.structure import SPLITS
-from tasks.raw.tabular import ARRAYS, arrays_in, read_csv, read_npz
+from tasks.raw.tabular import ARRAYS, arrays_in, write_as_idx
 from tasks.runtime.errors import RawDataError
 from tasks.runtime.files import digest_of, sha256_file
-
-logger = logging.getLogger(__name__)
 
 IDX_NAME = re.compile(r"(train|t10k|test)[-_.](images|labels)[-_.]idx\d[-_.]ubyte(\.gz)?", re.I)
 CSV_NAME = re.compile(r"(.*[-_.])?(train|test)\.csv", re.I)
@@ -110,12 +106,9 @@ def _copy(files: Iterable[Path], scratch: Path, content: str) -> None:
         with _open(Place(file)) as chunks, (scratch / file.name).open("wb") as copy:
             copy.writelines(chunks)
     if content_of(scratch) != content:
-        raise _fault(
-            scratch,
-            "other files than when the run was planned",
-            "a folder that nobody changes meanwhile",
-            "Run the same command again.",
-        )
+        found = "other files than when the run was planned"
+        expected = "a folder that nobody changes meanwhile"
+        raise _fault(scratch, found, expected, "Run the same command again.")
 
 
 def survey(path: Path) -> Layout:
@@ -146,23 +139,21 @@ def _recognised(path: Path) -> list[Path]:
         str(path).encode()
         is_folder = stat.S_ISDIR(path.stat().st_mode)
         paths = sorted(path.iterdir()) if is_folder else [path]
-        found = []
+        recognised = []
         for file in paths:
             if RECOGNISED.fullmatch(file.name):
                 file.name.encode()
                 mode = file.stat().st_mode
                 if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                     raise _fault(file, "neither a file nor a folder", "a file")
-                found += [file] if stat.S_ISREG(mode) else []
+                recognised += [file] if stat.S_ISREG(mode) else []
     except OSError as error:
-        where = str(error.filename or path)
-        raise _fault(
-            where, f"unreadable ({error.strerror})", "a readable folder or file"
-        ) from error
+        found = f"unreadable ({error.strerror})"
+        raise _fault(error.filename or path, found, "a readable folder or file") from error
     except ValueError as error:
         # A NUL, or bytes that stand for no letters: neither a digest nor a message can have them.
         raise _fault(ascii(str(path)), "a name that is no text", "names in Unicode") from error
-    return found
+    return recognised
 
 
 def _canonical(file_name: str) -> str | None:
@@ -205,7 +196,7 @@ def _zip_files(files: list[Path]) -> list[Layout]:
 
 
 def _zip_members(path: Path) -> Layout:
-    """The IDX files in a zip, in whatever folder of it; no member may leave it."""
+    """The IDX files in a zip, in whatever folder of it; none may leave it or be there twice."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if not name.endswith("/")]
@@ -218,7 +209,9 @@ def _zip_members(path: Path) -> Layout:
             raise _fault(path, f"the member {member!r}, which leaves its folder", "members inside")
         name = _canonical(parts.name)
         if name:
-            found.setdefault(name, Place(path, member))
+            first = found.setdefault(name, Place(path, member)).member
+            if member not in (first, f"{first}.gz") or members.count(member) > 1:
+                raise _fault(path, f"{first!r} and {member!r}", f"{name} once", "Keep one of them.")
     return found
 
 
@@ -245,10 +238,7 @@ def _as_idx(place: Place, name: str, scratch: Path) -> Place:
         return place
     split = "train" if name in SPLITS["train"] else "test"
     if not (scratch / name).exists():
-        logger.warning("%s: turning its %s rows into IDX files", path, split)
-        pair = read_csv(path) if path.suffix.lower() == ".csv" else read_npz(path, split)
-        for file, array in zip(SPLITS[split], pair, strict=True):
-            write_idx(scratch / file, array)
+        write_as_idx(path, split, scratch)
     return Place(scratch / name)
 
 

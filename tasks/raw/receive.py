@@ -79,6 +79,8 @@ def open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
     Only the two common packings: LZMA takes as much memory as four bytes of the member ask for.
     """
     member = archive.getinfo(name)
+    if archive.namelist().count(name) > 1:
+        raise zipfile.BadZipFile(f"{name} is in it twice")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise zipfile.BadZipFile(f"{name} is neither stored nor deflated")
     return archive.open(member)

@@ -7,6 +7,7 @@ not a whole number from 0 to 255 is an error that names the row.
 from __future__ import annotations
 
 import csv
+import logging
 import math
 import zipfile
 from collections.abc import Iterator
@@ -17,9 +18,12 @@ from typing import IO, Any
 
 import numpy as np
 
-from tasks.raw.idx import Array
+from tasks.raw.idx import Array, write_idx
 from tasks.raw.receive import MAX_BYTES, UNREADABLE, damaged, open_member
+from tasks.raw.structure import SPLITS
 from tasks.runtime.errors import RawDataError
+
+logger = logging.getLogger(__name__)
 
 ARRAYS = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")}
 ROW = "a label and then the pixels of a square image, whole numbers from 0 to 255"
@@ -28,6 +32,14 @@ MAX_LINE_BYTES = 1 << 24
 MAX_SIDE = 256
 # No deflated byte unpacks to more (zlib's own figure): what claims to is not there.
 DEFLATE_RATIO = 1032
+
+
+def write_as_idx(path: Path, split: str, folder: Path) -> None:
+    """Write the two IDX files of one split (`train`, `test`) of a CSV or an NPZ file."""
+    logger.warning("%s: turning its %s rows into IDX files", path.name, split)
+    pair = read_csv(path) if path.suffix.lower() == ".csv" else read_npz(path, split)
+    for name, array in zip(SPLITS[split], pair, strict=True):
+        write_idx(folder / name, array)
 
 
 def read_csv(path: Path) -> tuple[Array, Array]:
@@ -44,9 +56,10 @@ def read_csv(path: Path) -> tuple[Array, Array]:
     if side > MAX_SIDE:
         raise _fault(path, f"{side}×{side} pixels a row", f"at most {MAX_SIDE}×{MAX_SIDE} in a CSV")
     names = [str(column) for column in range(len(first))]
-    # Words in front, or pandas' numbers of the columns; else a broken first row would pass for one.
-    has_header = not _is_number(first[0]) or first == names
+    has_header = _is_header(first)
     try:
+        if _has_x(path, has_header):
+            raise pa.ArrowInvalid("a number in hexadecimal")  # which Arrow would read
         table = arrow.read_csv(
             path,
             read_options=arrow.ReadOptions(
@@ -86,6 +99,37 @@ def _rows(path: Path) -> Iterator[list[str]]:
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         while line := file.readline(MAX_LINE_BYTES):
             yield next(csv.reader([line]), [])
+
+
+def _is_header(first: list[str]) -> bool:
+    """Whether a first line names the columns; in doubt it is a row, so that no row gets lost.
+
+    Names are pandas' numbers from 0, or words, or a word or nothing for the label and numbers in
+    turn for the pixels.
+    """
+    label, *pixels = (cell.strip() for cell in first)
+    turns = [[str(start + place) for place in range(len(pixels))] for start in (0, 1)]
+    if _is_word(label) or not label:
+        return pixels in turns or all(map(_is_word, pixels))
+    return label == "0" and pixels == turns[1]
+
+
+def _is_word(cell: str) -> bool:
+    """Whether a cell is neither empty nor a number in any notation that Python knows."""
+    for number in (float, lambda text: int(text, 0)):
+        with suppress(ValueError):
+            number(cell)
+            return False
+    return bool(cell)
+
+
+def _has_x(path: Path, has_header: bool) -> bool:
+    """Whether an x, which no number here has, stands anywhere below the header."""
+    with path.open(encoding="latin-1", newline="") as file:
+        if has_header:
+            file.readline(MAX_LINE_BYTES)
+        pieces = iter(lambda: file.read(MAX_LINE_BYTES), "")
+        return any("x" in piece or "X" in piece for piece in pieces)
 
 
 def _is_number(cell: str) -> bool:

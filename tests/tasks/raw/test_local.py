@@ -78,6 +78,30 @@ def test_no_member_of_a_zip_leaves_its_folder(tmp_path, raw, member):
     assert "leaves its folder" in told(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(
+    "member",
+    [FILES[1], f"other/{FILES[1]}", f"other/{FILES[1]}.gz", "train-labels.idx1-ubyte"],
+)
+def test_a_zip_that_has_a_file_twice_is_not_chosen_from(tmp_path, raw, member):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in FILES:
+            archive.write(raw / name, name)
+        archive.writestr(member, b"other labels")
+    words = told(tmp_path)
+    assert repr(FILES[1]) in words and repr(member) in words
+    assert f"expected {FILES[1]} once" in words
+
+
+def test_of_a_member_and_its_gzip_the_raw_one_counts(tmp_path, target, raw):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in FILES:
+            archive.writestr(f"raw/{name}.gz", b"not looked at")
+            archive.write(raw / name, f"raw/{name}")
+    obtain(folder_dataset(tmp_path), None, target)
+    assert same_as(raw, target)
+
+
 def test_the_name_and_the_key_follow_from_the_content(tmp_path, raw):
     folder = tmp_path / "My  Digits (2)"
     shutil.copytree(raw, folder)

@@ -24,6 +24,9 @@ def write_csv(path, images, labels, header: str, newline: str = "\n") -> None:
         "words": [",".join(["label", *(f"pixel{i}" for i in pixels)])],
         "label": [",".join(["label", *map(str, pixels)])],
         "pandas": [",".join(map(str, range(rows.shape[1])))],
+        "index": [",".join(["", *map(str, pixels)])],
+        "kaggle": [",".join(["label", *(f"{i // 4 + 1}x{i % 4 + 1}" for i in pixels)])],
+        "from 1": ['"class", ' + ", ".join(str(i + 1) for i in pixels)],
     }
     lines = [*headers[header], *(",".join(map(str, row)) for row in rows)]
     path.write_bytes(newline.join([*lines, ""]).encode())
@@ -38,8 +41,10 @@ def bytes_of(folder, dataset) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
-@pytest.mark.parametrize("header", ["none", "words", "label", "pandas"])
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "header", ["none", "words", "label", "pandas", "index", "kaggle", "from 1"]
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 def test_csv_gives_the_same_idx_files(tmp_path, target, arrays, raw, header, newline):
     from tasks.raw.local import folder_dataset
 
@@ -95,6 +100,39 @@ def test_each_fault_of_a_csv_names_its_row(tmp_path, content, words):
     assert str(path) in str(caught.value)
 
 
+NO_LABELS = ("-1", "+1", "1.0", "1e0", "NaN", "inf", "", "NA", "x", "0x10", "1_0", "١", "²", "-")
+
+
+@pytest.mark.parametrize("label", NO_LABELS)
+def test_a_first_row_whose_label_is_none_is_no_header(tmp_path, label):
+    path = tmp_path / "train.csv"
+    path.write_text(f"{label},7,0,0,0\n2,0,0,0,0\n", encoding="utf-8")
+    with pytest.raises(RawDataError) as caught:
+        read_csv(path)
+    assert f"{label!r} in row 1, column 1" in str(caught.value)
+
+
+@pytest.mark.parametrize("cell", ["0x10", "0X1f", " 0x1 ", '"0x1"'])
+@pytest.mark.parametrize("column", [1, 4])
+@pytest.mark.parametrize("header", ["", "label,x0,x1,x2,x3\n"])
+@pytest.mark.parametrize("newline", ["\n", "\r"])
+def test_no_number_is_in_hexadecimal(tmp_path, cell, column, header, newline):
+    rows = [["1", "0", "0", "0", "0"] for _ in range(3)]
+    rows[2][column - 1] = cell
+    content = header + "".join(",".join(row) + "\n" for row in rows)
+    (tmp_path / "train.csv").write_bytes(content.replace("\n", newline).encode())
+    row = 4 if header else 3
+    with pytest.raises(RawDataError, match=f"in row {row}, column {column}, expected a label"):
+        read_csv(tmp_path / "train.csv")
+
+
+def test_what_csv_allows_beside_the_number_does_not_change_it(tmp_path):
+    (tmp_path / "train.csv").write_text(' 1,"7", 007 ,0,\t255\n')
+    images, labels = read_csv(tmp_path / "train.csv")
+    assert labels.tolist() == [1]
+    assert images.tolist() == [[[7, 7], [0, 255]]]
+
+
 def test_csv_bytes_that_are_no_text(tmp_path):
     path = tmp_path / "train.csv"
     path.write_bytes(b"1,0,0,0,0\n" + bytes(range(256)))
@@ -119,6 +157,15 @@ def test_each_fault_of_an_npz_has_its_own_words(tmp_path, arrays, changes, words
     with pytest.raises(RawDataError) as caught:
         read_npz(tmp_path / "a.npz", "train")
     assert words in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_array_that_is_there_twice_is_refused(tmp_path, arrays):
+    np.savez(tmp_path / "a.npz", **keywords(arrays))
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("y_train.npy", archive.read("y_test.npy"))
+    with pytest.raises(RawDataError, match=r"y_train.npy is in it twice"):
+        read_npz(tmp_path / "a.npz", "train")
 
 
 def npy(shape, content: bytes, descr: str = "|u1") -> bytes:

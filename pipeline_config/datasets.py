@@ -52,7 +52,7 @@ class Dataset(Section):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
     title: str
-    num_classes: Annotated[int, Field(ge=2, le=65536)]
+    num_classes: Annotated[int, Field(ge=2, le=256)]
     image_shape: tuple[int, int] | None
     class_names: tuple[str, ...]
     default_recipe: str

@@ -33,7 +33,7 @@ SourceOption = Annotated[
 ]
 ClassesOption = Annotated[
     int | None,
-    typer.Option("--classes", min=2, help="The number of classes of a folder.  [default: 10]"),
+    typer.Option("--classes", min=2, max=256, help="How many a folder has.  [default: 10]"),
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log too.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]

@@ -40,7 +40,7 @@ def audit_labels(
     device: DeviceChoice = "auto",
     overrides: tuple[str, ...] = (),
     source: str | None = None,
-    classes: Annotated[int, Field(ge=2, le=65536)] | None = None,
+    classes: Annotated[int, Field(ge=2, le=256)] | None = None,
     folds: Annotated[int, Field(ge=2, le=100)] = 5,
 ) -> LabelAudit:
     """Rank the likely label errors of a training split; trains the recipe once for each fold.
@@ -67,7 +67,7 @@ def cross_validated(plans: list[Plan]) -> StageRef:
     data, machine = plans[0].dataset, plans[0].machine
 
     raw = fetch(data, plans[0].source)
-    checked = validate(raw, data.num_classes)
+    checked = validate(raw, data.num_classes, data.title)
     table = convert(raw, checked, data.name)
     recipes = [plan.recipe for plan in plans]
     normalized = tuple(normalize(table, recipe.split, recipe.scaling) for recipe in recipes)

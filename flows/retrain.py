@@ -55,7 +55,7 @@ def retrain(
     device: DeviceChoice = "auto",
     overrides: tuple[str, ...] = (),
     source: str | None = None,
-    classes: Annotated[int, Field(ge=2, le=65536)] | None = None,
+    classes: Annotated[int, Field(ge=2, le=256)] | None = None,
     refresh_from: StageName | None = None,
     force_promote: Reason | None = None,
 ) -> Summary:
@@ -91,7 +91,7 @@ def pipeline(plan: Plan) -> Published:
     data, recipe, machine, again = plan.dataset, plan.recipe, plan.machine, plan.refreshed
 
     raw = fetch(data, plan.source, refresh="fetch" in again)
-    checked = validate(raw, data.num_classes, refresh="validate" in again)
+    checked = validate(raw, data.num_classes, data.title, refresh="validate" in again)
     table = convert(raw, checked, data.name, refresh="convert" in again)
     normalized = normalize(table, recipe.split, recipe.scaling, refresh="normalize" in again)
     trained = train(

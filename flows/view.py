@@ -13,6 +13,7 @@ from pipeline_config.datasets import FILES
 from pipeline_config.settings import settings
 from tasks.raw.idx import read_idx
 from tasks.raw.obtain import obtain
+from tasks.raw.structure import check_structure
 from tasks.runtime.errors import ConfigError
 from tasks.runtime.files import built_aside, in_use
 from tasks.runtime.stages import FETCH
@@ -44,6 +45,7 @@ def look_at(plan: Plan, split: str, index: int) -> View:
     data = plan.dataset
     with in_use():
         raw = build(FETCH, {"dataset": data}, lambda folder: obtain(data, plan.source, folder))
+    check_structure(raw.path, data.num_classes, data.title)
     names = FILES[:2] if split == "train" else FILES[2:]
     images, labels = (read_idx(raw.path / name) for name in names)
     if index >= len(images):

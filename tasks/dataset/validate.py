@@ -91,7 +91,9 @@ def _summary(column: pa.ChunkedArray) -> dict[str, float]:
     return {"min": least, "median": middle, "max": greatest}
 
 
-def write_validation(folder: Path, rejected: Path, raw: StageRef, num_classes: int) -> Facts:
+def write_validation(
+    folder: Path, rejected: Path, raw: StageRef, num_classes: int, title: str | None
+) -> Facts:
     """Write report, page and profiles to `folder`, or report and page to `rejected` and raise.
 
     Raises RawDataError for files that are no data set, ValidationError for a critical finding.
@@ -99,7 +101,7 @@ def write_validation(folder: Path, rejected: Path, raw: StageRef, num_classes: i
     from tasks.dataset.findings import judge
     from tasks.dataset.validation_page import page_of
 
-    structure = check_structure(raw.path, num_classes)
+    structure = check_structure(raw.path, num_classes, title)
     profiles = write_profiles(folder, raw.path)
     images, labels = (
         {split: read_idx(raw.path / files[kind]) for split, files in SPLITS.items()}
@@ -155,8 +157,13 @@ def _rejection(findings: Sequence[Finding], rejected: Path) -> ValidationError:
     timeout_seconds=600,
     tags=["validate"],
 )
-def validate(raw: StageRef, num_classes: int, refresh: bool = False) -> StageRef:
-    """Judge the raw files; what breaks a critical expectation stops here, with its rows named."""
+def validate(
+    raw: StageRef, num_classes: int, title: str | None = None, refresh: bool = False
+) -> StageRef:
+    """Judge the raw files; what breaks a critical expectation stops here, with its rows named.
+
+    `title` says in errors whose files they are.
+    """
     inputs = {"raw": raw, "num_classes": num_classes}
     name = f"{VALIDATE.name}-{key_of(components_of(VALIDATE, inputs))}"
     rejected = settings().root / "rejected" / name
@@ -164,7 +171,7 @@ def validate(raw: StageRef, num_classes: int, refresh: bool = False) -> StageRef
         ref = build(
             VALIDATE,
             inputs,
-            lambda folder: write_validation(folder, rejected, raw, num_classes),
+            lambda folder: write_validation(folder, rejected, raw, num_classes, title),
             refresh=refresh,
         )
     except ValidationError:

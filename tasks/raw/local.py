@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from pipeline_config.base import given_path
+from pipeline_config.base import checked, given_path
 from pipeline_config.datasets import FILES, Dataset
 from tasks.raw.receive import UNREADABLE, Chunks, Opener, chunks_of, damaged, open_member
 from tasks.raw.structure import SPLITS
@@ -49,17 +49,18 @@ def folder_dataset(folder: Path, num_classes: int = 10) -> Dataset:
     path = given_path(folder).absolute()
     content = content_of(path)
     slug = re.sub(r"[^a-z0-9._]+", "-", path.name.lower()).strip("-._")[:80] or "folder"
-    return Dataset(
-        name=f"{slug}-{content[:8]}",
-        title=f"the folder {path}",
-        num_classes=num_classes,
-        image_shape=None,
-        class_names=tuple(str(label) for label in range(num_classes)),
-        default_recipe="fast",
-        sources=(f"folder:{path}",),
-        files={},
-        content=content,
-    )
+    fields = {
+        "name": f"{slug}-{content[:8]}",
+        "title": f"the folder {path}",
+        "num_classes": num_classes,
+        "image_shape": None,
+        "class_names": tuple(str(label) for label in range(num_classes)),
+        "default_recipe": "fast",
+        "sources": (f"folder:{path}",),
+        "files": {},
+        "content": content,
+    }
+    return checked(Dataset, fields, f"the folder {path} as a data set")
 
 
 def content_of(path: Path) -> str:
@@ -96,7 +97,10 @@ def local_folder(path: Path, scratch: Path, content: str | None = None) -> Itera
             layout = survey(scratch)
         yield opener
     except RawDataError as error:
-        error.what = error.what.replace(str(scratch), str(folder))
+        # A person looks for their own file, not for the four names or our copy.
+        path, member = layout.get(error.what, Place(Path(error.what)))
+        what = str(path).replace(str(scratch), str(folder))
+        error.what = what if member is None else f"{what}: {member}"
         raise
 
 
@@ -169,8 +173,7 @@ def _idx_files(files: list[Path]) -> list[Layout]:
     found: Layout = {}
     # Of a raw file and its gzip the raw one counts, and the canonical name before a variant.
     for file in sorted(files, key=lambda file: (file.suffix == ".gz", file.name not in FILES)):
-        name = _canonical(file.name)
-        if name:
+        if name := _canonical(file.name):
             found.setdefault(name, Place(file))
     return [found]
 
@@ -207,8 +210,7 @@ def _zip_members(path: Path) -> Layout:
         parts = PurePosixPath(member.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts:
             raise _fault(path, f"the member {member!r}, which leaves its folder", "members inside")
-        name = _canonical(parts.name)
-        if name:
+        if name := _canonical(parts.name):
             first = found.setdefault(name, Place(path, member)).member
             if member not in (first, f"{first}.gz") or members.count(member) > 1:
                 raise _fault(path, f"{first!r} and {member!r}", f"{name} once", "Keep one of them.")

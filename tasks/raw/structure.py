@@ -25,13 +25,22 @@ class Structure:
     image_shape: tuple[int, int]
 
 
-def check_structure(folder: Path, num_classes: int) -> Structure:
-    """The structure of the four canonical files in `folder`.
+def check_structure(folder: Path, num_classes: int, title: str | None = None) -> Structure:
+    """The structure of the four canonical files in `folder`, copies of those of `title`.
 
     Raises RawDataError, naming the file, for files that are malformed by themselves, swapped, of
     another type or number of dimensions, empty, of unequal count or image shape, and for labels
     outside the classes.
     """
+    try:
+        return _structure(folder, num_classes)
+    except RawDataError as error:
+        if title is not None:
+            error.what = f"{Path(error.what).name} of {title}"
+        raise
+
+
+def _structure(folder: Path, num_classes: int) -> Structure:
     headers = {name: read_header(folder / name) for name in FILES}
     for images, labels in SPLITS.values():
         _check_kinds(folder, images, headers[images], labels, headers[labels])

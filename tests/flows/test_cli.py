@@ -228,10 +228,27 @@ def test_bad_data_is_one_clear_error(
     assert err.count("error ") == 1
     assert "expected" in err
     assert "Traceback" not in err
+    assert str(folder) in err.replace("\n", "") and "stages" not in err
     stages = {path.name.split("-")[0] for path in root.glob("stages/*")}
     assert stages <= {"fetch"}
     assert not (root / "models").exists()
     assert not list(root.glob("**/.*-*"))
+
+
+@pytest.mark.parametrize("classes", ["1", "257"])
+def test_as_many_classes_as_a_byte_can_name(idxflow: Shell, folder: Path, classes: str) -> None:
+    code, _, err = idxflow("run", "--dataset", str(folder), "--classes", classes)
+    assert code == 2
+    assert "--classes" in err and "equal to" in err and "Traceback" not in err
+
+
+def test_show_tells_of_labels_outside_the_classes(idxflow: Shell, folder: Path) -> None:
+    HARMS["label 10"][0](folder)
+    code, _, err = idxflow("show", str(folder))
+    assert code == 1
+    assert "Traceback" not in err
+    words = " ".join(err.split())
+    assert f"{TEST_LABELS} of the folder {folder}" in words and "label 10 in row 39" in words
 
 
 def test_a_good_folder_passes_where_the_bad_ones_fail(

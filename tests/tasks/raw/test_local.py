@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline_config.datasets import FILES
+from pipeline_config.errors import ConfigError
 from tasks.raw.local import folder_dataset, survey
 from tasks.raw.obtain import obtain
 from tasks.raw.structure import SPLITS
@@ -224,8 +225,15 @@ def test_a_folder_as_a_data_set_has_no_source_but_itself(target, raw):
 def test_a_broken_file_of_a_folder_is_its_own_error(tmp_path, target, raw):
     shutil.copytree(raw, tmp_path / "a")
     (tmp_path / "a" / "t10k-labels-idx1-ubyte").write_bytes(b"<html>")
-    with pytest.raises(RawDataError, match="t10k-labels-idx1-ubyte: found a web page"):
+    with pytest.raises(RawDataError, match="t10k-labels-idx1-ubyte: found a web page") as caught:
         obtain(folder_dataset(tmp_path / "a"), None, target)
+    assert caught.value.what == str(tmp_path / "a" / "t10k-labels-idx1-ubyte")
+
+
+@pytest.mark.parametrize("num_classes", [1, 257])
+def test_more_classes_than_labels_can_name_are_one_clear_error(raw, num_classes):
+    with pytest.raises(ConfigError, match="num_classes"):
+        folder_dataset(raw, num_classes)
 
 
 def test_folders_that_cannot_be_used(tmp_path, raw):
@@ -273,6 +281,7 @@ def test_a_bomb_in_a_zip_stops(tmp_path, target, raw):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in FILES:
             archive.writestr(name, (raw / name).read_bytes() + bytes(1 << 24))
-    with pytest.raises(RawDataError, match="trailing bytes"):
+    with pytest.raises(RawDataError, match="trailing bytes") as caught:
         obtain(folder_dataset(tmp_path), None, target)
+    assert caught.value.what == f"{tmp_path / 'a.zip'}: {FILES[0]}"
     assert list(target.iterdir()) == []

@@ -58,6 +58,15 @@ def test_more_classes_than_ten(tmp_path, arrays):
         check_structure(tmp_path, 29)
 
 
+def test_an_error_says_whose_file_it_is_about(tmp_path, arrays):
+    for name, array in {**arrays, TRAIN_LABELS: u8(19)}.items():
+        write_idx(tmp_path / name, array)
+    with pytest.raises(RawDataError) as caught:
+        check_structure(tmp_path, 10, "the folder /home/me/digits")
+    assert caught.value.what == f"{TRAIN_LABELS} of the folder /home/me/digits"
+    assert str(tmp_path) not in str(caught.value)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(RawDataError, match=TRAIN_IMAGES):
         check_structure(tmp_path, 10)

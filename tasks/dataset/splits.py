@@ -31,7 +31,7 @@ class Indices:
 def split_rows(split: Split, labels_N: NDArray[np.int64], num_train: int) -> Indices:
     """The rows of each part, of which the first `num_train` are the data set's training split.
 
-    Raises ConfigError where a part that the recipe asks for would be empty.
+    Raises ConfigError where a part that the recipe asks for would be empty or out of proportion.
     """
     if isinstance(split.test, PooledTest):
         rest, test = _pooled(split.test, len(labels_N))
@@ -74,13 +74,14 @@ def _pooled(test: PooledTest, num_rows: int) -> tuple[Rows, Rows]:
 
 
 def _last(rest: Rows, rows: int) -> tuple[Rows, Rows]:
-    if rows >= len(rest):
+    """(train, validation); a recipe's count is refused where it would take most of the rows."""
+    if rows > len(rest) / 2:
         raise ConfigError(
             f"split.validation.rows = {rows}",
             found=f"only {len(rest)} rows that are not for testing",
-            expected=f"at most {len(rest) - 1} rows, so that some are left to train on",
-            remedy="Lower it, for example with --set split.validation.rows="
-            f"{max(1, len(rest) // 10)}.",
+            expected=f"at most {len(rest) // 2}, half of them, so that the model has rows to learn",
+            remedy=f"Lower it: --set split.validation.rows={max(1, len(rest) // 10)}. For none: "
+            "--set 'split.validation={kind: none}'",
         )
     return rest[:-rows], rest[-rows:]
 

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,6 +8,7 @@ from sklearn.model_selection import train_test_split
 
 from pipeline_config.errors import ConfigError
 from pipeline_config.recipe import Split
+from pipeline_config.recipe_files import load_recipe
 from tasks.dataset.convert import convert
 from tasks.dataset.normalize import fit, normalize
 from tasks.dataset.splits import read_split, split_rows
@@ -96,6 +99,25 @@ def test_pooled_is_scikit_learns_split_and_last_is_of_its_order():
 def test_a_part_that_would_be_empty_is_one_clear_error(split, labels, message):
     with pytest.raises(ConfigError, match=message):
         split_rows(split, np.array(labels), 8)
+
+
+@pytest.mark.parametrize(("num_rows", "fits"), [(5_200, False), (9_999, False), (10_000, True)])
+def test_a_count_of_validation_rows_leaves_most_rows_to_train_on(num_rows, fits):
+    """The recipe `fast` on a folder that is not as large as MNIST."""
+    split, labels = load_recipe("fast").split, np.zeros(num_rows + 10, np.int64)
+    if fits:
+        parts = split_rows(split, labels, num_rows)
+        assert (len(parts.train), len(parts.validation)) == (5_000, 5_000)
+        return
+    with pytest.raises(ConfigError) as caught:
+        split_rows(split, labels, num_rows)
+    # What the remedy says works.
+    setting = re.search(r"--set (split\.validation\.rows=\d+)", caught.value.remedy)[1]
+    parts = split_rows(load_recipe("fast", (setting,)).split, labels, num_rows)
+    assert len(parts.validation) == num_rows // 10
+    setting = re.search(r"--set '(.*)'", caught.value.remedy)[1]
+    parts = split_rows(load_recipe("fast", (setting,)).split, labels, num_rows)
+    assert len(parts.train) == num_rows
 
 
 def test_the_stage_writes_the_parts_and_the_numbers(table, arrays):

@@ -144,8 +144,8 @@ class Augmentation(Section):
     """How far a training image may be moved, each time that it is shown anew.
 
     Shift, rotation, scale and shear are drawn evenly from ± these; elastic fields (Simard et al.
-    2003) are noise smoothed by a Gaussian of `elastic_sigma_px`, their displacement `elastic_px` on
-    average. Validation and test rows are never moved.
+    2003) are noise smoothed by a Gaussian of `elastic_sigma_px`, and `elastic_px` is the root mean
+    square of their displacement along each axis. Validation and test rows are never moved.
     """
 
     shift_px: Annotated[float, Field(ge=0, le=100)]

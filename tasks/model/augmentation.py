@@ -1,6 +1,6 @@
 """Training images moved a little, anew each time that they are shown: shift, affine, elastic.
 
-Axes: B images of a batch, H × W pixels, D = H·W, F elastic fields.
+Axes: B images of a batch, H × W pixels, D = H·W, F elastic fields, P a piece of them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ from pipeline_config.recipe import Augmentation, Training
 from tasks.model.chance import generator_of
 from tasks.runtime.errors import ConfigError
 
-# Elastic fields are drawn once an epoch, so many of them; each image takes one at random.
+# Elastic fields are drawn once an epoch, so many of them; each image takes one at random. Of images
+# above 181×181 pixels there are fewer: what all of them take is bounded, and so is a piece's noise.
 NUM_FIELDS = 4096
+FIELDS_BYTES, NOISE_BYTES = 1 << 30, 1 << 28
+# torch draws normal numbers 16 at a time, so pieces of so many fields have the bits of the whole.
+DRAWN_TOGETHER = 16
 
 
 class Augmenter:
@@ -34,6 +38,7 @@ class Augmenter:
         self.seed = training.seed
         self.height, self.width = image_shape
         self.epoch = -1
+        self.num_fields = min(NUM_FIELDS, max(1, FIELDS_BYTES // (8 * self.height * self.width)))
         self.fields_FHW2 = torch.zeros(0)
 
     def __call__(self, images_BD: Tensor, step: int, steps_per_epoch: int) -> Tensor:
@@ -46,7 +51,7 @@ class Augmenter:
         grid_BHW2 = functional.affine_grid(matrices_B23, size, align_corners=False)
         if self.choice.elastic_px:
             self._draw_fields(step // steps_per_epoch, images.device)
-            chosen = torch.randint(NUM_FIELDS, (num_images,), generator=generator)
+            chosen = torch.randint(self.num_fields, (num_images,), generator=generator)
             grid_BHW2 += self.fields_FHW2[chosen.to(images.device)]
         moved = functional.grid_sample(images, grid_BHW2, mode="bilinear", align_corners=False)
         return moved.view(num_images, -1)
@@ -54,7 +59,8 @@ class Augmenter:
     def _affine(self, num_images: int, generator: torch.Generator) -> Tensor:
         """Random rotations, scalings, shears and shifts: float32 (B, 2, 3), in units of the grid.
 
-        The grid runs from -1 to 1 over the image, so that a pixel is 2/width wide.
+        The grid runs from -1 to 1 over the image, so that a pixel is 2/width wide and 2/height
+        tall: what one axis adds to the other changes its unit.
         """
         choice = self.choice
         even_B6 = torch.rand(num_images, 6, generator=generator) * 2 - 1
@@ -64,9 +70,11 @@ class Augmenter:
         right = even_B6[:, 4] * choice.shift_px * 2 / self.width
         down = even_B6[:, 5] * choice.shift_px * 2 / self.height
         cosine, sine = angle.cos(), angle.sin()
+        across = (shear * cosine - sine) * wide * (self.height / self.width)
+        along = sine * tall * (self.width / self.height)
         rows = (
-            torch.stack([cosine * wide, (shear * cosine - sine) * wide, right], dim=1),
-            torch.stack([sine * tall, (cosine + shear * sine) * tall, down], dim=1),
+            torch.stack([cosine * wide, across, right], dim=1),
+            torch.stack([along, (cosine + shear * sine) * tall, down], dim=1),
         )
         return torch.stack(rows, dim=1)
 
@@ -85,10 +93,14 @@ class Augmenter:
         kernel = torch.exp(-(places**2) / (2 * sigma**2))
         kernel /= kernel.norm()  # so that smoothed noise keeps the variance 1
         generator = generator_of(self.seed, "fields", epoch)
-        shape = (2 * NUM_FIELDS, 1, self.height + 2 * reach, self.width + 2 * reach)
-        noise = torch.randn(shape, generator=generator)
-        smooth = functional.conv2d(noise, kernel.view(1, 1, 1, -1))
-        smooth = functional.conv2d(smooth, kernel.view(1, 1, -1, 1))
-        fields_FHW2 = smooth.view(NUM_FIELDS, 2, self.height, self.width).permute(0, 2, 3, 1)
+        shape = (self.height + 2 * reach, self.width + 2 * reach)
+        piece = max(1, NOISE_BYTES // (8 * math.prod(shape)) // DRAWN_TOGETHER) * DRAWN_TOGETHER
         pixel = torch.tensor([2 / self.width, 2 / self.height])
-        self.fields_FHW2 = (fields_FHW2 * self.choice.elastic_px * pixel).contiguous().to(device)
+        self.fields_FHW2 = torch.empty(self.num_fields, self.height, self.width, 2, device=device)
+        for start in range(0, self.num_fields, piece):
+            fields_PHW2 = self.fields_FHW2[start : start + piece]
+            noise = torch.randn(2 * len(fields_PHW2), 1, *shape, generator=generator)
+            smooth = functional.conv2d(noise, kernel.view(1, 1, 1, -1))
+            smooth = functional.conv2d(smooth, kernel.view(1, 1, -1, 1))
+            moves = smooth.view(-1, 2, self.height, self.width).permute(0, 2, 3, 1)
+            fields_PHW2.copy_(moves * self.choice.elastic_px * pixel)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from pipeline_config.recipe import Augmentation, Training
 from pipeline_config.recipe_files import load_recipe
-from tasks.model.augmentation import Augmenter
+from tasks.model.augmentation import NUM_FIELDS, Augmenter
+from tasks.model.chance import generator_of
 from tasks.runtime.errors import ConfigError
 
 NOTHING = {
@@ -73,6 +76,127 @@ def test_rotation_and_shear_keep_the_ink_and_scale_does_not(
     assert not torch.allclose(moved, digits().float(), atol=1.0)
     assert bool(((mass - 1).abs() > 0.05).any()) == changes_mass
     torch.testing.assert_close(centres(moved), centres(digits()), atol=0.2, rtol=0)
+
+
+def affine_px(numbers: dict[str, float], height: int, width: int) -> torch.Tensor:
+    """What one drawn map does to a step of a pixel: (2, 2), from where to where, x and y.
+
+    Of two images whose pixels say their x and their y, the moved ones say where each comes from.
+    """
+    places_2HW = torch.stack(
+        torch.meshgrid(torch.arange(width), torch.arange(height), indexing="xy")
+    )
+    middle = (slice(height // 2 - 2, height // 2 + 2), slice(width // 2 - 2, width // 2 + 2))
+    rows = []
+    for image in places_2HW:
+        augment = Augmenter(training(**numbers), (height, width))
+        (moved,) = augment(image.to(torch.uint8).view(1, -1), 0, 10)
+        inner = moved.view(height, width)[middle]
+        rows.append([inner.diff(dim=1).mean(), inner.diff(dim=0).mean()])
+    return torch.tensor(rows)
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (24, 40), (60, 20)])
+def test_a_rotation_turns_both_axes_by_the_same_angle(shape: tuple[int, int]) -> None:
+    turned = affine_px({"rotation_deg": 30}, *shape)
+    angle = torch.atan2(turned[1, 0], turned[0, 0])
+    assert 0.1 < angle.abs() < 0.53
+    right = torch.tensor([[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]])
+    torch.testing.assert_close(turned, right, atol=1e-4, rtol=0)
+    # The same draw whatever the shape of the image.
+    torch.testing.assert_close(turned, affine_px({"rotation_deg": 30}, 28, 28), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (60, 20)])
+def test_a_shear_is_in_pixels(shape: tuple[int, int]) -> None:
+    sheared = affine_px({"shear": 0.3}, *shape)
+    torch.testing.assert_close(sheared, affine_px({"shear": 0.3}, 28, 28), atol=1e-4, rtol=0)
+    assert abs(sheared[0, 1]) > 0.05 and sheared[1, 0].abs() < 1e-4
+
+
+def in_units_of_the_grid(
+    augment: Augmenter, count: int, generator: torch.Generator
+) -> torch.Tensor:
+    """The affine maps by the formula that is right for square images alone, as it once was."""
+    choice = augment.choice
+    even = torch.rand(count, 6, generator=generator) * 2 - 1
+    angle = even[:, 0] * math.radians(choice.rotation_deg)
+    wide, tall = 1 + even[:, 1] * choice.scale, 1 + even[:, 2] * choice.scale
+    shear = even[:, 3] * choice.shear
+    right = even[:, 4] * choice.shift_px * 2 / augment.width
+    down = even[:, 5] * choice.shift_px * 2 / augment.height
+    cosine, sine = angle.cos(), angle.sin()
+    rows = (
+        torch.stack([cosine * wide, (shear * cosine - sine) * wide, right], dim=1),
+        torch.stack([sine * tall, (cosine + shear * sine) * tall, down], dim=1),
+    )
+    return torch.stack(rows, dim=1)
+
+
+def test_square_images_keep_their_bits() -> None:
+    numbers = {"shift_px": 2.0, "rotation_deg": 33.0, "scale": 0.2, "shear": 0.3}
+    for side in (8, 28, 100):
+        augment = Augmenter(training(**numbers), (side, side))
+        now, once = (torch.Generator().manual_seed(side) for _ in range(2))
+        assert torch.equal(augment._affine(64, now), in_units_of_the_grid(augment, 64, once))
+
+
+def elastic_fields(augment: Augmenter, epoch: int) -> torch.Tensor:
+    augment._draw_fields(epoch, torch.device("cpu"))
+    return augment.fields_FHW2
+
+
+@pytest.mark.parametrize(("shape", "sigma"), [((28, 28), 5.0), ((8, 8), 1.3), ((9, 14), 4.0)])
+def test_usual_fields_are_drawn_at_once_and_keep_their_bits(
+    shape: tuple[int, int], sigma: float
+) -> None:
+    augment = Augmenter(training(elastic_px=0.8, elastic_sigma_px=sigma), shape)
+    drawn = elastic_fields(augment, 2)
+    (height, width), reach = shape, math.ceil(3 * sigma)
+    places = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    kernel = torch.exp(-(places**2) / (2 * sigma**2))
+    kernel /= kernel.norm()
+    size = (2 * NUM_FIELDS, 1, height + 2 * reach, width + 2 * reach)
+    noise = torch.randn(size, generator=generator_of(0, "fields", 2))
+    smooth = torch.nn.functional.conv2d(noise, kernel.view(1, 1, 1, -1))
+    smooth = torch.nn.functional.conv2d(smooth, kernel.view(1, 1, -1, 1))
+    fields = smooth.view(NUM_FIELDS, 2, height, width).permute(0, 2, 3, 1)
+    assert torch.equal(drawn, fields * 0.8 * torch.tensor([2 / width, 2 / height]))
+
+
+@pytest.mark.parametrize("num_fields", [16, 40, 101])
+def test_fields_in_pieces_are_the_fields_at_once(
+    num_fields: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.model.augmentation.NUM_FIELDS", num_fields)
+    whole = elastic_fields(Augmenter(training(elastic_px=1, elastic_sigma_px=7), (11, 13)), 0)
+    monkeypatch.setattr("tasks.model.augmentation.NOISE_BYTES", 1)
+    pieces = elastic_fields(Augmenter(training(elastic_px=1, elastic_sigma_px=7), (11, 13)), 0)
+    torch.testing.assert_close(pieces, whole, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sigma"), [((28, 28), 100.0), ((1000, 1000), 1.0), ((6000, 6000), 0.1)]
+)
+def test_elastic_noise_takes_bounded_memory(
+    shape: tuple[int, int], sigma: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+
+    class Enough(Exception):
+        pass
+
+    def measured(*size: int, generator: torch.Generator) -> torch.Tensor:
+        drawn.append(4 * math.prod(size))
+        raise Enough
+
+    monkeypatch.setattr("tasks.model.augmentation.torch.randn", measured)
+    augment = Augmenter(training(elastic_px=1, elastic_sigma_px=sigma), shape)
+    with pytest.raises(Enough):
+        elastic_fields(augment, 0)
+    image = math.prod(side + 2 * math.ceil(3 * sigma) for side in shape)
+    assert drawn[0] <= max(2 * 4 * 16 * image, 1 << 28)
+    assert augment.fields_FHW2.nbytes <= max(2 * 4 * math.prod(shape), 1 << 30)
 
 
 def test_elastic_fields_move_pixels_as_far_as_they_say() -> None:

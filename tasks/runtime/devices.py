@@ -5,10 +5,12 @@ Nothing here imports torch until a device is really used: `explain` must answer 
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -72,25 +74,41 @@ def probe(choice: DeviceChoice) -> Machine:
 def prepared(machine: Machine) -> Iterator[torch.device]:
     """Set torch up so that the same machine gives the same bits; yields the device to use.
 
-    Threads (torch's, and NumPy's in its matrix products) and the treatment of denormals are this
-    process's own, so they are put back at the end.
+    Threads (torch's, and NumPy's in its matrix products), the treatment of denormals and what is
+    set for CUDA are this process's own, so they are put back at the end.
     """
     import torch
     from threadpoolctl import threadpool_limits
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(machine.threads)
-    torch.set_flush_denormal(True)
-    if machine.device == "cuda":
-        # On the CPU our operations are deterministic as they are, and this import costs 3 s.
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with threadpool_limits(machine.threads, user_api="blas"):
-            yield torch.device(machine.device)
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_flush_denormal(False)
+    with ExitStack() as undo:
+        undo.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(machine.threads)
+        # Whether they are flushed already shows in a sum: torch cannot be asked.
+        undo.callback(torch.set_flush_denormal, sys.float_info.min / 2 == 0)
+        torch.set_flush_denormal(True)
+        if machine.device == "cuda":
+            _make_deterministic(undo)
+        undo.enter_context(threadpool_limits(machine.threads, user_api="blas"))
+        yield torch.device(machine.device)
+
+
+def _make_deterministic(undo: ExitStack) -> None:
+    """Have CUDA give the same bits; the CPU does for our operations, and this import costs 3 s.
+
+    Without its variable, cuBLAS's sums vary, and torch refuses the first matrix product.
+    """
+    import torch
+
+    matmul, variable = torch.backends.cuda.matmul, "CUBLAS_WORKSPACE_CONFIG"
+    undo.callback(setattr, matmul, "allow_tf32", matmul.allow_tf32)
+    matmul.allow_tf32 = False
+    is_set = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    undo.callback(torch.use_deterministic_algorithms, is_set, warn_only=warns)
+    torch.use_deterministic_algorithms(True)
+    if variable not in os.environ:
+        undo.callback(os.environ.pop, variable, None)
+        os.environ[variable] = ":4096:8"
 
 
 def _torch_build() -> str:

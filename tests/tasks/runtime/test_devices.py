@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -73,3 +75,54 @@ def test_threads_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     with prepared(probe("cpu").model_copy(update={"threads": before + 1})):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+def test_denormals_are_flushed_and_put_back(flushed: bool) -> None:
+    import torch
+
+    tiny = torch.tensor([1e-323], dtype=torch.float64)
+    torch.set_flush_denormal(flushed)
+    try:
+        with prepared(probe("cpu")):
+            assert (tiny / 1).item() == 0
+        assert ((tiny / 1).item() == 0) == flushed
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize("given", [None, ":16:8"])
+def test_cuda_is_deterministic_inside_and_as_it_was_behind(
+    given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as a machine without a GPU can tell: what is set, in which order, and put back."""
+    import torch
+
+    if given is None:
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    else:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", given)
+    state = {"deterministic": (False, True), "threads": torch.get_num_threads()}
+
+    def use(mode: bool, *, warn_only: bool = False) -> None:
+        state["deterministic"] = (mode, warn_only)
+
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", use)
+    monkeypatch.setattr(
+        torch, "are_deterministic_algorithms_enabled", lambda: state["deterministic"][0]
+    )
+    monkeypatch.setattr(
+        torch, "is_deterministic_algorithms_warn_only_enabled", lambda: state["deterministic"][1]
+    )
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=True))
+    machine = probe("cpu").model_copy(update={"device": "cuda"})
+    with pytest.raises(ZeroDivisionError), prepared(machine) as device:
+        assert device.type == "cuda"
+        assert state["deterministic"] == (True, False)
+        assert not torch.backends.cuda.matmul.allow_tf32
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == (given or ":4096:8")
+        raise ZeroDivisionError
+    assert state["deterministic"] == (False, True)
+    assert torch.backends.cuda.matmul.allow_tf32
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == given
+    assert torch.get_num_threads() == state["threads"]

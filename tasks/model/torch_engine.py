@@ -19,10 +19,11 @@ class TorchEngine:
     """Trains a network in place with autograd; see `engine.Engine`."""
 
     def __init__(self, network: nn.Sequential, training: Training, precision: Precision) -> None:
-        self.network = network
         self.training = training
         self.precision = precision
         self.optimizer = FlatOptimizer(network, training.optimizer)
+        last = max(place for place, layer in enumerate(network) if isinstance(layer, nn.Linear))
+        self.until_logits, self.behind = network[: last + 1], network[last + 1 :]
         self.has_dropout = any(isinstance(layer, nn.Dropout) for layer in network)
 
     def step(self, images_BD: Tensor, labels_B: Tensor, learning_rate: float) -> Tensor:
@@ -38,13 +39,15 @@ class TorchEngine:
         return loss.detach()
 
     def _outputs(self, images_BD: Tensor) -> Tensor:
-        """The network's outputs in float32; in between, bfloat16 where the machine has it."""
-        if self.precision == "float32":
-            outputs: Tensor = self.network(images_BD)
-            return outputs
-        with torch.autocast(images_BD.device.type, dtype=torch.bfloat16):
-            outputs = self.network(images_BD)
-        return outputs.float()
+        """The network's outputs in float32; in between, bfloat16 where the machine has it.
+
+        What stands behind the last matrix product is computed in float32 as well.
+        """
+        is_mixed = self.precision == "bfloat16"
+        with torch.autocast(images_BD.device.type, torch.bfloat16, enabled=is_mixed):
+            logits_BC = self.until_logits(images_BD)
+        outputs: Tensor = self.behind(logits_BC.float() if is_mixed else logits_BC)
+        return outputs
 
     def state(self) -> dict[str, Tensor]:
         """The optimiser's vectors, live."""

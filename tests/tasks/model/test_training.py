@@ -24,6 +24,7 @@ from tasks.model.network import (
 )
 from tasks.model.schedule import learning_rate_at
 from tasks.model.scoring import Rows, loss_of, score
+from tasks.model.torch_engine import TorchEngine
 from tasks.model.training import Trainer
 from tasks.runtime.errors import RawDataError, TrainingError
 
@@ -164,6 +165,34 @@ def test_in_bfloat16_the_weights_stay_float32_and_learn() -> None:
     exact = trained(choice, rows(300), rows(100, seed=1))[1]
     assert fitted.history[-1].train_loss != exact[-1].train_loss
     assert fitted.history[-1].train_loss == pytest.approx(exact[-1].train_loss, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("output", "loss"),
+    [("logits", "cross_entropy"), ("log_softmax", "nll"), ("activation", "mse")],
+)
+def test_in_bfloat16_what_stands_behind_the_last_product_is_float32(output: str, loss: str) -> None:
+    choice = recipe(
+        f"model.output={output}",
+        f"training.loss={loss}",
+        "training.label_smoothing=0",
+        "model.activation=tanh",
+    )
+    network = build_network(choice.model, PIXELS, CLASSES, mean=80.0, std=60.0)
+    initialize(network, choice.model, 0)
+    engine, images = TorchEngine(network, choice.training, "bfloat16"), rows(300).images
+    found = engine._outputs(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = engine.until_logits(images)
+    assert (logits.dtype, found.dtype) == (torch.bfloat16, torch.float32)
+    exact = {
+        "logits": logits.float(),
+        "log_softmax": logits.float().log_softmax(dim=1),
+        "activation": logits.float().tanh(),
+    }
+    assert torch.equal(found, exact[output])
+    if output == "log_softmax":
+        torch.testing.assert_close(found.exp().sum(dim=1), torch.ones(300), atol=1e-6, rtol=0)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:

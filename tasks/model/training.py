@@ -29,7 +29,7 @@ from tasks.model.network import copied
 from tasks.model.schedule import learning_rate_at
 from tasks.model.scoring import Rows, score
 from tasks.runtime.devices import Precision
-from tasks.runtime.errors import InterruptedTraining, TrainingError
+from tasks.runtime.errors import ConfigError, InterruptedTraining, TrainingError
 from tasks.runtime.interrupts import interrupts_deferred
 
 logger = logging.getLogger(__name__)
@@ -42,9 +42,16 @@ Tell = Callable[[int, str], None]
 
 
 def num_batches_of(network: nn.Module, num_rows: int, batch_size: int) -> int:
-    """Batches an epoch; a last one of a single row is left out where batch norm cannot use it."""
+    """Batches an epoch; a last one of a single row is left out where batch norm cannot use it.
+
+    Raises ConfigError where that row is the only one.
+    """
     num_batches = math.ceil(num_rows / batch_size)
     has_norm = any(isinstance(layer, nn.BatchNorm1d) for layer in network.modules())
+    if has_norm and num_rows == 1:
+        found, expected = "a single training row", "at least two, for a variance"
+        remedy = "Add rows, keep fewer for validation, or --set model.batch_norm=false."
+        raise ConfigError("model.batch_norm", found=found, expected=expected, remedy=remedy)
     return num_batches - (has_norm and num_batches > 1 and num_rows % batch_size == 1)
 
 

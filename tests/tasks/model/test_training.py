@@ -26,7 +26,7 @@ from tasks.model.schedule import learning_rate_at
 from tasks.model.scoring import Rows, loss_of, score
 from tasks.model.torch_engine import TorchEngine
 from tasks.model.training import Trainer
-from tasks.runtime.errors import RawDataError, TrainingError
+from tasks.runtime.errors import ConfigError, RawDataError, TrainingError
 
 PIXELS, CLASSES = 36, 3
 
@@ -227,6 +227,14 @@ def test_a_last_batch_of_one_row_is_no_error(batch_norm: str) -> None:
     choice = recipe("training.epochs=1", f"model.batch_norm={batch_norm}")
     _, history = trained(choice, rows(17), rows(0))
     assert math.isfinite(history[0].train_loss)
+
+
+@pytest.mark.parametrize("engine", ["torch", "numpy"])
+def test_a_single_row_is_one_clear_error_with_batch_norm_and_trains_without(engine: str) -> None:
+    with pytest.raises(ConfigError, match="a single training row"):
+        trained(recipe(f"training.engine={engine}"), rows(1), rows(5))
+    without = recipe(f"training.engine={engine}", "model.batch_norm=false")
+    assert math.isfinite(trained(without, rows(1), rows(5))[1][-1].train_loss)
 
 
 def test_a_diverging_training_is_one_clear_error(diverging: tuple[str, ...]) -> None:

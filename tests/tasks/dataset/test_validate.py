@@ -40,7 +40,7 @@ def test_a_good_data_set_passes(arrays, make_raw):
         "num_classes": 3,
         "image_shape": [6, 5],
         "rows": {"train": 40, "test": 30},
-        "expectations": 18,
+        "expectations": 17,
         "warnings": 0,
     }
     assert set(checked.manifest.files) == {
@@ -131,14 +131,15 @@ def test_a_missing_class_is_critical(arrays):
     assert failed(findings_of(arrays, num_classes=4)) == {"train-classes", "test-classes"}
 
 
-def test_a_label_out_of_range_is_critical(arrays, make_raw, root):
+def test_a_label_out_of_range_is_refused_before_any_expectation(arrays, make_raw, root):
+    """The structure of the files is checked first, so no expectation is about it."""
     labels = arrays.train_labels.copy()
     labels[5] = 10
     broken = arrays.changed(train_labels=labels)
-    finding = findings_of(broken)["labels"]
-    assert (finding.success, finding.severity, finding.rows) == (False, "critical", ("train[5]",))
-    with pytest.raises(RawDataError, match="label 10 in row 5"):
-        validate.fn(make_raw(broken), 3)
+    assert "labels" not in findings_of(arrays)
+    with pytest.raises(RawDataError, match="label 10 in row 5") as caught:
+        validate.fn(make_raw(broken), 3, "the folder /home/me/digits")
+    assert caught.value.what == "train-labels-idx1-ubyte of the folder /home/me/digits"
     assert not list((root / "stages").glob("*validate-*"))
 
 

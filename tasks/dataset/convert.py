@@ -22,8 +22,9 @@ from tasks.runtime.manifest import Facts, StageRef
 from tasks.runtime.stages import CONVERT
 from tasks.runtime.store import build
 
-# Rows a row group: 6 MB of 28×28 images, what a reader of one group holds.
+# Rows a row group, and its bytes, at least one image's: what a reader of one group holds.
 ROW_GROUP = 8192
+GROUP_BYTES = ROW_GROUP * 28 * 28
 
 COMPRESSION_LEVEL = 3
 
@@ -49,6 +50,7 @@ def image_column(images_BHW: NDArray[np.uint8]) -> pa.FixedSizeBinaryArray:
 def write_table(path: Path, images: Path, profile: Path, facts: Facts) -> None:
     """Write one split, a row group at a time: the same inputs give the same bytes."""
     images_NHW = read_idx(images)
+    row_group = min(ROW_GROUP, max(1, GROUP_BYTES // images_NHW[0].size))
     with pq.ParquetFile(profile) as source:
         columns = schema(source.schema_arrow, facts)
         with pq.ParquetWriter(
@@ -61,11 +63,11 @@ def write_table(path: Path, images: Path, profile: Path, facts: Facts) -> None:
             write_statistics=[name for name in columns.names if name not in ("image", "sha256")],
         ) as writer:
             start = 0
-            for batch in source.iter_batches(ROW_GROUP):
+            for batch in source.iter_batches(row_group):
                 image = image_column(images_NHW[start : start + len(batch)])
                 index, label, *others = batch.columns
                 writer.write_batch(
-                    pa.record_batch([index, label, image, *others], schema=columns), ROW_GROUP
+                    pa.record_batch([index, label, image, *others], schema=columns), row_group
                 )
                 start += len(batch)
 

@@ -27,8 +27,8 @@ from tasks.runtime.store import build
 
 Scaling = Literal["none", "unit", "standard"]
 
-# Rows a batch of the fit: 6 MB of counters' indices at 28×28.
-BATCH = 1024
+# Pixels a batch of the fit, at least one image's: 6 MB of counters' indices.
+BATCH_BYTES = 1024 * 28 * 28
 
 
 def fit(scaling: Scaling, images_NP: NDArray[np.uint8], train: Rows) -> tuple[float, float]:
@@ -42,8 +42,9 @@ def fit(scaling: Scaling, images_NP: NDArray[np.uint8], train: Rows) -> tuple[fl
     if scaling == "unit":
         return 0.0, 255.0
     counts = np.zeros(256, np.int64)
-    for start in range(0, len(train), BATCH):
-        counts += np.bincount(images_NP[train[start : start + BATCH]].ravel(), minlength=256)
+    step = max(1, BATCH_BYTES // images_NP.shape[1])
+    for start in range(0, len(train), step):
+        counts += np.bincount(images_NP[train[start : start + step]].ravel(), minlength=256)
     # Python's whole numbers: exact, whatever the order of the rows and however many there are.
     number, total, squares = (
         sum(level**power * int(count) for level, count in enumerate(counts)) for power in (0, 1, 2)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import pandas as pd
 
-# Images a batch: some 60 MB of working memory at 28×28, however many images there are.
+# Rows a batch, and pixels at a time: some 60 MB of working memory at 28×28, however many there are.
 BATCH = 4096
+PIECE_BYTES = BATCH * 28 * 28
 
 # `ink` is the share of pixels that are not zero, `edge` the mean grey level along the four edges
 # (where they meet, a corner counts for both). The box is half open, like a slice, and empty
@@ -43,26 +44,34 @@ COLUMNS = (
 SCHEMA = pa.schema([pa.field(name, kind) for name, kind in COLUMNS])
 
 
-def profile(images_NHW: NDArray[np.uint8], labels_N: NDArray[np.uint8]) -> pa.Table:
-    """The profile of a whole split: columns as in `COLUMNS`, in the order of the rows."""
-    return pa.Table.from_batches(profile_batches(images_NHW, labels_N), schema=SCHEMA)
-
-
 def profile_batches(
     images_NHW: NDArray[np.uint8], labels_N: NDArray[np.uint8], batch: int = BATCH
 ) -> Iterator[pa.RecordBatch]:
-    """The profile in pieces of `batch` rows; no more of the images is in memory at a time."""
+    """The profile in pieces of `batch` rows: columns as in `COLUMNS`, in the order of the rows.
+
+    Of the images no more than PIECE_BYTES, or one, is in memory at a time.
+    """
     for start in range(0, len(images_NHW), batch):
-        images_BHW = np.ascontiguousarray(images_NHW[start : start + batch])
-        columns = {
-            "index": np.arange(start, start + len(images_BHW)),
-            "label": np.asarray(labels_N[start : start + batch]),
-            **_levels(images_BHW),
-            **_places(images_BHW),
-            "sha256": [hashlib.sha256(image).digest() for image in images_BHW],
-        }
-        arrays = [pa.array(columns[field.name], type=field.type) for field in SCHEMA]
-        yield pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+        stop, step = min(start + batch, len(images_NHW)), max(1, PIECE_BYTES // images_NHW[0].size)
+        pieces = [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
+        yield pa.concat_batches(
+            [_profile(images_NHW[rows], labels_N[rows], rows.start) for rows in pieces]
+        )
+
+
+def _profile(
+    images_BHW: NDArray[np.uint8], labels_B: NDArray[np.uint8], start: int
+) -> pa.RecordBatch:
+    images_BHW = np.ascontiguousarray(images_BHW)
+    columns = {
+        "index": np.arange(start, start + len(images_BHW)),
+        "label": np.asarray(labels_B),
+        **_levels(images_BHW),
+        **_places(images_BHW),
+        "sha256": [hashlib.sha256(image).digest() for image in images_BHW],
+    }
+    arrays = [pa.array(columns[field.name], type=field.type) for field in SCHEMA]
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
 def _levels(images_BHW: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:

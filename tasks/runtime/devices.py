@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import torch
 
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
-DEVICE_CHOICES: tuple[DeviceChoice, ...] = ("auto", "cpu", "cuda", "mps")
 Precision = Literal["float32", "bfloat16"]
 # CPU features whose matrix products in bfloat16 are native; elsewhere they are slower than float32.
 NATIVE_BFLOAT16 = ("amx_bf16", "avx512_bf16")

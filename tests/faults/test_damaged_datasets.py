@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline_config.datasets import FILES, named_dataset
 from tasks.dataset.agreement import agreements
 from tasks.dataset.findings import judge
-from tasks.dataset.profile import profile
+from tasks.dataset.profile import SCHEMA, profile_batches
 from tasks.evaluation.confident_learning import find_label_errors
 from tasks.raw.digits import sklearn_digits
 from tasks.raw.idx import read_idx, write_idx
@@ -261,6 +262,11 @@ NOT_CAUGHT: dict[str, Callable[[Arrays], Arrays]] = {
         zip(FILES, [a[name] for name in FILES[2:] + FILES[:2]], strict=True)
     ),
 }
+
+
+def profile(images: np.ndarray, labels: np.ndarray) -> pa.Table:
+    """The profile of a whole split."""
+    return pa.Table.from_batches(profile_batches(images, labels), SCHEMA)
 
 
 def found(arrays: Arrays) -> set[str]:

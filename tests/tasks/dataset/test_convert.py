@@ -68,6 +68,18 @@ def test_row_groups_batches_and_rerun_give_the_same_rows_and_bytes(stages, monke
     assert all(map(np.array_equal, read_images(pieces), (images, labels)))
 
 
+def test_groups_are_bounded_by_bytes_where_images_are_large(stages, monkeypatch):
+    whole = read_images(convert.fn(*stages, "made-up"))
+    monkeypatch.setattr("tasks.dataset.convert.GROUP_BYTES", 7 * 30 + 29)
+    pieces = convert.fn(*stages, "made-up", refresh=True)
+    file = pq.ParquetFile(pieces.path / "train.parquet")
+    assert [file.metadata.row_group(group).num_rows for group in range(6)] == [7] * 5 + [5]
+    assert all(map(np.array_equal, read_images(pieces), whole))
+    monkeypatch.setattr("tasks.dataset.convert.GROUP_BYTES", 1)
+    single = convert.fn(*stages, "made-up", refresh=True)
+    assert pq.ParquetFile(single.path / "train.parquet").num_row_groups == 40
+
+
 @contextmanager
 def file_size_limit(num_bytes):
     """The kernel refuses to write past `num_bytes`, as a full disk does."""

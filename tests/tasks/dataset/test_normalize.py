@@ -1,4 +1,5 @@
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -158,6 +159,19 @@ def test_only_training_rows_are_fitted_on_and_their_order_does_not_matter(data):
     changed[others] = rng.integers(0, 256, (len(others), 12))
     assert fit("standard", changed, rng.permutation(train)) == fitted
     assert fitted == pytest.approx((images[train].mean(), images[train].std()))
+
+
+def test_large_images_are_fitted_on_one_by_one():
+    """Eight of 1 MB: all at once took 64 MB of counters' indices."""
+    images = np.random.default_rng(0).integers(0, 256, (8, 1 << 20), np.uint8)
+    tracemalloc.start()
+    try:
+        fitted = fit("standard", images, np.arange(8))
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert fitted == pytest.approx((images.mean(), images.std()))
+    assert most < 12 * images[0].size
 
 
 def test_images_without_any_spread_cannot_be_standardized():

@@ -1,4 +1,6 @@
 import hashlib
+import tracemalloc
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -7,13 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from tasks.dataset.profile import SCHEMA, frame_of, profile, profile_batches
+from tasks.dataset.profile import SCHEMA, frame_of, profile_batches
 
 stacks = npst.arrays(
     np.uint8,
     npst.array_shapes(min_dims=3, max_dims=3, max_side=6),
     elements=st.sampled_from([0, 0, 0, 1, 7, 200, 255]),
 )
+
+
+def profile(images, labels):
+    """The profile of a whole split."""
+    return pa.Table.from_batches(profile_batches(images, labels), SCHEMA)
 
 
 def labels_of(images):
@@ -44,10 +51,25 @@ def test_each_row_says_what_its_image_is(images):
             assert box.size == 0 and row["centre_y"] is None and row["centre_x"] is None
 
 
-@given(stacks, st.integers(1, 4))
-def test_pieces_are_the_whole(images, batch):
-    pieces = pa.Table.from_batches(profile_batches(images, labels_of(images), batch), SCHEMA)
-    assert pieces.equals(profile(images, labels_of(images)))
+@given(stacks, st.integers(1, 4), st.integers(1, 100))
+def test_pieces_are_the_whole(images, batch, num_bytes):
+    with mock.patch("tasks.dataset.profile.PIECE_BYTES", num_bytes):
+        batches = list(profile_batches(images, labels_of(images), batch))
+    assert all(len(piece) == batch for piece in batches[:-1])
+    assert pa.Table.from_batches(batches, SCHEMA).equals(profile(images, labels_of(images)))
+
+
+def test_large_images_are_looked_at_one_by_one():
+    """Twelve of 4 MB: all at once took 384 MB."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 2000, 2000), np.uint8)
+    tracemalloc.start()
+    try:
+        found = profile(images, labels_of(images))
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found) == 12
+    assert most < 20 * images[0].size
 
 
 def test_a_constant_image_has_a_spread_of_exactly_zero():

@@ -2,18 +2,24 @@ import json
 import os
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline_config.datasets import FILES
 from tasks.dataset.expectations import MAX_BLANK_SHARE, MAX_LEAKED_SHARE
 from tasks.dataset.findings import judge
-from tasks.dataset.profile import profile
+from tasks.dataset.profile import SCHEMA, profile_batches
 from tasks.dataset.validate import validate
 from tasks.raw.digits import sklearn_digits
 from tasks.raw.idx import read_idx
 from tasks.runtime.errors import RawDataError, StorageError, ValidationError
 
 FITTING = {"train": 1.0, "test": 1.0}
+
+
+def profile(images, labels):
+    """The profile of a whole split."""
+    return pa.Table.from_batches(profile_batches(images, labels), SCHEMA)
 
 
 def findings_of(arrays, num_classes=3):

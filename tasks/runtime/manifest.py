@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError as PydanticError
 
 from pipeline_config.base import Section
 from pipeline_config.settings import settings
@@ -14,6 +14,8 @@ from tasks.runtime.files import canonical_json, digest_of, sha256_file
 from tasks.runtime.keys import Components, key_of
 
 MANIFEST = "manifest.json"
+# Longer than any manifest or metrics: what is longer still is not read.
+MAX_JSON_BYTES = 16 * 2**20
 Facts = dict[str, Any]
 
 
@@ -89,11 +91,10 @@ def inspect(folder: Path) -> tuple[Manifest | None, list[str]]:
     """
     if not folder.exists():
         return None, []
-    path = folder / MANIFEST
     try:
-        content = path.read_bytes()
+        content = read_regular(folder / MANIFEST)
         manifest = Manifest.model_validate_json(content)
-    except (OSError, PydanticError):
+    except (OSError, ValueError):
         return None, [f"{MANIFEST}: missing or unreadable"]
     damage = []
     if canonical_json(manifest.sealed().model_dump(mode="json")) != content:
@@ -107,20 +108,34 @@ def inspect(folder: Path) -> tuple[Manifest | None, list[str]]:
 
 
 def damaged_files(folder: Path, files: Mapping[str, FileEntry]) -> list[str]:
-    """What differs between a folder and the files that its manifest names, a line a file."""
+    """What differs between a folder and the files that its manifest names, a line a file.
+
+    Only what is found in the folder is looked at, so a name with `..` in it is missing.
+    """
     damage = []
+    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    present = {str(path.relative_to(folder)): path for path in paths}
     for name, entry in files.items():
-        path = folder / name
-        if not path.is_file():
+        path = present.get(name)
+        if path is None:
             damage.append(f"{name}: missing")
+        elif path.is_symlink() or not path.is_file():
+            damage.append(f"{name}: a link, a pipe or a device instead of a file")
         elif path.stat().st_size != entry.num_bytes:
             damage.append(f"{name}: {path.stat().st_size} bytes instead of {entry.num_bytes}")
         elif sha256_file(path) != entry.sha256:
             damage.append(f"{name}: its SHA-256 changed")
-    present = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
     return damage + [
-        f"{name}: not in the manifest" for name in sorted(present - {*files, MANIFEST})
+        f"{name}: not in the manifest" for name in sorted(present.keys() - {*files, MANIFEST})
     ]
+
+
+def read_regular(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
+    """The bytes of a regular file; raises OSError for a link, a pipe, a device or a longer one."""
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
+        raise OSError(errno.EINVAL, f"no regular file of at most {limit:,} bytes", str(path))
+    return path.read_bytes()
 
 
 def list_files(folder: Path) -> dict[str, FileEntry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,14 @@ from pathlib import Path
 import pytest
 
 from tasks.runtime.errors import StorageError
-from tasks.runtime.manifest import MANIFEST, Facts, StageRef, inspect
+from tasks.runtime.manifest import (
+    MANIFEST,
+    Facts,
+    StageRef,
+    damaged_files,
+    inspect,
+    list_files,
+)
 from tasks.runtime.outcomes import Outcome, recording
 from tasks.runtime.stages import NORMALIZE
 from tasks.runtime.store import build, look
@@ -21,11 +29,36 @@ STAGE = replace(NORMALIZE, takes={"name": "-"}, libraries=())
 INPUTS = {"name": "a"}
 
 
+def link(path: Path) -> None:
+    """The same content, elsewhere."""
+    path.rename(path.parent.parent / f"elsewhere-{path.name}")
+    path.symlink_to(path.parent.parent / f"elsewhere-{path.name}")
+
+
+def pipe(path: Path) -> None:
+    """A named pipe, which nobody ever writes to."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
 def write(folder: Path) -> Facts:
     (folder / "deep").mkdir()
     (folder / "deep/rows.bin").write_bytes(bytes(range(256)))
     (folder / "words.txt").write_text("hello")
     return {"rows": 256}
+
+
+def test_a_name_that_leads_out_of_the_folder_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("hello")
+    inside = tmp_path / "output"
+    write_in = {name: inside / name for name in ("words.txt", "deep/rows.bin")}
+    for path in write_in.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("hello")
+    entry = list_files(inside)["words.txt"]
+    names = ("../secret.txt", str(tmp_path / "secret.txt"), "deep/../words.txt", "", ".", "x" * 300)
+    damage = damaged_files(inside, dict.fromkeys((*write_in, *names), entry))
+    assert damage == [f"{name}: missing" for name in names]
 
 
 def outcome_of(make: Callable[[], StageRef]) -> tuple[StageRef, Outcome]:
@@ -75,6 +108,13 @@ def test_every_flipped_bit_is_found_and_the_stage_runs_again(name: str) -> None:
         (lambda folder: (folder / MANIFEST).write_text(""), "missing or unreadable"),
         (lambda folder: (folder / "more.txt").write_text(""), "more.txt: not in the manifest"),
         (lambda folder: (folder / "words.txt").write_text("hell"), "4 bytes instead of 5"),
+        (lambda folder: link(folder / "words.txt"), "words.txt: a link, a pipe or a device"),
+        (lambda folder: link(folder / "deep"), "deep/rows.bin: missing; deep: not in the manifest"),
+        (lambda folder: link(folder / MANIFEST), "missing or unreadable"),
+        (lambda folder: pipe(folder / "words.txt"), "words.txt: a link, a pipe or a device"),
+        (lambda folder: pipe(folder / "more"), "more: not in the manifest"),
+        (lambda folder: pipe(folder / MANIFEST), "missing or unreadable"),
+        (lambda folder: os.truncate(folder / MANIFEST, 1 << 40), "missing or unreadable"),
     ],
 )
 def test_damage_is_named(harm: Callable[[Path], object], told: str) -> None:

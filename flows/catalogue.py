@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from pipeline_config.base import Section
-from tasks.bundle.contents import METRICS, BundleManifest, bundle_folder
+from tasks.bundle.contents import (
+    METRICS,
+    BundleManifest,
+    Metrics,
+    Provenance,
+    bundle_folder,
+    read_as,
+)
 from tasks.release.decision_page import page_path
 from tasks.release.journal import Entry, champion_of, read_journal
 from tasks.release.versions import published_versions
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import sha256_bytes
-from tasks.runtime.manifest import MANIFEST
+from tasks.runtime.manifest import MANIFEST, read_regular
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +53,9 @@ class Shown(Version):
 
 
 def read_manifest(folder: Path) -> BundleManifest:
-    """A bundle's manifest; raises ReleaseError for one that cannot be read."""
+    """A bundle's manifest; raises ReleaseError for one that cannot be read or is not whole."""
     try:
-        return BundleManifest.model_validate_json((folder / MANIFEST).read_bytes())
+        manifest = BundleManifest.model_validate_json(read_regular(folder / MANIFEST))
     except (OSError, ValidationError) as error:
         raise ReleaseError(
             str(folder),
@@ -55,12 +63,16 @@ def read_manifest(folder: Path) -> BundleManifest:
             expected="the folder of a published version",
             remedy="`idxflow verify` says what is damaged; the command that made it mends it.",
         ) from error
+    read_as(Provenance, manifest.provenance, folder / MANIFEST)
+    return manifest
 
 
 def read_metrics(folder: Path, manifest: BundleManifest) -> dict[str, Any]:
     """A bundle's metrics; raises ReleaseError where they are not those of its manifest."""
     entry, path = manifest.files.get(METRICS), folder / METRICS
-    content = path.read_bytes() if path.is_file() else b""
+    content = b""
+    with suppress(OSError):
+        content = read_regular(path)
     if entry is None or sha256_bytes(content) != entry.sha256:
         raise ReleaseError(
             str(path),
@@ -68,6 +80,7 @@ def read_metrics(folder: Path, manifest: BundleManifest) -> dict[str, Any]:
             expected="those of its manifest",
             remedy="`idxflow verify` says what is damaged; the command that made it mends it.",
         )
+    read_as(Metrics, content, path)
     metrics: dict[str, Any] = json.loads(content)
     return metrics
 

@@ -10,7 +10,7 @@ import yaml
 
 from flows.catalogue import read_manifest, read_metrics
 from pipeline_config.base import Section, read_yaml
-from tasks.bundle.contents import PROBABILITIES, RECIPE
+from tasks.bundle.contents import PROBABILITIES, RECIPE, refuse_damaged
 from tasks.runtime.errors import ReleaseError
 
 FIGURES = ("accuracy", "macro_f1", "loss", "ece", "brier", "temperature", "validation_accuracy")
@@ -44,8 +44,12 @@ def compared(first: Path, second: Path) -> Comparison:
 
     one, two = read_manifest(first), read_manifest(second)
     metrics = read_metrics(first, one), read_metrics(second, two)
+    for folder in (first, second):
+        refuse_damaged(folder, RECIPE, PROBABILITIES)
     right = _right_rows(first), _right_rows(second)
-    if right[0].keys() != right[1].keys() or one.dataset != two.dataset:
+    names = [[row["name"] for row in told["per_class"]] for told in metrics]
+    same_rows = right[0].keys() == right[1].keys() and names[0] == names[1]
+    if not same_rows or one.dataset != two.dataset:
         raise ReleaseError(
             f"{one.version} and {two.version}",
             found="versions that were scored on different test rows",
@@ -81,21 +85,32 @@ def compared(first: Path, second: Path) -> Comparison:
 
 def _right_rows(folder: Path) -> dict[int, bool]:
     """Whether each test row is named rightly, by its index; read from the kept probabilities."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = folder / PROBABILITIES
+    path, names = folder / PROBABILITIES, ["index", "label", "prediction"]
     try:
-        table = pq.read_table(path, columns=["index", "label", "prediction"])
-    except (OSError, ValueError) as error:
+        with pq.ParquetFile(path) as file:
+            kinds = [file.schema_arrow.field(name).type for name in names]
+            num_rows = file.metadata.num_rows
+            # Probabilities of honest rows take more than a byte each, however they are packed.
+            if not all(map(pa.types.is_integer, kinds)) or not 0 < num_rows < path.stat().st_size:
+                raise ValueError(f"{num_rows:,} rows of {kinds}")
+            columns = [file.read(columns=[name])[name] for name in names]
+            if any(column.null_count for column in columns):
+                raise ValueError("rows without a value")
+    except (OSError, KeyError, ValueError) as error:
         raise ReleaseError(
             str(path),
             found="no readable probabilities",
             expected="a row for each test row",
             remedy="Bundles of very large test splits have none; `idxflow verify` tells damage.",
         ) from error
-    columns = [table[name].to_pylist() for name in ("index", "label", "prediction")]
-    start = min(columns[0], default=0)
-    return {row - start: label == named for row, label, named in zip(*columns, strict=True)}
+    index, labels, named = (column.to_pylist() for column in columns)
+    start = min(index)
+    return {
+        row - start: label == said for row, label, said in zip(index, labels, named, strict=True)
+    }
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Pair]:
@@ -113,6 +128,6 @@ def _flat(content: Any, name: str = "") -> dict[str, str]:
     if isinstance(content, dict):
         leaves: dict[str, str] = {}
         for key, value in content.items():
-            leaves |= _flat(value, f"{name}.{key}" if name else key)
+            leaves |= _flat(value, f"{name}.{key}" if name else str(key))
         return leaves
     return {name: yaml.safe_dump(content, default_flow_style=True).removesuffix("...\n").strip()}

@@ -5,7 +5,6 @@ It is made by the command that a person would type, from the bundle's own recipe
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from flows.catalogue import read_manifest, read_metrics
 from flows.child import run_apart
 from flows.comparison import differences
 from flows.console import say
@@ -22,12 +22,11 @@ from pipeline_config.datasets import named_datasets
 from pipeline_config.gate import gate_for
 from pipeline_config.settings import settings
 from tasks.bundle.contents import (
-    METRICS,
     RECIPE,
     BundleManifest,
     bundle_folder,
-    inspect_bundle,
     models_lock,
+    refuse_damaged,
 )
 from tasks.bundle.golden import GOLDEN, read_golden
 from tasks.release.judging import pinned_digest
@@ -71,14 +70,8 @@ def reproduce(folder: Path, source: str | None = None, keep: Path | None = None)
     or the data set's own sources. `keep` is an empty folder to build in, which stays. Raises an
     IdxflowError for a damaged bundle, for raw files that are missing, and where the run fails.
     """
-    manifest, damage = inspect_bundle(folder)
-    if manifest is None or damage:
-        raise ReleaseError(
-            str(folder),
-            found="; ".join(damage),
-            expected="an intact bundle to compare with",
-            remedy="See `idxflow verify`.",
-        )
+    refuse_damaged(folder)
+    manifest = read_manifest(folder)
     choice = _choice(manifest, folder.resolve(), source)
     make_plan(choice)
     with in_use(), _scratch(keep) as root:
@@ -112,16 +105,16 @@ def _choice(manifest: BundleManifest, folder: Path, source: str | None) -> Choic
         where = None if place is None else str(place)
         return Choice(dataset=manifest.dataset, recipe=recipe, device=device, source=where)
     _refuse_other_content(manifest.dataset, place)
-    num_classes = len(json.loads((folder / METRICS).read_bytes())["per_class"])
+    num_classes = len(read_metrics(folder, manifest)["per_class"])
     return Choice(dataset=str(place), recipe=recipe, device=device, classes=num_classes)
 
 
 def _raw_files(manifest: BundleManifest) -> Path | None:
     """The fetch output that the version was made from, if it is still there and intact."""
-    made = manifest.provenance["stages"]["fetch"]
-    folder = folder_of("fetch", made["key"])
+    made = manifest.provenance["stages"].get("fetch", {})
+    folder = folder_of("fetch", made.get("key", ""))
     found, damage = inspect(folder)
-    is_same = found is not None and not damage and found.digest == made["digest"]
+    is_same = found is not None and not damage and found.digest == made.get("digest")
     return folder.resolve() if is_same else None
 
 
@@ -172,11 +165,11 @@ def compare(published: Path, rebuilt: Path) -> Reproduction:
     Within tolerance: made of the same raw files, and as accurate to the gate's margin for the data
     set, since another CPU's rounding is like another seed.
     """
-    (old, _), (new, _) = inspect_bundle(published), inspect_bundle(rebuilt)
-    assert old is not None
-    assert new is not None
+    old, new = read_manifest(published), read_manifest(rebuilt)
     rows = _comparisons(old, new)
-    before, after = (_accuracy(place) for place in (published, rebuilt))
+    before, after = (
+        read_metrics(place, made)["accuracy"] for place, made in ((published, old), (rebuilt, new))
+    )
     margin = gate_for(old.dataset).accuracy_margin
     verdict: Verdict = "differs"
     reason = (
@@ -197,11 +190,6 @@ def compare(published: Path, rebuilt: Path) -> Reproduction:
         comparisons=tuple(rows),
         changes=tuple(map(str, changes_between(old.provenance, new.provenance))),
     )
-
-
-def _accuracy(bundle: Path) -> float:
-    accuracy: float = json.loads((bundle / METRICS).read_bytes())["accuracy"]
-    return accuracy
 
 
 def _golden_apart(published: Path, rebuilt: Path) -> str:

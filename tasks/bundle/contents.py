@@ -7,13 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError
 
 from pipeline_config.base import Section
 from pipeline_config.recipe import Recipe
 from pipeline_config.settings import settings
+from tasks.runtime.devices import Machine
+from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import canonical_json, digest_of
-from tasks.runtime.manifest import MANIFEST, Facts, FileEntry, Manifest, damaged_files
+from tasks.runtime.manifest import (
+    MANIFEST,
+    Facts,
+    FileEntry,
+    Manifest,
+    damaged_files,
+    read_regular,
+)
 
 VERSION_DIGITS = 12
 MODEL = "model.safetensors"
@@ -83,6 +94,48 @@ class BundleManifest(Section):
         return canonical_json(self.model_dump(mode="json"))
 
 
+# More than these fields may be there; a number in quotes is none.
+READ = ConfigDict(extra="ignore", strict=True)
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class Provenance(Machine):
+    """What is read of a manifest's provenance; `stages` are (key, digest) by the stage's name."""
+
+    model_config = READ
+    data: dict[str, str]
+    seed: int
+    code: str
+    modules: dict[str, str]
+    libraries: dict[str, str]
+    stages: dict[str, dict[Literal["key", "digest"], str]]
+
+
+class ClassMetrics(Section):
+    """What is read of one class's metrics."""
+
+    model_config = READ
+    name: str
+    recall: float
+
+
+class Metrics(Section):
+    """What is read of `metrics.json`."""
+
+    model_config = READ
+    accuracy: float
+    accuracy_interval_95: Interval
+    macro_f1: float
+    loss: float
+    brier: float
+    ece: float
+    ece_expected_95: Interval
+    calibrated: bool
+    temperature: float
+    validation_accuracy: float | None
+    per_class: list[ClassMetrics]
+
+
 def recipe_digest(recipe: Recipe) -> str:
     """The SHA-256 of what a recipe chooses, less its words and floors."""
     return digest_of(recipe.model_dump(mode="json", exclude={"description", "expected", "floors"}))
@@ -132,7 +185,7 @@ def inspect_bundle(folder: Path) -> tuple[BundleManifest | None, list[str]]:
     if not folder.is_dir():
         return None, ["it is missing"]
     try:
-        content = (folder / MANIFEST).read_bytes()
+        content = read_regular(folder / MANIFEST)
         manifest = BundleManifest.model_validate_json(content)
         is_canonical = manifest.content() == content
     except (OSError, ValueError):
@@ -143,6 +196,37 @@ def inspect_bundle(folder: Path) -> tuple[BundleManifest | None, list[str]]:
     if manifest.version != manifest.determinants.version or not _holds(manifest):
         damage.append(f"{MANIFEST}: its version is not that of its files")
     return manifest, damage + damaged_files(folder, manifest.files)
+
+
+def refuse_damaged(folder: Path, *names: str) -> None:
+    """Raise ReleaseError for damage in a bundle's manifest and its files `names`; without: all."""
+    manifest, damage = inspect_bundle(folder)
+    if manifest is not None and names:
+        damage = [line for line in damage if line.partition(":")[0] in (MANIFEST, *names)]
+    if damage:
+        raise ReleaseError(
+            str(folder),
+            found="; ".join(damage),
+            expected="the bundle that its manifest describes",
+            remedy="`idxflow verify` says what is damaged; the command that made it mends it.",
+        )
+
+
+def read_as(cls: type[Section], content: bytes | dict[str, Any], path: Path) -> None:
+    """Raise ReleaseError, which names the key, unless `content`, which may be JSON, is a `cls`."""
+    try:
+        if isinstance(content, bytes):
+            cls.model_validate_json(content)
+        else:
+            cls.model_validate(content)
+    except ValidationError as error:
+        faults = [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors()]
+        raise ReleaseError(
+            str(path),
+            found="; ".join(f"{key or 'all of it'}: {told}" for key, told in faults[:3]),
+            expected=f"the {cls.__name__.lower()} that publish writes",
+            remedy="Take another bundle, or publish this one again.",
+        ) from error
 
 
 def _holds(manifest: BundleManifest) -> bool:

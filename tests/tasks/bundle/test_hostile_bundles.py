@@ -1,0 +1,192 @@
+"""Bundles that somebody else made, with digests that hold: each command ends, in one clear error."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flows import cli
+from tasks.bundle.assemble import ensure_bundle
+from tasks.bundle.contents import METRICS, PROBABILITIES, BundleManifest, Metrics, Provenance
+from tasks.bundle.lineage import Lineage
+from tasks.runtime.files import canonical_json
+from tasks.runtime.manifest import MANIFEST, list_files
+
+Shell = Callable[..., tuple[int, str, str]]
+COMMANDS = (("models", "show"), ("models", "diff"), ("reproduce",), ("verify",), ("predict",))
+
+
+@pytest.fixture
+def idxflow(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
+    """Run the command line in this process: (exit code, standard output, standard error)."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["idxflow", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capfd.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test keeps the published bundle for those after it."""
+    return tmp_path_factory.mktemp("pristine") / "models"
+
+
+@pytest.fixture
+def bundle(make_lineage: Callable[..., Lineage], pristine: Path, root: Path) -> Path:
+    """The folder of a published version, with probabilities that can be read."""
+    if pristine.exists():
+        shutil.copytree(pristine, root / "models")
+    else:
+        ensure_bundle(make_lineage())
+        folder = next(root.glob("models/mnist/*/manifest.json")).parent
+        write_probabilities(folder, 20)
+        resealed(folder)
+        shutil.copytree(root / "models", pristine)
+    return next(root.glob("models/mnist/*/manifest.json")).parent
+
+
+def write_probabilities(folder: Path, num_rows: int, kind: pa.DataType | None = None) -> None:
+    rows = pa.array(np.arange(num_rows) % 10).cast(kind or pa.int64())
+    names = ("index", "label", "prediction")
+    pq.write_table(pa.table(dict.fromkeys(names, rows)), folder / PROBABILITIES)
+
+
+def resealed(folder: Path, change: Callable[[dict[str, Any]], object] = lambda made: None) -> None:
+    """Give a bundle the manifest that its files would have had, after a change."""
+    content = json.loads((folder / MANIFEST).read_bytes())
+    content["files"] = {name: entry.model_dump() for name, entry in list_files(folder).items()}
+    determinants = content["determinants"]
+    determinants["model"] = content["files"]["model.safetensors"]["sha256"]
+    determinants["metrics"] = content["files"][METRICS]["sha256"]
+    change(content)
+    manifest = BundleManifest.model_validate(content)
+    manifest = manifest.model_copy(update={"version": manifest.determinants.version})
+    manifest = manifest.model_copy(update={"digest": manifest.digest_of_the_rest()})
+    (folder / MANIFEST).write_bytes(manifest.content())
+
+
+def asked(idxflow: Shell, *commands: tuple[str, ...], folder: Path) -> Iterator[str]:
+    """What each command says about the bundle on standard error; none is a traceback."""
+    for words in commands:
+        more = {"diff": (str(folder),), "predict": (str(folder / "no.png"), "--model")}
+        extra = more.get(words[-1], ())
+        code, _, err = idxflow(*words, *extra, str(folder))
+        assert code == 1, words
+        assert err.count("error ") == 1
+        assert "Traceback" not in err
+        yield err
+
+
+HALF: tuple[Any, ...] = (None, "", [], {}, "0.5", float("nan"))
+
+
+@pytest.mark.parametrize("key", [None, *Provenance.model_fields])
+def test_half_a_provenance_is_one_error(bundle: Path, idxflow: Shell, key: str | None) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_bytes())
+
+    def harm(made: dict[str, Any]) -> None:
+        made["provenance"] = {} if key is None else {**manifest["provenance"]}
+        if key is not None:
+            del made["provenance"][key]
+
+    resealed(bundle, harm)
+    for err in asked(idxflow, *COMMANDS[:3], folder=bundle):
+        assert f"{key or 'device'}: Field required" in err
+        assert str(bundle / MANIFEST) in err
+    assert idxflow("models")[0] == 0, "one that is left out"
+    for value in HALF if key else ():
+        resealed(bundle, lambda made, value=value: made["provenance"].update({key: value}))
+        if key in ("cpu", "code") and isinstance(value, str):
+            continue
+        if key in ("data", "modules", "libraries", "stages") and value == {}:
+            continue
+        for err in asked(idxflow, *COMMANDS[:3], folder=bundle):
+            assert f"  found     {key}" in err
+
+
+@pytest.mark.parametrize("key", [None, *Metrics.model_fields])
+def test_half_of_the_metrics_is_one_error(bundle: Path, idxflow: Shell, key: str | None) -> None:
+    metrics = json.loads((bundle / METRICS).read_bytes())
+    harmed = [{**metrics, key: value} for value in HALF] if key else [{}]
+    if key:
+        del metrics[key]
+        harmed.append(metrics)
+    for made in harmed:
+        if (key, made.get(key, "")) in (("validation_accuracy", None), ("per_class", [])):
+            continue
+        (bundle / METRICS).write_text(json.dumps(made))
+        resealed(bundle)
+        for err in asked(idxflow, *COMMANDS[:2], folder=bundle):
+            assert f"  found     {key or 'accuracy'}" in err
+            assert str(bundle / METRICS) in err
+    assert idxflow("models")[0] == 0, "one that is left out"
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"[" * 100_000, b'{"a":', b"\xff"])
+def test_metrics_that_are_none_are_one_error(
+    bundle: Path, idxflow: Shell, content: bytes
+) -> None:
+    (bundle / METRICS).write_bytes(content)
+    resealed(bundle)
+    assert all(str(bundle / METRICS) in err for err in asked(idxflow, *COMMANDS[:2], folder=bundle))
+
+
+def test_rows_that_the_file_cannot_hold_are_not_read(bundle: Path, idxflow: Shell) -> None:
+    write_probabilities(bundle, 20, pa.string())
+    for num_rows in (None, 0, 10_000_000):
+        if num_rows is not None:
+            write_probabilities(bundle, num_rows)
+        resealed(bundle)
+        (err,) = asked(idxflow, ("models", "diff"), folder=bundle)
+        assert "no readable probabilities" in err
+    rows = pa.array([1, None])
+    pq.write_table(
+        pa.table(dict.fromkeys(("index", "label", "prediction"), rows)), bundle / PROBABILITIES
+    )
+    resealed(bundle)
+    (err,) = asked(idxflow, ("models", "diff"), folder=bundle)
+    assert "no readable probabilities" in err
+
+
+def test_a_recipe_with_keys_of_numbers_can_be_compared(bundle: Path, idxflow: Shell) -> None:
+    other = Path(shutil.copytree(bundle, bundle.parents[2] / "other"))
+    with (other / "recipe.yaml").open("a") as file:
+        file.write("1: {2: 3}\n")
+    resealed(other)
+    code, out, err = idxflow("models", "diff", str(bundle), str(other))
+    assert code == 0, err
+    assert "1.2" in out
+
+
+@pytest.mark.parametrize("name", [MANIFEST, METRICS, PROBABILITIES, "recipe.yaml", "model.onnx"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "link"])
+def test_what_is_no_regular_file_is_not_read(
+    bundle: Path, idxflow: Shell, name: str, kind: str
+) -> None:
+    path = bundle / name
+    if kind == "link":
+        path.rename(bundle.parent / "elsewhere")
+        path.symlink_to("../elsewhere")
+    else:
+        path.unlink()
+        if kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to("/dev/zero")
+    every = {MANIFEST: COMMANDS, METRICS: COMMANDS[:4], "model.onnx": COMMANDS[2:]}
+    for err in asked(idxflow, *every.get(name, COMMANDS[1:4]), folder=bundle):
+        assert name in err or "no bundle's folder of that name" in err

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from pipeline_config.base import Section
 from tasks.bundle.contents import (
+    LOOK,
     METRICS,
     BundleManifest,
     Metrics,
@@ -23,8 +21,8 @@ from tasks.release.decision_page import page_path
 from tasks.release.journal import Entry, champion_of, read_journal
 from tasks.release.versions import published_versions
 from tasks.runtime.errors import ReleaseError
-from tasks.runtime.files import sha256_bytes
-from tasks.runtime.manifest import MANIFEST, read_regular
+from tasks.runtime.files import sha256_file
+from tasks.runtime.manifest import MANIFEST
 
 logger = logging.getLogger(__name__)
 
@@ -53,35 +51,24 @@ class Shown(Version):
 
 
 def read_manifest(folder: Path) -> BundleManifest:
-    """A bundle's manifest; raises ReleaseError for one that cannot be read or is not whole."""
-    try:
-        manifest = BundleManifest.model_validate_json(read_regular(folder / MANIFEST))
-    except (OSError, ValidationError) as error:
-        raise ReleaseError(
-            str(folder),
-            found=f"no readable {MANIFEST}",
-            expected="the folder of a published version",
-            remedy="`idxflow verify` says what is damaged; the command that made it mends it.",
-        ) from error
-    read_as(Provenance, manifest.provenance, folder / MANIFEST)
+    """A bundle's manifest; raises ReleaseError for one that cannot be read or lacks something."""
+    manifest = read_as(BundleManifest, folder / MANIFEST)
+    read_as(Provenance, folder / MANIFEST, manifest.provenance)
     return manifest
 
 
 def read_metrics(folder: Path, manifest: BundleManifest) -> dict[str, Any]:
-    """A bundle's metrics; raises ReleaseError where they are not those of its manifest."""
+    """A bundle's metrics; raises ReleaseError where they are not whole or not the manifest's."""
     entry, path = manifest.files.get(METRICS), folder / METRICS
-    content = b""
-    with suppress(OSError):
-        content = read_regular(path)
-    if entry is None or sha256_bytes(content) != entry.sha256:
+    read_as(Metrics, path)
+    if entry is None or sha256_file(path) != entry.sha256:
         raise ReleaseError(
             str(path),
-            found="other metrics than were published, or none",
+            found="other metrics than were published",
             expected="those of its manifest",
-            remedy="`idxflow verify` says what is damaged; the command that made it mends it.",
+            remedy=LOOK,
         )
-    read_as(Metrics, content, path)
-    metrics: dict[str, Any] = json.loads(content)
+    metrics: dict[str, Any] = json.loads(path.read_bytes())
     return metrics
 
 

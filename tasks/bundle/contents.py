@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from pipeline_config.base import Section
+from pipeline_config.base import Section, SectionT
 from pipeline_config.recipe import Recipe
 from pipeline_config.settings import settings
 from tasks.runtime.devices import Machine
@@ -33,6 +33,7 @@ ONNX = "model.onnx"
 RECIPE = "recipe.yaml"
 REPORT = "report.html"
 PROBABILITIES = "probabilities.parquet"
+LOOK = "`idxflow verify` says what is damaged; the command that made it mends it."
 
 
 class Determinants(Section):
@@ -205,27 +206,27 @@ def refuse_damaged(folder: Path, *names: str) -> None:
         damage = [line for line in damage if line.partition(":")[0] in (MANIFEST, *names)]
     if damage:
         raise ReleaseError(
-            str(folder),
+            str(folder.joinpath(*names[:1])),
             found="; ".join(damage),
             expected="the bundle that its manifest describes",
-            remedy="`idxflow verify` says what is damaged; the command that made it mends it.",
+            remedy=LOOK,
         )
 
 
-def read_as(cls: type[Section], content: bytes | dict[str, Any], path: Path) -> None:
-    """Raise ReleaseError, which names the key, unless `content`, which may be JSON, is a `cls`."""
+def read_as(cls: type[SectionT], path: Path, content: Any = None) -> SectionT:
+    """What a bundle's file, or `content` of it, holds; raises ReleaseError, which names the key."""
     try:
-        if isinstance(content, bytes):
-            cls.model_validate_json(content)
-        else:
-            cls.model_validate(content)
-    except ValidationError as error:
-        faults = [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors()]
+        if content is None:
+            return cls.model_validate_json(read_regular(path))
+        return cls.model_validate(content)
+    except (OSError, ValidationError) as error:
+        faults = error.errors() if isinstance(error, ValidationError) else []
+        told = [": ".join(map(str, (*fault["loc"], fault["msg"]))) for fault in faults[:3]]
         raise ReleaseError(
             str(path),
-            found="; ".join(f"{key or 'all of it'}: {told}" for key, told in faults[:3]),
-            expected=f"the {cls.__name__.lower()} that publish writes",
-            remedy="Take another bundle, or publish this one again.",
+            found="; ".join(told) or "no readable file",
+            expected="what publish writes there",
+            remedy=LOOK,
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Bundles that somebody else made, with digests that hold: each command ends, in one clear error."""
+"""Bundles of somebody else's making, whose digests hold: each command ends in one clear error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from flows import cli
 from tasks.bundle.assemble import ensure_bundle
 from tasks.bundle.contents import METRICS, PROBABILITIES, BundleManifest, Metrics, Provenance
 from tasks.bundle.lineage import Lineage
-from tasks.runtime.files import canonical_json
 from tasks.runtime.manifest import MANIFEST, list_files
 
 Shell = Callable[..., tuple[int, str, str]]
@@ -137,9 +136,7 @@ def test_half_of_the_metrics_is_one_error(bundle: Path, idxflow: Shell, key: str
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"null", b"[" * 100_000, b'{"a":', b"\xff"])
-def test_metrics_that_are_none_are_one_error(
-    bundle: Path, idxflow: Shell, content: bytes
-) -> None:
+def test_metrics_that_are_none_are_one_error(bundle: Path, idxflow: Shell, content: bytes) -> None:
     (bundle / METRICS).write_bytes(content)
     resealed(bundle)
     assert all(str(bundle / METRICS) in err for err in asked(idxflow, *COMMANDS[:2], folder=bundle))

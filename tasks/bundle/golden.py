@@ -63,7 +63,7 @@ def read_golden(path: Path) -> Golden:
     images, said = arrays.get("images"), arrays.get("probabilities")
     if images is None or said is None or images.dtype != np.uint8 or said.dtype != np.float32:
         raise _fault(path, f"the arrays {', '.join(sorted(arrays)) or 'of nothing'}")
-    if (images.ndim, said.ndim) != (3, 2) or not 0 < len(images) == len(said):
+    if (images.ndim, said.ndim) != (3, 2) or not 0 < len(images) == len(said) <= NUM_GOLDEN:
         raise _fault(path, f"images {images.shape} and probabilities {said.shape}")
     return Golden(images, said)
 

@@ -16,8 +16,8 @@ from torch import nn
 from pipeline_config.recipe import Model
 from tasks.bundle import assemble, onnx_export
 from tasks.bundle.contents import bundle_folder
-from tasks.bundle.onnx_export import check_against_torch, onnx_bytes
-from tasks.model.network import build_network, initialize
+from tasks.bundle.onnx_export import check_against_torch, onnx_bytes, onnx_probabilities
+from tasks.model.network import build_network, initialize, probabilities
 from tasks.runtime.errors import ReleaseError
 
 models = st.builds(
@@ -88,6 +88,20 @@ def test_a_model_that_differs_is_refused(change):
     images = np.random.default_rng(0).integers(0, 256, (50, 20), dtype=np.uint8)
     with pytest.raises(ReleaseError, match=r"model.onnx: found .* of 50 images"):
         check_against_torch(content, network, images, (4, 5), Path("model.onnx"))
+
+
+def test_a_tie_may_fall_either_way():
+    """Two classes with the same weights: rounding alone decides which of them is chosen."""
+    network, _ = example()
+    last = network[-2]
+    last.weight.data[1], last.bias.data[1] = last.weight.data[0], last.bias.data[0] + 1e-6
+    last.bias.data[2] = -99
+    content = onnx_bytes(network, (4, 5), 3, {})
+    last.bias.data[1] -= 2e-6
+    images = np.random.default_rng(0).integers(0, 256, (50, 20), dtype=np.uint8)
+    found = onnx_probabilities(content, images.reshape(-1, 4, 5)).argmax(axis=1)
+    assert (found != probabilities(network, images).argmax(axis=1)).any()
+    check_against_torch(content, network, images, (4, 5), Path("model.onnx"))
 
 
 def test_an_unknown_layer_is_refused():

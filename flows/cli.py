@@ -44,9 +44,23 @@ app.add_typer(models.app, name="models")
 
 
 def main() -> None:
-    """Run the command line; an error of bad input is one message and exit code 1."""
+    """Run the command line; an error of bad input is one message and exit code 1.
+
+    That is also what becomes of a name, a path or a disk that the operating system refuses.
+    """
     try:
         app()
     except IdxflowError as error:
         console.print_error(error)
-        sys.exit(1)
+    except (OSError, UnicodeEncodeError) as error:
+        found = getattr(error, "strerror", None) or str(error)
+        what = str(getattr(error, "filename", None) or " ".join(sys.argv[1:]))
+        console.print_error(
+            IdxflowError(
+                what,
+                found=found,
+                expected="words in UTF-8, and files and folders that this user may read and write",
+                remedy="Mend the name, the owner or the disk, and run the same command again.",
+            )
+        )
+    sys.exit(1)

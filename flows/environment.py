@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pipeline_config.settings import settings
+from tasks.runtime.files import storage_errors
 
 
 def prepare_environment(*, verbose: bool = False) -> None:
@@ -30,5 +31,6 @@ def prepare_environment(*, verbose: bool = False) -> None:
     if not verbose:
         os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
     # Result records are believed, so nobody else may write there, whoever made the folder.
-    home.mkdir(parents=True, exist_ok=True)
-    home.chmod(0o700)
+    with storage_errors(home):
+        home.mkdir(parents=True, exist_ok=True)
+        home.chmod(0o700)

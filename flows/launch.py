@@ -17,7 +17,7 @@ from flows.folds import LabelAudit
 from flows.plan import Choice
 from flows.server import prefect_server
 from flows.summary import Summary
-from tasks.runtime.errors import ServerError
+from tasks.runtime.errors import IdxflowError, ServerError
 from tasks.runtime.files import in_use
 
 # The exit code of a program that Ctrl-C ended, as shells have it: 128 + SIGINT.
@@ -65,7 +65,11 @@ def _launch(
     except KeyboardInterrupt:
         say("stopped; what is finished is kept, and the same command goes on from there")
         raise SystemExit(INTERRUPTED) from None
-    except httpx.TransportError as error:
+    except Exception as error:
+        is_ours = isinstance(error, IdxflowError)
+        # Some of what Prefect's client raises comes wrapped.
+        if is_ours or not isinstance(error.__cause__ or error, httpx.HTTPError):
+            raise
         raise ServerError(
             "the Prefect server",
             found=f"that it stopped answering in the middle of the run ({error})",

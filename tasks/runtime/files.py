@@ -205,10 +205,10 @@ def storage_errors(path: Path) -> Iterator[None]:
                 expected="enough free disk for the stage's output",
                 remedy="Free some space and run the same command again; it goes on from here.",
             ) from error
-        if isinstance(error, PermissionError):
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
             raise StorageError(
                 str(error.filename or path),
-                found="no permission to write",
+                found=f"no permission to write ({error.strerror})",
                 expected="a folder that this user may write to",
                 remedy="Change its owner, or set IDXFLOW_ROOT to another folder.",
             ) from error

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
@@ -264,3 +267,78 @@ def test_a_good_folder_passes_where_the_bad_ones_fail(
     )
     code, _, err = idxflow("run", "--dataset", str(folder), *words)
     assert code == 0, err
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "--dataset", LONG),
+        ("run", "--dataset", f"./{LONG}"),
+        ("run", "--recipe", LONG),
+        ("explain", "--source", LONG),
+        ("show", LONG),
+        ("audit-labels", LONG),
+        ("recipes", LONG),
+        ("predict", "a.png", "--model", LONG),
+        ("predict", "a.png", "--model", f"{LONG}.onnx"),
+        ("predict", "a.png", "--out", f"{LONG}.json"),
+        ("predict", "a.png", "--explain", f"{LONG}.png"),
+        ("predict", "a.png", "--dataset", LONG),
+        ("verify", LONG),
+        ("reproduce", LONG),
+        ("models", "--dataset", LONG),
+        ("models", "show", LONG),
+        ("models", "show", "champion", "--dataset", LONG),
+        ("models", "diff", LONG, LONG),
+        ("models", "promote", LONG, "--why", "x"),
+        ("models", "rollback", "--dataset", LONG),
+        ("models", "history", "--dataset", LONG),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_one_clear_error(
+    idxflow: Shell, root: Path, words: tuple[str, ...]
+) -> None:
+    (root / "models").mkdir(parents=True)
+    code, out, err = idxflow(*words)
+    assert (code, out) == (1, "")
+    assert err.count("error ") == 1
+    assert LONG in err
+    assert "Traceback" not in err
+
+
+def test_a_folder_of_another_owner_is_one_clear_error(
+    idxflow: Shell, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, mode: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    code, out, err = idxflow("show", "digits8x8")
+    assert (code, out) == (1, "")
+    assert err.count("error ") == 1
+    assert f"error {root / 'prefect'}" in err
+    assert "no permission to write (Operation not permitted)" in err
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_server_whose_database_is_gone_is_one_clear_error(
+    idxflow: Shell, monkeypatch: pytest.MonkeyPatch, wrapped: bool
+) -> None:
+    """The root was deleted while a run was using it: Prefect's client raises what it likes."""
+
+    def fail(*_: object) -> None:
+        request = httpx.Request("POST", "http://127.0.0.1/api")
+        error = httpx.HTTPStatusError("500", request=request, response=httpx.Response(500))
+        if wrapped:
+            raise RuntimeError("Unable to acquire concurrency slots") from error
+        raise error
+
+    monkeypatch.setattr("flows.launch._served", fail)
+    code, out, err = idxflow("run", "--dataset", "digits8x8")
+    assert (code, out) == (1, "")
+    assert "error the Prefect server" in err
+    assert "Run the same command again" in err
+    assert "Traceback" not in err

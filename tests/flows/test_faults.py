@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,3 +169,21 @@ def test_a_stopped_run_saves_its_training_and_says_how_to_go_on(
     (checkpoint,) = root.glob("checkpoints/train-*.safetensors")
     assert checkpoint.stat().st_mtime > since
     assert hidden(root) == []
+
+
+@pytest.mark.exhaustive
+def test_a_root_that_is_deleted_is_one_clear_error(environment: dict[str, str], root: Path) -> None:
+    for stage in ("fetch", "normalize", "train"):
+        child = start(environment)
+        while not any(root.glob(f"stages/{stage}-*")) and child.poll() is None:
+            time.sleep(0.01)
+        while root.exists():
+            shutil.rmtree(root, ignore_errors=True)
+        out, err = child.communicate(timeout=300)
+        if child.returncode == 0:
+            assert json.loads(out)["version"]
+        else:
+            assert child.returncode == 1
+            assert err.count("error ") == 1, err
+            assert "Traceback" not in err
+        shutil.rmtree(root, ignore_errors=True)

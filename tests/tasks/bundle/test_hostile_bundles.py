@@ -187,3 +187,12 @@ def test_what_is_no_regular_file_is_not_read(
     every = {MANIFEST: COMMANDS, METRICS: COMMANDS[:4], "model.onnx": COMMANDS[2:]}
     for err in asked(idxflow, *every.get(name, COMMANDS[1:4]), folder=bundle):
         assert name in err or "no bundle's folder of that name" in err
+
+
+def test_a_reason_that_is_no_text_is_one_error(bundle: Path, idxflow: Shell) -> None:
+    for words in (("promote", bundle.name), ("rollback",)):
+        code, out, err = idxflow("models", *words, "--why", "\udcff")
+        assert (code, out) == (1, "")
+        assert err.count("error ") == 1
+        assert "Traceback" not in err
+        assert not (bundle.parent / "journal.jsonl").exists()

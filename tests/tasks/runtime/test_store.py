@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -162,6 +163,14 @@ def test_a_full_disk_is_one_clear_error(root: Path) -> None:
     with pytest.raises(StorageError, match="no room to write"):
         build(STAGE, INPUTS, fill)
     assert list((root / "stages").iterdir()) == []
+
+
+def test_a_read_only_file_system_is_one_clear_error() -> None:
+    def refuse(folder: Path) -> Facts:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder / "rows.bin"))
+
+    with pytest.raises(StorageError, match=r"no permission to write \(Read-only file system\)"):
+        build(STAGE, INPUTS, refuse)
 
 
 CHILD = """

@@ -32,15 +32,25 @@ def console(*, error: bool = False) -> Console:
     """A console that is plain and wide where no terminal is watching."""
     stream = sys.stderr if error else sys.stdout
     plain = not stream.isatty()
-    return Console(
-        file=stream, width=PLAIN_WIDTH if plain else None, highlight=False, soft_wrap=plain
+    width = PLAIN_WIDTH if plain else None
+    return Console(file=stream, width=width, highlight=False, soft_wrap=plain, emoji=False)
+
+
+def visible(text: object) -> str:
+    """Text in which newlines and all that a terminal acts on are written as escape sequences."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in str(text)
     )
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under their columns; without lines and colours where no terminal is."""
+    """Print rows under their columns; without lines and colours where no terminal is.
+
+    A cell that is a tuple has a line for each part at a terminal.
+    """
     out = console()
     plain = not out.is_terminal
+    between = " " if plain else "\n"
     grid = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         numeric = column in {"seconds", "classes", "MB", "accuracy", "count", "row"}
@@ -48,13 +58,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
             column, justify="right" if numeric else "left", no_wrap=plain, overflow="fold"
         )
     for row in rows:
-        grid.add_row(*(escape(str(cell)) for cell in row))
+        parts = (cell if isinstance(cell, tuple) else (cell,) for cell in row)
+        grid.add_row(*(escape(between.join(map(visible, cell))) for cell in parts))
     out.print(grid)
 
 
 def say(message: str) -> None:
     """Print a line for a person, on standard error."""
-    console(error=True).print(message, markup=False)
+    console(error=True).print(visible(message), markup=False)
 
 
 def print_json(content: Any) -> None:
@@ -66,17 +77,17 @@ def print_error(error: IdxflowError) -> None:
     """Print the four parts of an error."""
     head = "[bold yellow]refused[/]" if isinstance(error, GateRefused) else "[bold red]error[/]"
     out = console(error=True)
-    out.print(f"{head} {escape(error.what)}")
-    out.print(f"  found     {escape(error.found)}")
-    out.print(f"  expected  {escape(error.expected)}")
-    out.print(f"  → {escape(error.remedy)}")
+    out.print(f"{head} {escape(visible(error.what))}")
+    out.print(f"  found     {escape(visible(error.found))}")
+    out.print(f"  expected  {escape(visible(error.expected))}")
+    out.print(f"  → {escape(visible(error.remedy))}")
 
 
 def print_cautions(cautions: Sequence[str]) -> None:
     """Print each classic mistake that a recipe makes on purpose, on standard error."""
     out = console(error=True)
     for caution in cautions:
-        out.print(f"[bold yellow]caution[/] {escape(caution)}")
+        out.print(f"[bold yellow]caution[/] {escape(visible(caution))}")
 
 
 class _Telling(logging.Handler):
@@ -115,14 +126,16 @@ def print_summary(summary: Summary) -> None:
         f"{100 * metrics['ece_expected']:.2f} by chance alone"
         + (f"   with corrected labels {second:.2%}" if second is not None else "")
     )
-    out.print(f"version {summary.version}, {summary.event}: {summary.decision}", markup=False)
-    out.print(f"report  {summary.report}", markup=False)
-    out.print(f"model   {summary.bundle}/model.safetensors", markup=False)
+    for line in (
+        f"version {summary.version}, {summary.event}: {summary.decision}",
+        f"report  {summary.report}",
+        f"model   {summary.bundle}/model.safetensors",
+    ):
+        out.print(visible(line), markup=False)
 
 
 def print_datasets(datasets: Iterable[Dataset]) -> None:
     """Print a line for each data set; at a terminal each source has a line of its own."""
-    between = "\n" if sys.stdout.isatty() else " "
     table(
         ("name", "what", "classes", "MB", "recipe", "sources"),
         [
@@ -132,7 +145,7 @@ def print_datasets(datasets: Iterable[Dataset]) -> None:
                 dataset.num_classes,
                 f"{dataset.num_bytes / 1e6:.1f}",
                 dataset.default_recipe,
-                between.join(dataset.sources),
+                dataset.sources,
             )
             for dataset in datasets
         ],
@@ -179,7 +192,7 @@ def print_audit(audit: LabelAudit, suspects: Sequence[Mapping[str, Any]]) -> Non
     )
     out.print(f"out-of-fold accuracy {audit.out_of_fold_accuracy:.2%} ({audit.num_folds} folds)")
     for name in ("suspects", "noise", "gallery"):
-        out.print(f"{name:<9} {getattr(audit, name)}", markup=False)
+        out.print(visible(f"{name:<9} {getattr(audit, name)}"), markup=False)
 
 
 def print_verdicts(verdicts: Sequence[Verdict]) -> None:
@@ -195,8 +208,9 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
 def print_view(view: View) -> None:
     """Print what a data set's split looks like, with one image drawn in characters."""
     out = console()
-    out.print(f"{view.dataset} {view.split}: images {view.dtype} {view.shape}", markup=False)
+    head = f"{view.dataset} {view.split}: images {view.dtype} {view.shape}"
+    out.print(visible(head), markup=False)
     table(("class", "count"), view.counts)
-    out.print(f"\nimage {view.index}, label {view.label}", markup=False)
+    out.print(f"\nimage {view.index}, label {visible(view.label)}", markup=False)
     out.print(view.art, markup=False, soft_wrap=True)
-    out.print(f"a grid of samples: {view.grid}", markup=False)
+    out.print(visible(f"a grid of samples: {view.grid}"), markup=False)

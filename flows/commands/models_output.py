@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from flows.catalogue import Shown, Version
 from flows.comparison import Comparison, Pair
-from flows.console import console, table
+from flows.console import console, table, visible
 from tasks.release.journal import Entry
 
 # So many rows that changed sides are named; `--json` has them all.
@@ -116,7 +116,7 @@ def print_comparison(found: Comparison) -> None:
             out.print()
             table((title, found.first, found.second), [(key, *pair) for key, pair in pairs.items()])
     changed = ", ".join(found.code) or "the same"
-    out.print(f"\ncode    {changed}", markup=False)
+    out.print(f"\ncode    {visible(changed)}", markup=False)
 
 
 def _figures(pairs: dict[str, Pair]) -> list[tuple[str, ...]]:

@@ -43,8 +43,8 @@ def reproduce(
         )
         out = console.console()
         for change in result.changes or ("code, libraries and machine are the same",):
-            out.print(change, markup=False)
-        out.print(f"{result.verdict}: {result.reason}", markup=False)
+            out.print(console.visible(change), markup=False)
+        out.print(console.visible(f"{result.verdict}: {result.reason}"), markup=False)
     if result.verdict == "differs":
         raise ReleaseError(
             f"{result.dataset}/{result.version}, made once more",

@@ -19,6 +19,7 @@ from flows.summary import Summary
 from pipeline_config.datasets import Dataset
 from pipeline_config.errors import IdxflowError
 from pipeline_config.recipe import Recipe
+from tasks.evaluation.confidence import confidence_in_words
 from tasks.runtime.errors import GateRefused
 
 if TYPE_CHECKING:
@@ -122,8 +123,7 @@ def print_summary(summary: Summary) -> None:
     out.print(f"validation {known}   untrained {metrics['untrained_accuracy']:.2%}")
     second = metrics.get("corrected_accuracy")
     out.print(
-        f"confidence {metrics['confidence']}: calibration error {100 * metrics['ece']:.2f} points, "
-        f"{100 * metrics['ece_expected']:.2f} by chance alone"
+        f"confidence {confidence_in_words(metrics)}"
         + (f"   with corrected labels {second:.2%}" if second is not None else "")
     )
     for line in (

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from flows.catalogue import Shown, Version
 from flows.comparison import Comparison, Pair
 from flows.console import console, table, visible
+from tasks.evaluation.confidence import confidence_in_words
 from tasks.release.journal import Entry
 
 # So many rows that changed sides are named; `--json` has them all.
@@ -55,10 +56,7 @@ def print_version(shown: Shown) -> None:
         ("accuracy", f"{shown.accuracy:.2%}, 95 % interval {100 * low:.2f} to {100 * high:.2f} %"),
         ("macro F1", f"{metrics['macro_f1']:.4f}"),
         ("loss", f"{metrics['loss']:.4f} nats"),
-        (
-            "confidence",
-            f"{metrics['confidence']}, calibration error {100 * metrics['ece']:.2f} points",
-        ),
+        ("confidence", confidence_in_words(metrics)),
         (
             "machine",
             f"{made['device']}, {made['precision']}, {made['threads']} threads, {made['cpu']}",

@@ -41,7 +41,7 @@ def predict(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Classify images: a class and a calibrated probability each, or none below the threshold.
+    """Classify images: a class and a probability each, or no class below the threshold.
 
     Photos of digits are brought to MNIST's form first; a grey PNG of the model's size, light on
     dark, is taken as it is.

@@ -21,6 +21,7 @@ from prefect import task
 
 from pipeline_config.datasets import Corrections
 from pipeline_config.recipe import Model
+from tasks.evaluation.confidence import confidence_in_words
 from tasks.runtime.artifacts import show_image, show_markdown, show_table
 from tasks.runtime.cache import StagePolicy
 from tasks.runtime.files import canonical_json
@@ -166,10 +167,7 @@ def headline(metrics: dict[str, Any]) -> str:
 
 def _confidence(metrics: dict[str, Any]) -> str:
     """How sure the model is and, where labels were corrected, the second score."""
-    told = (
-        f"Confidence: {metrics['confidence']}, T = {metrics['temperature']:.3f}, calibration error "
-        f"{100 * metrics['ece']:.2f} points (chance alone: {100 * metrics['ece_expected']:.2f})."
-    )
+    told = f"Confidence: {confidence_in_words(metrics)}. T = {metrics['temperature']:.3f}."
     if "corrected_accuracy" in metrics:
         told += (
             f" On {metrics['corrected_rows']:,} rows with corrected labels: "

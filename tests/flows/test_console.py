@@ -10,12 +10,14 @@ from collections.abc import Callable
 import pytest
 
 from flows import console
+from flows.catalogue import Shown
 from flows.commands import models_output
 from flows.commands.reproduce import reproduce
 from flows.comparison import Comparison
 from flows.reproduce import Reproduction
 from flows.summary import Summary
 from flows.view import View
+from tasks.evaluation.evaluate import headline
 from tasks.release.journal import Champion, Entry
 from tasks.runtime.errors import ReleaseError
 
@@ -30,13 +32,18 @@ def entry() -> Entry:
     return Entry.model_construct(seq=0, accuracy=0, champion=champion, previous="", **words)
 
 
+WORDS = dict.fromkeys(("version", "bundle", "report", "champion", "event", "decision"), EVIL)
+
+
+def metrics_of(**changes: object) -> dict[str, object]:
+    names = ("accuracy", "macro_f1", "loss", "validation_accuracy", "untrained_accuracy", "ece")
+    interval = {"accuracy_interval_95": [0.1, 0.2], "ece_expected_95": [0.1, 0.2]}
+    known = {"ece_expected": 0.1, "calibrated": True, "confidence": "calibrated", "temperature": 1}
+    return dict.fromkeys(names, 0.5) | interval | known | {"top_pairs": []} | changes
+
+
 def summary() -> None:
-    metrics = dict.fromkeys(
-        ("accuracy", "macro_f1", "loss", "validation_accuracy", "untrained_accuracy", "ece"), 0.5
-    ) | {"calibrated": True, "confidence": "calibrated", "ece_expected": 0.1}
-    metrics["ece_expected_95"] = [0.1, 0.2]
-    words = dict.fromkeys(("version", "bundle", "report", "champion", "event", "decision"), EVIL)
-    console.print_summary(Summary.model_construct(metrics=metrics, stages=(), **words))
+    console.print_summary(Summary.model_construct(metrics=metrics_of(), stages=(), **WORDS))
 
 
 def view() -> None:
@@ -95,6 +102,37 @@ def test_what_a_terminal_acts_on_is_written_out(
     for sign in "\x1b\x07\x9b\r\u202e\u2028\udcff":
         assert sign not in printed
     assert "\nb" not in printed
+
+
+@pytest.mark.parametrize(
+    ("ece", "calibrated", "words"),
+    [
+        (0.004, True, "calibrated: calibration error 0.40 points, where chance alone gives up to "),
+        (0.0041, True, "not calibrated, though a temperature was fitted: calibration error 0.41 "),
+        (0.004, False, "uncalibrated: calibration error 0.40 points"),
+    ],
+)
+def test_only_an_error_within_chance_is_called_calibrated(
+    ece: float, calibrated: bool, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = metrics_of(ece=ece, ece_expected_95=[0.001, 0.004], calibrated=calibrated)
+    console.print_summary(Summary.model_construct(metrics=metrics, stages=(), **WORDS))
+    assert f"confidence {words}" in capsys.readouterr().out
+    version = {"accuracy": 0.9, "accuracy_interval_95": (0.8, 0.95), "num_bytes": 1}
+    made = dict.fromkeys(("seed", "device", "precision", "threads", "cpu", "code"), "")
+    shown = Shown.model_construct(
+        metrics=metrics,
+        provenance=made,
+        history=(),
+        dataset="",
+        champion=False,
+        **dict.fromkeys(("version", "recipe", "bundle", "report"), ""),
+        **version,
+    )
+    models_output.print_version(shown)
+    line = next(line for line in capsys.readouterr().out.splitlines() if "confidence" in line)
+    assert line.split(maxsplit=1)[1].startswith(words)
+    assert f"Confidence: {words}" in headline(metrics | {"num_rows": 9, "num_wrong": 1})
 
 
 class Terminal(io.StringIO):

@@ -80,6 +80,8 @@ def test_pages_of_an_uncalibrated_model_say_so_and_why(make_lineage, pages, over
 def test_an_error_beside_its_noise_floor(make_lineage, pages, ece, words):
     for page in pages(make_lineage(ece=ece)):
         assert f"{100 * ece:.2f} points lie {words}" in page
+        assert "Calibrated" not in page
+        assert "probabilities are calibrated" not in page
 
 
 def test_without_corrections_there_is_no_second_figure(make_lineage, pages):

@@ -20,8 +20,6 @@ from tasks.runtime.errors import ReleaseError
 from tasks.runtime.interrupts import SIGNALS
 
 IDXFLOW = (sys.executable, "-c", "from flows.cli import main; main()")
-# A run ends with 3 when the gate refuses its model; it is published all the same.
-FINISHED = (0, 3)
 # Those that a run takes for a wish to stop, and the end of the terminal.
 ENDING = (*SIGNALS, signal.SIGHUP)
 
@@ -33,7 +31,7 @@ def run_apart(words: list[str], root: Path, threads: int) -> dict[str, Any]:
     the child has ended by the same signal.
     """
     code, out = _run([*IDXFLOW, "run", "--json", *words], _environment(root, threads))
-    if code not in FINISHED:
+    if code != 0:
         raise ReleaseError(
             "the run in the scratch folder",
             found=f"exit code {code}; its own message stands above",

@@ -104,6 +104,7 @@ def test_a_version_made_again_is_equal_to_the_bit(
     ]
     assert found["changes"][0].startswith("library numpy: 1.0 → ")
     assert "train" in err, "progress is told on standard error"
+    assert "refused" not in err, "its floor is above what one epoch gives"
     assert (keep / "stages").is_dir()
     assert read_ledger("digits8x8")[-1].by == "reproduce", "the test rows were scored once more"
     with pytest.raises(ConfigError, match="something there"):

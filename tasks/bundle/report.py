@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from tasks.bundle.lineage import Lineage, again, recipe_text
 
 HERE = Path(__file__).parent
 MAX_HISTORY_ROWS = 20
+# What Markdown takes for more than a letter, also in an address that stands bare.
+MARKS = re.compile(r"[\\`*_\[\]<>&|~$]|:(?=//)|(?<=www)\.", re.IGNORECASE)
 # The coverage that the card speaks of.
 ANSWERED = 0.95
 
@@ -168,9 +171,9 @@ def count(number: int) -> str:
 
 
 def flat(text: str) -> str:
-    """Somebody's words as one line that Markdown takes for text, not for a table or HTML."""
-    line = " ".join(str(text).split())
-    return line.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    """Somebody's words as one line that Markdown takes for text: no link, table, accent or HTML."""
+    line = MARKS.sub(r"\\\g<0>", " ".join(str(text).split()))
+    return line.replace(r"\<", "&lt;")
 
 
 def data_uri(path: Path) -> Markup:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 
+import mistune
 import pytest
+from markdown_it import MarkdownIt
 
 from pipeline_config.cautions import cautions_of
+from pipeline_config.datasets import named_dataset
 from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
 from tasks.bundle.assemble import copy_outputs
+from tasks.bundle.contents import METRICS
 from tasks.bundle.lineage import Lineage, provenance_of
 from tasks.bundle.report import render_card, render_report, view_of
 
+PLUGINS = ["table", "strikethrough", "url", "math"]
 Pages = Callable[[Lineage], tuple[str, str]]
 
 
@@ -113,3 +121,52 @@ def test_the_cautions_of_a_recipe_stand_beside_it(make_lineage, pages):
 def test_early_stopping_names_the_epoch_of_the_weights(make_lineage, pages):
     lineage = make_lineage(recipe=recipe_with("training.patience=3"))
     assert "The weights are those after epoch 2, which had the lowest loss" in pages(lineage)[0]
+
+
+EVIL = (
+    "[click](javascript:alert(1)) ![x](http://evil.example/x.png) [ref][1] <javascript:alert(1)> "
+    "<img src=x onerror=alert(1)> https://evil.example www.evil.example *bold* _em_ __b__ ~~gone~~ "
+    "`code` a|b &lt;i&gt; $x^2$ \\\\[y](z)\n\n# Heading\n\n"
+    "[1]: javascript:alert(1)\n- item\n***\n| a |"
+)
+
+
+def tags_of(html: str) -> Counter[str]:
+    return Counter(re.findall(r"</?\w+", html))
+
+
+@pytest.mark.parametrize("flavour", ["commonmark", "mistune"])
+def test_foreign_words_are_text_in_the_card(
+    make_lineage: Callable[..., Lineage], tmp_path: Path, flavour: str
+) -> None:
+    """In the description, the title, a class's name and where corrections come from."""
+    parsers = {
+        "commonmark": MarkdownIt("commonmark").enable(["table", "strikethrough"]).render,
+        "mistune": mistune.create_markdown(escape=False, plugins=PLUGINS),
+    }
+
+    def rendered(words: str) -> str:
+        usual = json.loads((make_lineage().evaluated.path / METRICS).read_bytes())
+        classes, pairs = usual["per_class"], usual["top_pairs"]
+        mnist = named_dataset("mnist")
+        assert mnist.corrections
+        corrections = mnist.corrections.model_copy(update={"source": words})
+        lineage = make_lineage(
+            recipe=recipe_with().model_copy(update={"description": words}),
+            dataset=mnist.model_copy(update={"title": words, "corrections": corrections}),
+            per_class=[{**classes[0], "name": words}, *classes[1:]],
+            top_pairs=[{**pairs[0], "first": words}],
+        )
+        folder = tmp_path / "bundle"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        copy_outputs(lineage, folder)
+        view = view_of(lineage, "0" * 12, provenance_of(lineage), folder)
+        report = render_report(view)
+        assert tags_of(report)["<img"] == 7
+        assert "javascript:" not in str(re.findall(r"<[^>]*>", report))
+        return str(parsers[flavour](render_card(view)))
+
+    plain, evil = rendered("plain"), rendered(EVIL)
+    assert tags_of(evil) == tags_of(plain)
+    assert unescape(evil).count(" ".join(EVIL.split())) == plain.count("plain")

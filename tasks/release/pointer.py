@@ -6,13 +6,12 @@ journal decides, except where it is shorter than the pointer says: then it has l
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pipeline_config.base import Record
 from pipeline_config.settings import settings
 from tasks.release.journal import Champion, Entry, champion_of
-from tasks.runtime.files import canonical_json, digest_holds, digest_of, write_atomically
+from tasks.runtime.files import canonical_json, digest_of, read_sealed, write_atomically
 
 
 class Pointer(Record):
@@ -31,11 +30,9 @@ def pointer_path(dataset: str) -> Path:
 def read_pointer(dataset: str) -> Pointer | None:
     """The pointer as it stands; None for none and for a damaged one."""
     try:
-        content = pointer_path(dataset).read_bytes()
-        found = json.loads(content)
-        is_whole = canonical_json(found) == content and digest_holds(found)
+        found, is_whole = read_sealed(pointer_path(dataset).read_bytes())
         return Pointer.model_validate(found) if is_whole else None
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError):
         return None
 
 

@@ -55,13 +55,27 @@ def digest_of(content: Any) -> str:
     return sha256_bytes(canonical_json(content))
 
 
-def digest_holds(content: Any, name: str = "digest") -> bool:
+def digest_holds(content: dict[str, Any], name: str = "digest") -> bool:
     """Whether a mapping's entry `name` is the digest of the rest of it.
 
     Asked of what was read, not of what this version would write: older files have other fields.
     """
     rest = {key: value for key, value in content.items() if key != name}
     return bool(content.get(name) == digest_of(rest))
+
+
+def read_sealed(content: bytes, name: str = "digest") -> tuple[dict[str, Any], bool]:
+    """The mapping in canonical JSON, and whether nothing of it was changed.
+
+    Its entry `name` holds the digest of the rest. Raises ValueError for anything but a mapping.
+    """
+    try:
+        found = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError("no mapping")
+    return found, canonical_json(found) == content and digest_holds(found, name)
 
 
 def fsync_path(path: Path) -> None:

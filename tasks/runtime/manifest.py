@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline_config.base import Section
+from pipeline_config.base import Record, Section
 from pipeline_config.settings import settings
-from tasks.runtime.files import canonical_json, digest_of, sha256_file
+from tasks.runtime.files import digest_of, read_sealed, sha256_file
 from tasks.runtime.keys import Components, key_of
 
 MANIFEST = "manifest.json"
@@ -42,25 +42,29 @@ class StageRef(Section):
         return Manifest.model_validate_json((self.path / MANIFEST).read_bytes())
 
 
-class FileEntry(Section):
+class FileEntry(Record):
     """One file of an output."""
 
     sha256: str
     num_bytes: int
 
 
-class Clock(Section):
+class Clock(Record):
     """When a stage ran and how long it took: outside every digest."""
 
     started: str
     seconds: float
 
 
-class Manifest(Section):
-    """The truth about one stage output; `digest` covers files and facts, `seal` all of this."""
+class Manifest(Record):
+    """The truth about one stage output; `digest` covers files and facts, `seal` all of this.
+
+    `dataset` is the name of the data set that it was made for.
+    """
 
     stage: str
     key: str
+    dataset: str = ""
     components: Components
     files: dict[str, FileEntry]
     facts: Facts
@@ -92,12 +96,12 @@ def inspect(folder: Path) -> tuple[Manifest | None, list[str]]:
     if not folder.exists():
         return None, []
     try:
-        content = read_regular(folder / MANIFEST)
-        manifest = Manifest.model_validate_json(content)
+        found, is_whole = read_sealed(read_regular(folder / MANIFEST), "seal")
+        manifest = Manifest.model_validate(found)
     except (OSError, ValueError):
         return None, [f"{MANIFEST}: missing or unreadable"]
     damage = []
-    if canonical_json(manifest.sealed().model_dump(mode="json")) != content:
+    if not is_whole:
         damage.append(f"{MANIFEST}: changed")
     if folder.name != f"{manifest.stage}-{manifest.key}" or manifest.key != key_of(
         manifest.components

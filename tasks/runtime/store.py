@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline_config.datasets import Dataset
 from pipeline_config.settings import settings
 from tasks.runtime.files import built_aside, canonical_json, digest_of, locked
 from tasks.runtime.keys import Components, components_of, key_of
@@ -85,7 +86,7 @@ def look(stage: Stage, inputs: Mapping[str, Any], *, refresh: bool = False) -> F
     elif manifest is not None:
         ref, reason = manifest.ref, "found intact"
     else:
-        changes = _changes(stage, components)
+        changes = _changes(stage, components, _dataset_of(inputs))
         reason = _in_words(changes)
     return Finding(stage, components, key, ref, tuple(damage), changes, reason)
 
@@ -118,6 +119,7 @@ def build(
             manifest = Manifest(
                 stage=stage.name,
                 key=key,
+                dataset=_dataset_of(inputs),
                 components=found.components,
                 files=files,
                 facts=facts,
@@ -135,21 +137,35 @@ def build(
 def _in_words(changes: tuple[Change, ...]) -> str:
     """The changes in one line; many at once mean other data, and three of them say so."""
     if not changes:
-        return "never run before"
+        return "first run of this data set"
     more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
     return "; ".join(map(str, changes[:3])) + more
 
 
-def _changes(stage: Stage, components: Components) -> tuple[Change, ...]:
-    """What differs from the earlier output that differs least; nothing if there is none.
+def _dataset_of(inputs: Mapping[str, Any]) -> str:
+    """The name of the data set that a stage works on, from its inputs or from their manifests."""
+    for value in inputs.values():
+        first = value[0] if isinstance(value, tuple) and value else value
+        if isinstance(first, Dataset):
+            return first.name
+        if isinstance(first, StageRef) and (first.path / MANIFEST).is_file():
+            return first.manifest.dataset
+    return ""
+
+
+def _changes(stage: Stage, components: Components, dataset: str) -> tuple[Change, ...]:
+    """What differs from the data set's earlier output that differs least; nothing without one.
 
     Of equally near ones the latest counts.
     """
     earlier: list[tuple[int, float, Components]] = []
     for path in settings().stages.glob(f"{stage.name}-*/{MANIFEST}"):
         try:
-            other = json.loads(path.read_bytes())["components"]
+            told = json.loads(path.read_bytes())
+            other = told["components"]
         except (OSError, ValueError, KeyError):
+            continue
+        if told.get("dataset", "") != dataset:
             continue
         names = other.keys() | components.keys()
         distance = sum(other.get(name) != components.get(name) for name in names)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline_config.datasets import named_dataset
 from tasks.runtime.errors import StorageError
 from tasks.runtime.manifest import (
     MANIFEST,
@@ -23,7 +24,7 @@ from tasks.runtime.manifest import (
     list_files,
 )
 from tasks.runtime.outcomes import Outcome, recording
-from tasks.runtime.stages import NORMALIZE
+from tasks.runtime.stages import FETCH, NORMALIZE, VALIDATE
 from tasks.runtime.store import build, look
 
 STAGE = replace(NORMALIZE, takes={"name": "-"}, libraries=())
@@ -142,7 +143,20 @@ def test_a_miss_says_what_changed() -> None:
 
 
 def test_the_first_run_says_so() -> None:
-    assert look(STAGE, INPUTS).reason == "never run before"
+    assert look(STAGE, INPUTS).reason == "first run of this data set"
+
+
+def test_a_miss_is_compared_with_runs_of_the_same_data_set() -> None:
+    digits, mnist = named_dataset("digits8x8"), named_dataset("mnist")
+    raw = build(FETCH, {"dataset": digits}, lambda folder: {})
+    assert look(FETCH, {"dataset": mnist}).reason == "first run of this data set"
+    other = build(FETCH, {"dataset": mnist}, lambda folder: {"other": True})
+    build(VALIDATE, {"raw": raw, "num_classes": 10}, lambda folder: {})
+    assert look(VALIDATE, {"raw": other, "num_classes": 9}).changes == ()
+    reason = look(VALIDATE, {"raw": raw, "num_classes": 9}).reason
+    assert reason == "num_classes: 10 → 9"
+    changed = digits.model_copy(update={"name": "digits8x8", "content": "0" * 64})
+    assert look(FETCH, {"dataset": changed}).reason == f"dataset.content: None → {'0' * 8}"
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt()])
@@ -176,7 +190,7 @@ def test_a_read_only_file_system_is_one_clear_error() -> None:
 CHILD = """
 import os, signal, sys, time
 from dataclasses import replace
-from tasks.runtime.stages import NORMALIZE
+from tasks.runtime.stages import FETCH, NORMALIZE, VALIDATE
 from tasks.runtime.store import build
 
 def write(folder):

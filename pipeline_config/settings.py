@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from pipeline_config.base import Section, checked
+from pipeline_config.base import Section, checked, given_path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -20,16 +20,21 @@ def _cores() -> int:
 class Settings(Section):
     """Where things go and what of the machine is used.
 
-    `root`: the folder of everything that a run makes. `threads`: CPU threads of training; it is
-    part of the train stage's key, because sums in another order give other bits.
-    `server_start_s`: how long Prefect's embedded server may take to answer. `checkpoint_s`: how
-    often a training saves where it stands.
+    `root`: the folder of everything that a run makes, absolute, for children that work elsewhere.
+    `threads`: CPU threads of training; it is part of the train stage's key, because sums in another
+    order give other bits. `server_start_s`: how long Prefect's embedded server may take to answer.
+    `checkpoint_s`: how often a training saves where it stands.
     """
 
     root: Path = CHECKOUT / "artifacts"
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=_cores)
     server_start_s: Annotated[float, Field(gt=0)] = 180.0
     checkpoint_s: Annotated[float, Field(ge=0)] = 20.0
+
+    @field_validator("root")
+    @classmethod
+    def _is_absolute(cls, root: Path) -> Path:
+        return given_path(root).absolute()
 
     @property
     def stages(self) -> Path:

@@ -4,7 +4,7 @@ IdxflowError
 ├── ConfigError        a recipe, a name, a setting            (pipeline_config/errors.py)
 ├── RawDataError       bytes that are not what they claim to be
 ├── SourceError        one place that did not give a file
-├── FetchError         no place gave all the files
+│   └── FetchError     no place gave all the files
 ├── ValidationError    rows that break a critical expectation
 ├── StorageError       a disk that is full or a folder that cannot be written
 ├── DeviceError        a device that is not there
@@ -36,14 +36,8 @@ class SourceError(IdxflowError):
         self.transient = transient
 
 
-class FetchError(IdxflowError):
+class FetchError(SourceError):
     """No source gave all four files; `transient` if the network kept one from it."""
-
-    def __init__(
-        self, what: str, *, found: str, expected: str, remedy: str, transient: bool = False
-    ) -> None:
-        super().__init__(what, found=found, expected=expected, remedy=remedy)
-        self.transient = transient
 
 
 class ValidationError(IdxflowError):
@@ -84,18 +78,5 @@ class GateRefused(IdxflowError):
         self.result = result
 
 
-__all__ = [
-    "ConfigError",
-    "DeviceError",
-    "FetchError",
-    "GateRefused",
-    "IdxflowError",
-    "InterruptedTraining",
-    "RawDataError",
-    "ReleaseError",
-    "ServerError",
-    "SourceError",
-    "StorageError",
-    "TrainingError",
-    "ValidationError",
-]
+# What is imported here to be imported from here.
+__all__ = ["ConfigError", "IdxflowError"]

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline_config.errors import ConfigError
 
 HERE = Path(__file__).parent
+# More than a recipe or a catalogue has: read, YAML takes a few hundred times its size.
+MAX_YAML = 1 << 16
+YAML = f"readable YAML without aliases, of at most {MAX_YAML:,} characters"
 
 SectionT = TypeVar("SectionT", bound="Section")
 
@@ -43,14 +46,32 @@ def given_path(text: str | Path) -> Path:
         ) from error
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe, and without aliases: a few hundred bytes of them stand for gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias (*name)")
+        return super().compose_node(parent, index)
+
+
+def parsed_yaml(source: Path | str, what: str, expected: str = YAML) -> Any:
+    """What a file or a text in YAML says; raises ConfigError about `what` for anything else."""
+    try:
+        size = len(source) if isinstance(source, str) else source.stat().st_size
+        if size > MAX_YAML:
+            raise ValueError(f"{size:,} characters")
+        text = source if isinstance(source, str) else source.read_text(encoding="utf-8")
+        return yaml.load(text, _Loader)  # noqa: S506
+    except Exception as error:
+        # PyYAML raises whatever it likes, for too deep a nesting or for a value beside its tag.
+        found = " ".join(str(error).split())
+        raise ConfigError(what, found=found, expected=expected, remedy="Mend it.") from error
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds; raises ConfigError for anything else."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            str(path), found=_one_line(error), expected="a readable YAML file", remedy="Mend it."
-        ) from error
+    content = parsed_yaml(path, str(path))
     if not isinstance(content, dict):
         raise ConfigError(
             str(path),
@@ -85,8 +106,4 @@ def _told(fault: Any) -> str:
     if fault["type"] == "value_error":
         reason = str(fault["ctx"]["error"])
         return f"{where}: {reason}" if where else reason
-    return f"{where} = {fault['input']!r} ({fault['msg']})"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return f"{where} = {repr(fault['input'])[:100]} ({fault['msg']})"

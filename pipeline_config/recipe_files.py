@@ -5,12 +5,13 @@ Apart from the types in `recipe.py`, so that a change here reaches no stage's ke
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import ValidationError
 
-from pipeline_config.base import HERE, checked, given_path, read_yaml
+from pipeline_config.base import HERE, checked, given_path, parsed_yaml, read_yaml
 from pipeline_config.errors import ConfigError
 from pipeline_config.recipe import Recipe
 
@@ -40,19 +41,39 @@ def recipe_file(choice: str) -> Path:
 def load_recipe(choice: str, overrides: tuple[str, ...] = ()) -> Recipe:
     """The recipe of a name or a YAML file, with `a.b=value` overrides applied before the checks.
 
-    Raises ConfigError for an unknown name, an unknown key or a value out of bounds.
+    Raises ConfigError, about the overrides if they are at fault, for an unknown name, an unknown
+    key or a value out of bounds.
     """
     path = recipe_file(choice)
     content = {"name": path.stem, **read_yaml(path)}
-    for override in overrides:
-        _apply(content, override)
+    own = {override: _apply(content, override) for override in overrides}
     if overrides:
         content["expected"] = None
-    return checked(Recipe, content, f"recipe {path.name}")
+    try:
+        return checked(Recipe, content, f"recipe {path.name}")
+    except ConfigError as error:
+        blamed = [override for override in own if _is_blamed(override, error.__cause__)]
+        if blamed:
+            error.what = " ".join(f"--set {override[:100]}" for override in blamed)
+            fitting = " ".join(own[override] for override in blamed)
+            error.expected = f"values that fit, such as {path.name} has: {fitting}"
+        raise
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
-    """Set one `a.b=value` in `content`; the value is read as YAML. Raises ConfigError."""
+def _is_blamed(override: str, error: BaseException | None) -> bool:
+    """Whether pydantic's error is about the key of an override, or about a section around it."""
+    assert isinstance(error, ValidationError)
+    key = override.partition("=")[0].strip().split(".")
+    # The kind of a section may stand in between: split.validation.last.rows.
+    places = [[str(part) for part in fault["loc"]] for fault in error.errors()]
+    return any(set(key) <= set(place) or place == key[: len(place)] for place in places)
+
+
+def _apply(content: dict[str, Any], override: str) -> str:
+    """Set one `a.b=value` in `content`, a value in YAML; returns the one before it in that form.
+
+    Raises ConfigError.
+    """
     dotted, equals, text = override.partition("=")
     *parents, leaf = dotted.strip().split(".")
     section: Any = content
@@ -65,9 +86,6 @@ def _apply(content: dict[str, Any], override: str) -> None:
             expected="key=value with a dotted key of the recipe, like training.epochs=3",
             remedy="`idxflow recipes NAME` prints the recipe with all its keys.",
         )
-    try:
-        section[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"--set {override}", found=repr(text), expected="a YAML value", remedy="Quote it."
-        ) from error
+    own = f"{dotted}={json.dumps(section[leaf], default=str, separators=(',', ':'))}"
+    section[leaf] = parsed_yaml(text, f"--set {dotted}={text[:100]!r}", f"YAML, such as {own}")
+    return own

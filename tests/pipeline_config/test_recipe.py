@@ -67,6 +67,87 @@ def test_choices_that_contradict_each_other_are_told_without_the_whole_recipe() 
     assert refused.value.found.startswith("model: dropout is one number")
 
 
+@pytest.mark.parametrize(
+    ("override", "form"),
+    [
+        ("model.hidden=64,64", "model.hidden=[256,256]"),
+        ("model.hidden=[0]", "model.hidden=[256,256]"),
+        ("training.epochs=many", "training.epochs=5"),
+        ("training.optimizer.learning_rate=fast", "training.optimizer.learning_rate=0.01"),
+        ("training.schedule=cosine", 'training.schedule={"name":"one_cycle","warmup":0.2}'),
+        ("split.validation.rows=none", "split.validation.rows=5000"),
+        ("split.validation={kind: last, rows: 0}", 'split.validation={"kind":"last","rows":5000}'),
+        ("training.loss=nll", 'training.loss="cross_entropy"'),
+        ("model.dropout=[0.1]", "model.dropout=0.0"),
+        ("model.batch_norm=2024-13-45", "model.batch_norm=true"),
+        ("model.hidden=[1", "model.hidden=[256,256]"),
+    ],
+)
+def test_an_override_at_fault_is_named_and_its_form_is_shown(override: str, form: str) -> None:
+    # What contradicts itself as a whole is the fault of all that was set, not of one.
+    others = () if override == "training.loss=nll" else ("training.seed=3",)
+    with pytest.raises(ConfigError) as refused:
+        load_recipe("fast", (*others, override))
+    key, _, value = override.partition("=")
+    assert refused.value.what in (f"--set {override}", f"--set {key}={value!r}")
+    assert form in refused.value.expected
+    # The form that is shown is one that works.
+    assert load_recipe("fast", (form.replace("256,256", "64,64"),))
+
+
+def test_a_recipe_that_is_at_fault_itself_is_named(tmp_path: Path) -> None:
+    content = yaml.safe_load((RECIPES / "fast.yaml").read_text())
+    content["model"]["activation"] = "sigmoid"
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError) as refused:
+        load_recipe(str(path), ("training.epochs=3",))
+    assert refused.value.what == "recipe mine.yaml"
+
+
+def laughs(levels: int) -> str:
+    """A few hundred bytes that stand for ten to the power of `levels` words."""
+    lines = ["a0: &a0 [" + ", ".join(["laugh"] * 10) + "]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels)]
+    return "\n".join(lines)
+
+
+HOSTILE = {
+    "aliases": (laughs(7), "an alias"),
+    "an alias of itself": ("a: &a [*a]", "an alias"),
+    "deep nesting": ("a: " + "[" * 3000 + "]" * 3000, "recursion"),
+    "deep nesting by indentation": (
+        "\n".join(" " * n + "a:" for n in range(350)) + " 1",
+        "recursion",
+    ),
+    "a number without end": ("a: " + "9" * 5000, "4300 digits"),
+    "a number that is none": ("a: !!int ''", "index out of range"),
+    "a day that is none": ("a: 2024-13-45", "month"),
+    "too large": ("a: " + "x" * (1 << 16), "65,539 characters"),
+    "bytes that are no text": (b"a: \xff", "utf-8"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_yaml_is_one_clear_error_at_once(tmp_path: Path, kind: str) -> None:
+    content, told = HOSTILE[kind]
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError, match=told) as refused:
+        load_recipe(str(path))
+    if isinstance(content, str):
+        with pytest.raises(ConfigError, match=told):
+            load_recipe("fast", (f"training.epochs={content}",))
+    assert refused.value.what == str(path)
+    assert "without aliases" in refused.value.expected
+
+
+def test_an_error_about_a_large_value_stays_short() -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_recipe("fast", (f"training.epochs=[{'1, ' * 1000}]",))
+    assert len(str(refused.value)) < 500
+
+
 def test_overrides_apply_and_drop_the_expectation() -> None:
     recipe = load_recipe("fast", ("training.epochs=3", "training.optimizer.learning_rate=1e-3"))
     assert recipe.training.epochs == 3

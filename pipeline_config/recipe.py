@@ -89,7 +89,7 @@ class Model(Section):
     deviation is 1/(number of their elements).
     """
 
-    hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...]
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(max_length=100)]
     activation: Literal["relu", "leaky_relu", "tanh", "gelu"]
     negative_slope: Annotated[float, Field(ge=0, lt=1)]
     dropout: tuple[Probability, ...]

@@ -156,9 +156,14 @@ def load_network(path: Path, model: Model, num_pixels: int, num_classes: int) ->
 
     Raises RawDataError when the file is not safetensors or its tensors are of another network.
     """
-    network = build_network(model, num_pixels, num_classes, mean=0.0, std=1.0)
     try:
-        network.load_state_dict(load_file(path))
+        weights = load_file(path)
+        # First without memory: whether there is a network of that size, the file says.
+        with torch.device("meta"):
+            shape = build_network(model, num_pixels, num_classes, mean=0.0, std=1.0)
+        shape.load_state_dict(weights, assign=True)
+        network = build_network(model, num_pixels, num_classes, mean=0.0, std=1.0)
+        network.load_state_dict(weights)
     except (SafetensorError, RuntimeError, OSError) as error:
         widths = "-".join(map(str, (num_pixels, *model.hidden, num_classes)))
         raise RawDataError(

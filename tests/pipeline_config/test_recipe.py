@@ -43,6 +43,7 @@ def test_every_dataset_is_whole(dataset: object) -> None:
         ("model.dropout=1.0", "dropout"),
         ("model.dropout=[0.1]", "one for each of the hidden layers"),
         ("model.hidden=[0]", "hidden"),
+        (f"model.hidden={[1] * 101}", "hidden"),
         ("scaling=log", "scaling"),
         ("training.optimizer.learning_rate=.nan", "learning_rate"),
         ("split.validation={kind: last, rows: 0}", "validation"),

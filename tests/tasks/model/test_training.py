@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_config.recipe import Recipe, Schedule
+from pipeline_config.recipe import Model, Recipe, Schedule
 from pipeline_config.recipe_files import load_recipe
 from tasks.model.network import (
     Normalize,
@@ -88,6 +88,43 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RawDataError, match="36-17-3"):
         wider = recipe("model.hidden=[17]").model
         load_network(tmp_path / "model.safetensors", wider, PIXELS, CLASSES)
+
+
+def test_a_recipe_takes_no_memory_that_its_weights_do_not_justify(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three layers of 60,000 are 28 GB, whatever the file of the weights holds."""
+    path, small = tmp_path / "model.safetensors", recipe().model
+    save_weights(build_network(small, PIXELS, CLASSES, 0.0, 1.0).state_dict(), path)
+    built = []
+
+    def build(model: Model, *given: object, **named: object) -> torch.nn.Sequential:
+        built.append(torch.get_default_device().type)
+        assert built[-1] == "meta" or model == small, "memory before a look at the file"
+        return build_network(model, *given, **named)
+
+    monkeypatch.setattr("tasks.model.network.build_network", build)
+    wide = recipe("model.hidden=[60000, 60000, 60000]").model
+    with pytest.raises(RawDataError, match="36-60000-60000-60000-3"):
+        load_network(path, wide, PIXELS, CLASSES)
+    assert built == ["meta"]
+    assert load_network(path, small, PIXELS, CLASSES)
+    assert built == ["meta", "meta", "cpu"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+def test_weights_of_another_type_become_float32_or_are_refused(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    path, model = tmp_path / "model.safetensors", recipe().model
+    weights = build_network(model, PIXELS, CLASSES, 0.0, 1.0).state_dict()
+    save_weights({name: weight.to(dtype) for name, weight in weights.items()}, path)
+    if dtype == torch.int64:
+        with pytest.raises(RawDataError, match="floating point"):
+            load_network(path, model, PIXELS, CLASSES)
+        return
+    network = load_network(path, model, PIXELS, CLASSES)
+    assert {weight.dtype for weight in network.parameters()} == {torch.float32}
 
 
 def initial_weights(initialization: str) -> torch.Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,8 @@ from tasks.raw.receive import chunks_of, damaged, receive
 from tasks.runtime.errors import RawDataError
 from tasks.runtime.files import storage_errors
 
-# Images a batch; pictures, which take longer, come in smaller ones.
-BATCH, PICTURES = 4096, 256
+# Images a batch, of so many bytes; pictures, which take longer, come in smaller ones.
+BATCH, PICTURES, BATCH_BYTES = 4096, 256, 2**24
 COLUMN = "image"
 # What is taken from a folder; a file that is named is known by its first bytes.
 KNOWN = re.compile(r"[^.].*(\.(png|jpe?g|parquet)|idx3[-_.]ubyte(\.gz)?)", re.I)
@@ -112,7 +113,7 @@ def batches(files: Iterator[Path], form: Form) -> Iterator[Batch]:
     """
     for kind, group in groupby(files, kind_of):
         if kind == PICTURE:
-            while paths := list(islice(group, PICTURES)):
+            while paths := list(islice(group, _fitting(PICTURES, form))):
                 images = [read_picture(path, form).image_HW for path in paths]
                 yield Batch(
                     [*map(name_of, paths)], np.zeros(len(paths), np.int64), np.stack(images)
@@ -129,6 +130,11 @@ def batches(files: Iterator[Path], form: Form) -> Iterator[Batch]:
                 raise _fault(path, "a file of no images", "at least one")
 
 
+def _fitting(most: int, form: Form) -> int:
+    """How many images make a batch: `most`, or fewer where they are large."""
+    return max(1, min(most, BATCH_BYTES // (form.height * form.width)))
+
+
 def _idx(path: Path, form: Form, named: Path | None = None) -> Iterator[NDArray[np.uint8]]:
     """Read piece by piece: the pages of a map would count as memory, and a cut file would kill."""
     header = read_header(path)
@@ -137,8 +143,9 @@ def _idx(path: Path, form: Form, named: Path | None = None) -> Iterator[NDArray[
         raise _fault(named or path, f"{header}", f"N×{form.height}×{form.width} uint8 images")
     with path.open("rb") as file:
         file.seek(header.offset)
-        for start in range(0, num_images, BATCH):
-            count = min(BATCH, num_images - start)
+        batch = _fitting(BATCH, form)
+        for start in range(0, num_images, batch):
+            count = min(batch, num_images - start)
             content = file.read(count * form.height * form.width)
             images = np.frombuffer(content, np.uint8)
             if len(images) != count * form.height * form.width:
@@ -166,21 +173,39 @@ def _parquet(path: Path, form: Form) -> Iterator[NDArray[np.uint8]]:
     wanted = f"a column {COLUMN!r} of {num_pixels} bytes a row ({form.height}×{form.width})"
     binary = (pa.types.is_fixed_size_binary, pa.types.is_binary, pa.types.is_large_binary)
     try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            place = schema.get_field_index(COLUMN)
-            if place < 0 or not any(is_kind(schema.field(place).type) for is_kind in binary):
-                found = f"{COLUMN}: {schema.field(place).type}" if place >= 0 else schema.names
-                raise _fault(path, f"{found}", wanted)
-            for batch in file.iter_batches(BATCH, columns=[COLUMN]):
+        schema = pq.read_schema(path)
+        place = schema.get_field_index(COLUMN)
+        if place < 0 or not any(is_kind(schema.field(place).type) for is_kind in binary):
+            found = f"{COLUMN}: {schema.field(place).type}" if place >= 0 else schema.names
+            raise _fault(path, f"{found}", wanted)
+        kind = schema.field(place).type
+        is_other = pa.types.is_fixed_size_binary(kind) and kind.byte_width != num_pixels
+        # As a dictionary, a value is there once, however many rows name it.
+        with pq.ParquetFile(path, read_dictionary=[COLUMN], buffer_size=2**20) as file:
+            if is_other or not _is_bounded(file.metadata, num_pixels):
+                raise ValueError("values of another size")
+            for batch in file.iter_batches(_fitting(BATCH, form), columns=[COLUMN]):
                 column = batch.column(0)
                 if column.null_count:
                     raise _fault(path, "rows without an image", wanted)
+                if pa.types.is_dictionary(column.type):
+                    column = column.dictionary.cast(pa.binary(num_pixels)).take(column.indices)
                 images = pixels(column.cast(pa.binary(num_pixels)), num_pixels)
                 yield images.reshape(-1, form.height, form.width)
     except (pa.ArrowException, OSError, ValueError) as error:
         told = " ".join(str(error).split())[:200]
         raise _fault(path, f"a file that cannot be read so ({told})", wanted) from error
+
+
+def _is_bounded(metadata: Any, num_pixels: int) -> bool:
+    """Whether the images take no more bytes than their rows ask for, with a little for headers."""
+    groups = (metadata.row_group(place) for place in range(metadata.num_row_groups))
+    chunks = (group.column(place) for group in groups for place in range(group.num_columns))
+    return all(
+        chunk.total_uncompressed_size <= chunk.num_values * (num_pixels + 8) + BATCH_BYTES
+        for chunk in chunks
+        if chunk.path_in_schema == COLUMN
+    )
 
 
 def _fault(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -182,3 +184,77 @@ def test_damaged_parquet_is_our_own_error(images: np.ndarray, tmp_path: Path) ->
             read(path)
         except RawDataError as error:
             assert error.what == str(path)
+
+
+MEASURED = """
+import re, sys
+from pathlib import Path
+from tasks.prediction.inputs import batches, files_of
+from tasks.prediction.pictures import Form
+import pyarrow.parquet
+from PIL import Image
+
+def most():
+    # Of this process alone: what the parent once held is not in it.
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+
+before, height, width, *files = most(), int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
+try:
+    for batch in batches(files_of(files), Form(height, width, is_digits=False)):
+        pass
+except Exception as error:
+    print(type(error).__name__)
+else:
+    print(batch.images_BHW.shape)
+print(most() - before)
+"""
+
+
+def measured(*files: Path, form: tuple[int, int]) -> tuple[str, int]:
+    """How reading files ended, in a process of its own, and how many MB it took."""
+    words = [*map(str, (*form, *files))]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *words], check=True, capture_output=True, text=True
+    )
+    ended, megabytes = done.stdout.splitlines()
+    return ended, int(megabytes)
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(400_000)])
+@pytest.mark.parametrize("form", [(28, 28), (400, 1000)])
+def test_a_value_that_is_repeated_is_there_once(
+    tmp_path: Path, kind: pa.DataType, form: tuple[int, int]
+) -> None:
+    path = tmp_path / "repeated"
+    one = pa.array([bytes(400_000)], kind)
+    rows = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), one)
+    pq.write_table(pa.table({"image": rows}), path, compression="zstd", store_schema=False)
+    assert path.stat().st_size < 16_000
+    ended, megabytes = measured(path, form=form)
+    fits = form == (400, 1000)
+    assert (ended == "RawDataError") == (not fits)
+    assert megabytes < 150
+
+
+def test_a_value_that_unpacks_to_much_more_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "bomb"
+    pq.write_table(pa.table({"image": [bytes(300_000_000)]}), path, compression="zstd")
+    assert path.stat().st_size < 20_000
+    ended, megabytes = measured(path, form=(28, 28))
+    assert ended == "RawDataError"
+    assert megabytes < 100
+
+
+def test_large_images_come_a_few_at_a_time(tmp_path: Path) -> None:
+    with (tmp_path / "large").open("wb") as file:
+        file.write(b"\0\0\x08\x03" + np.array([40, 3000, 3000], ">u4").tobytes())
+        file.truncate(16 + 40 * 3000 * 3000)
+    picture = Image.new("L", (64, 64), 255)
+    picture.paste(0, (20, 20, 40, 40))
+    pictures = [tmp_path / f"{number}.png" for number in range(40)]
+    for path in pictures:
+        picture.save(path)
+    for files in ([tmp_path / "large"], pictures):
+        ended, megabytes = measured(*files, form=(3000, 3000))
+        assert ended == "(1, 3000, 3000)"
+        assert megabytes < 150

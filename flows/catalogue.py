@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+from pydantic_core import from_json
+
 from pipeline_config.base import Section
-from tasks.bundle.contents import (
-    LOOK,
-    METRICS,
-    BundleManifest,
-    Metrics,
-    Provenance,
-    bundle_folder,
-    read_as,
-)
+from tasks.bundle.contents import LOOK, METRICS, BundleManifest, bundle_folder
 from tasks.release.decision_page import page_path
 from tasks.release.journal import Entry, champion_of, read_journal
 from tasks.release.versions import published_versions
 from tasks.runtime.errors import ReleaseError
-from tasks.runtime.files import sha256_file
-from tasks.runtime.manifest import MANIFEST
+from tasks.runtime.files import sha256_bytes
+from tasks.runtime.manifest import MANIFEST, read_regular
 
 logger = logging.getLogger(__name__)
 
@@ -50,25 +46,47 @@ class Shown(Version):
     history: tuple[Entry, ...]
 
 
+@contextmanager
+def as_published(*folders: Path) -> Iterator[None]:
+    """Turn what bundles lack of what publish writes into a ReleaseError that names the key."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise ReleaseError(
+            " or ".join(map(str, folders)),
+            found=f"a manifest or metrics of another form ({type(error).__name__}: {told})",
+            expected="what publish writes there",
+            remedy=LOOK,
+        ) from error
+
+
 def read_manifest(folder: Path) -> BundleManifest:
-    """A bundle's manifest; raises ReleaseError for one that cannot be read or lacks something."""
-    manifest = read_as(BundleManifest, folder / MANIFEST)
-    read_as(Provenance, folder / MANIFEST, manifest.provenance)
-    return manifest
+    """A bundle's manifest; raises ReleaseError for one that cannot be read."""
+    try:
+        return BundleManifest.model_validate_json(read_regular(folder / MANIFEST))
+    except (OSError, ValidationError) as error:
+        raise ReleaseError(
+            str(folder),
+            found=f"no readable {MANIFEST}",
+            expected="the folder of a published version",
+            remedy=LOOK,
+        ) from error
 
 
 def read_metrics(folder: Path, manifest: BundleManifest) -> dict[str, Any]:
-    """A bundle's metrics; raises ReleaseError where they are not whole or not the manifest's."""
-    entry, path = manifest.files.get(METRICS), folder / METRICS
-    read_as(Metrics, path)
-    if entry is None or sha256_file(path) != entry.sha256:
+    """A bundle's metrics; raises ReleaseError where they are not those of its manifest."""
+    entry, content = manifest.files.get(METRICS), b""
+    with suppress(OSError):
+        content = read_regular(folder / METRICS)
+    if entry is None or sha256_bytes(content) != entry.sha256:
         raise ReleaseError(
-            str(path),
-            found="other metrics than were published",
+            str(folder / METRICS),
+            found="other metrics than were published, or none",
             expected="those of its manifest",
             remedy=LOOK,
         )
-    metrics: dict[str, Any] = json.loads(path.read_bytes())
+    metrics: dict[str, Any] = from_json(content)
     return metrics
 
 
@@ -80,8 +98,9 @@ def versions_of(dataset: str) -> list[Version]:
         try:
             folder = bundle_folder(dataset, name)
             manifest = read_manifest(folder)
-            metrics = read_metrics(folder, manifest)
-            found.append(version_of(folder, manifest, metrics, entries))
+            with as_published(folder):
+                metrics = read_metrics(folder, manifest)
+                found.append(version_of(folder, manifest, metrics, entries))
         except ReleaseError as error:
             logger.warning("%s/%s is left out: %s: %s", dataset, name, error.what, error.found)
     return sorted(found, key=lambda version: (-version.accuracy, version.version))

@@ -53,14 +53,11 @@ def main() -> None:
     except IdxflowError as error:
         console.print_error(error)
     except (OSError, UnicodeEncodeError) as error:
-        found = getattr(error, "strerror", None) or str(error)
-        what = str(getattr(error, "filename", None) or " ".join(sys.argv[1:]))
-        console.print_error(
-            IdxflowError(
-                what,
-                found=found,
-                expected="words in UTF-8, and files and folders that this user may read and write",
-                remedy="Mend the name, the owner or the disk, and run the same command again.",
-            )
+        told = IdxflowError(
+            str(getattr(error, "filename", None) or " ".join(sys.argv[1:])),
+            found=getattr(error, "strerror", None) or str(error),
+            expected="words in UTF-8, and files and folders that this user may read and write",
+            remedy="Mend the name, the owner or the disk, and run the same command again.",
         )
+        console.print_error(told)
     sys.exit(1)

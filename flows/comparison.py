@@ -47,9 +47,7 @@ def compared(first: Path, second: Path) -> Comparison:
     for folder in (first, second):
         refuse_damaged(folder, RECIPE, PROBABILITIES)
     right = _right_rows(first), _right_rows(second)
-    names = [[row["name"] for row in told["per_class"]] for told in metrics]
-    same_rows = right[0].keys() == right[1].keys() and names[0] == names[1]
-    if not same_rows or one.dataset != two.dataset:
+    if right[0].keys() != right[1].keys() or one.dataset != two.dataset:
         raise ReleaseError(
             f"{one.version} and {two.version}",
             found="versions that were scored on different test rows",
@@ -96,9 +94,7 @@ def _right_rows(folder: Path) -> dict[int, bool]:
             # Probabilities of honest rows take more than a byte each, however they are packed.
             if not all(map(pa.types.is_integer, kinds)) or not 0 < num_rows < path.stat().st_size:
                 raise ValueError(f"{num_rows:,} rows of {kinds}")
-            columns = [file.read(columns=[name])[name] for name in names]
-            if any(column.null_count for column in columns):
-                raise ValueError("rows without a value")
+            table = file.read(columns=names)
     except (OSError, KeyError, ValueError) as error:
         raise ReleaseError(
             str(path),
@@ -106,11 +102,9 @@ def _right_rows(folder: Path) -> dict[int, bool]:
             expected="a row for each test row",
             remedy="Bundles of very large test splits have none; `idxflow verify` tells damage.",
         ) from error
-    index, labels, named = (column.to_pylist() for column in columns)
-    start = min(index)
-    return {
-        row - start: label == said for row, label, said in zip(index, labels, named, strict=True)
-    }
+    columns = [table[name].to_pylist() for name in names]
+    start = min(columns[0])
+    return {row - start: label == named for row, label, named in zip(*columns, strict=True)}
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Pair]:

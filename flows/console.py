@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from flows.explain import Verdict
 from flows.folds import LabelAudit
@@ -45,13 +46,9 @@ def visible(text: object) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under their columns; without lines and colours where no terminal is.
-
-    A cell that is a tuple has a line for each part at a terminal.
-    """
+    """Print rows under their columns; without lines and colours where no terminal is."""
     out = console()
     plain = not out.is_terminal
-    between = " " if plain else "\n"
     grid = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         numeric = column in {"seconds", "classes", "MB", "accuracy", "count", "row"}
@@ -59,8 +56,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
             column, justify="right" if numeric else "left", no_wrap=plain, overflow="fold"
         )
     for row in rows:
-        parts = (cell if isinstance(cell, tuple) else (cell,) for cell in row)
-        grid.add_row(*(escape(between.join(map(visible, cell))) for cell in parts))
+        grid.add_row(*(cell if isinstance(cell, Text) else Text(visible(cell)) for cell in row))
     out.print(grid)
 
 
@@ -126,16 +122,15 @@ def print_summary(summary: Summary) -> None:
         f"confidence {confidence_in_words(metrics)}"
         + (f"   with corrected labels {second:.2%}" if second is not None else "")
     )
-    for line in (
-        f"version {summary.version}, {summary.event}: {summary.decision}",
-        f"report  {summary.report}",
-        f"model   {summary.bundle}/model.safetensors",
-    ):
-        out.print(visible(line), markup=False)
+    line = f"version {summary.version}, {summary.event}: {summary.decision}"
+    out.print(visible(line), markup=False)
+    out.print(visible(f"report  {summary.report}"), markup=False)
+    out.print(visible(f"model   {summary.bundle}/model.safetensors"), markup=False)
 
 
 def print_datasets(datasets: Iterable[Dataset]) -> None:
     """Print a line for each data set; at a terminal each source has a line of its own."""
+    between = "\n" if sys.stdout.isatty() else " "
     table(
         ("name", "what", "classes", "MB", "recipe", "sources"),
         [
@@ -145,7 +140,7 @@ def print_datasets(datasets: Iterable[Dataset]) -> None:
                 dataset.num_classes,
                 f"{dataset.num_bytes / 1e6:.1f}",
                 dataset.default_recipe,
-                dataset.sources,
+                Text(between.join(dataset.sources)),
             )
             for dataset in datasets
         ],

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from flows.catalogue import read_manifest, read_metrics
+from flows.catalogue import as_published, read_manifest, read_metrics
 from flows.child import run_apart
 from flows.comparison import differences
 from flows.console import say
@@ -72,7 +72,13 @@ def reproduce(folder: Path, source: str | None = None, keep: Path | None = None)
     """
     refuse_damaged(folder)
     manifest = read_manifest(folder)
-    choice = _choice(manifest, folder.resolve(), source)
+    with as_published(folder):
+        choice, threads = (
+            _choice(manifest, folder.resolve(), source),
+            manifest.provenance["threads"],
+        )
+        # What it lacks for the comparison is told before anything runs.
+        compare(folder, folder)
     make_plan(choice)
     with in_use(), _scratch(keep) as root:
         say(
@@ -80,7 +86,7 @@ def reproduce(folder: Path, source: str | None = None, keep: Path | None = None)
             "does not decide"
         )
         _count_look(manifest)
-        summary = run_apart(_words(choice), root, manifest.provenance["threads"])
+        summary = run_apart(_words(choice), root, threads)
         found = compare(folder, Path(summary["bundle"]))
     return found if keep is None else found.model_copy(update={"kept": str(keep)})
 
@@ -111,10 +117,10 @@ def _choice(manifest: BundleManifest, folder: Path, source: str | None) -> Choic
 
 def _raw_files(manifest: BundleManifest) -> Path | None:
     """The fetch output that the version was made from, if it is still there and intact."""
-    made = manifest.provenance["stages"].get("fetch", {})
-    folder = folder_of("fetch", made.get("key", ""))
+    made = manifest.provenance["stages"]["fetch"]
+    folder = folder_of("fetch", made["key"])
     found, damage = inspect(folder)
-    is_same = found is not None and not damage and found.digest == made.get("digest")
+    is_same = found is not None and not damage and found.digest == made["digest"]
     return folder.resolve() if is_same else None
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows import console
-from flows.catalogue import shown, versions_of
+from flows.catalogue import as_published, shown, versions_of
 from flows.commands.models_output import (
     print_comparison,
     print_history,
@@ -62,11 +62,13 @@ def show(
     version: VersionArgument, dataset: DatasetOption = None, as_json: JsonOption = False
 ) -> None:
     """Show a version: figures, provenance, and what was decided about it."""
-    found = shown(find_bundle(version, dataset))
-    if as_json:
-        console.print_json(found.model_dump(mode="json"))
-    else:
-        print_version(found)
+    folder = find_bundle(version, dataset)
+    with as_published(folder):
+        found = shown(folder)
+        if as_json:
+            console.print_json(found.model_dump(mode="json"))
+        else:
+            print_version(found)
 
 
 @app.command(epilog="Example: idxflow models diff champion 3fa0")
@@ -77,11 +79,13 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two versions: figures, classes, test rows that changed sides, recipe, code, data."""
-    found = compared(find_bundle(first, dataset), find_bundle(second, dataset))
-    if as_json:
-        console.print_json(found.model_dump(mode="json"))
-    else:
-        print_comparison(found)
+    folders = find_bundle(first, dataset), find_bundle(second, dataset)
+    with as_published(*folders):
+        found = compared(*folders)
+        if as_json:
+            console.print_json(found.model_dump(mode="json"))
+        else:
+            print_comparison(found)
 
 
 @app.command(epilog='Example: idxflow models promote 3fa0 --why "fewer confused 4 and 9"')

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import ConfigDict, Field, ValidationError
-
-from pipeline_config.base import Section, SectionT
+from pipeline_config.base import Section
 from pipeline_config.recipe import Recipe
 from pipeline_config.settings import settings
-from tasks.runtime.devices import Machine
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import canonical_json, digest_of
 from tasks.runtime.manifest import (
@@ -95,48 +92,6 @@ class BundleManifest(Section):
         return canonical_json(self.model_dump(mode="json"))
 
 
-# More than these fields may be there; a number in quotes is none.
-READ = ConfigDict(extra="ignore", strict=True)
-Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
-
-
-class Provenance(Machine):
-    """What is read of a manifest's provenance; `stages` are (key, digest) by the stage's name."""
-
-    model_config = READ
-    data: dict[str, str]
-    seed: int
-    code: str
-    modules: dict[str, str]
-    libraries: dict[str, str]
-    stages: dict[str, dict[Literal["key", "digest"], str]]
-
-
-class ClassMetrics(Section):
-    """What is read of one class's metrics."""
-
-    model_config = READ
-    name: str
-    recall: float
-
-
-class Metrics(Section):
-    """What is read of `metrics.json`."""
-
-    model_config = READ
-    accuracy: float
-    accuracy_interval_95: Interval
-    macro_f1: float
-    loss: float
-    brier: float
-    ece: float
-    ece_expected_95: Interval
-    calibrated: bool
-    temperature: float
-    validation_accuracy: float | None
-    per_class: list[ClassMetrics]
-
-
 def recipe_digest(recipe: Recipe) -> str:
     """The SHA-256 of what a recipe chooses, less its words and floors."""
     return digest_of(recipe.model_dump(mode="json", exclude={"description", "expected", "floors"}))
@@ -211,23 +166,6 @@ def refuse_damaged(folder: Path, *names: str) -> None:
             expected="the bundle that its manifest describes",
             remedy=LOOK,
         )
-
-
-def read_as(cls: type[SectionT], path: Path, content: Any = None) -> SectionT:
-    """What a bundle's file, or `content` of it, holds; raises ReleaseError, which names the key."""
-    try:
-        if content is None:
-            return cls.model_validate_json(read_regular(path))
-        return cls.model_validate(content)
-    except (OSError, ValidationError) as error:
-        faults = error.errors() if isinstance(error, ValidationError) else []
-        told = [": ".join(map(str, (*fault["loc"], fault["msg"]))) for fault in faults[:3]]
-        raise ReleaseError(
-            str(path),
-            found="; ".join(told) or "no readable file",
-            expected="what publish writes there",
-            remedy=LOOK,
-        ) from error
 
 
 def _holds(manifest: BundleManifest) -> bool:

@@ -67,15 +67,21 @@ def read_model(content: bytes, name: str, threads: int = 0) -> OnnxModel:
     options.intra_op_num_threads = threads
     try:
         model = ModelProto.FromString(content)
-        height, width, num_classes = _ends(model)
-        widest = _widest(model.graph, height * width, num_classes)
-        words = {word.key: json.loads(word.value) for word in model.metadata_props}
+        widths = _widths(model)
         session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
+        (images,), (answers,) = session.get_inputs(), session.get_outputs()
+        ends = [(end.name, end.type, *end.shape) for end in (images, answers)]
+        _, height, width = images.shape
+        shape = ("images", "tensor(uint8)", "batch", height, width)
+        wanted = [shape, ("probabilities", "tensor(float)", "batch", widths[-1])]
+        if min(height, width) < 1 or height * width != widths[0] or ends != wanted:
+            raise ValueError(f"{ends}")
+        words = {word.key: json.loads(word.value) for word in model.metadata_props}
     except Exception as error:  # of foreign bytes each library complains in its own way
         told = " ".join(str(error).split())[:200] or type(error).__name__
         raise fault(name, f"another kind of ONNX model ({told})") from error
-    batch = max(1, min(MAX_BATCH, MAX_NUMBERS // widest))
-    return OnnxModel(name, (height, width), num_classes, words, batch, session)
+    batch = max(1, min(MAX_BATCH, MAX_NUMBERS // max(widths)))
+    return OnnxModel(name, (height, width), widths[-1], words, batch, session)
 
 
 def fault(name: str, found: str) -> ReleaseError:
@@ -89,54 +95,39 @@ def fault(name: str, found: str) -> ReleaseError:
     )
 
 
-def _ends(model: Any) -> tuple[int, int, int]:
-    """H, W and C; raises ValueError for other inputs or outputs, and for what is no plain graph."""
-    from onnx import TensorProto
-
-    ends: list[Any] = []
-    for value in (*model.graph.input, *model.graph.output):
-        tensor = value.type.tensor_type
-        sides = (dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
-        ends.append([value.name, tensor.elem_type, *sides])
-    (*images, height, width), (*answers, num_classes) = ends
-    wanted = ["images", TensorProto.UINT8, "batch"], ["probabilities", TensorProto.FLOAT, "batch"]
-    opsets = [(opset.domain, opset.version) for opset in model.opset_import]
-    others = (model.functions, model.training_info, model.graph.sparse_initializer)
-    sizes = all(isinstance(side, int) and side > 0 for side in (height, width, num_classes))
-    if not sizes or (images, answers) != wanted or opsets != [("", OPSET)] or any(others):
-        raise ValueError(f"{ends}, opset {opsets}")
-    return height, width, num_classes
-
-
-def _widest(graph: Any, width: int, num_classes: int) -> int:
-    """The most numbers that an image becomes between two layers; ValueError for other layers."""
+def _widths(model: Any) -> list[int]:
+    """How many numbers an image is before each Gemm and at the end; ValueError for other layers."""
     from onnx import TensorProto, numpy_helper
 
-    weights = {weight.name: weight for weight in graph.initializer}
+    graph = model.graph
+    opsets = [(opset.domain, opset.version) for opset in model.opset_import]
+    if (
+        opsets != [("", OPSET)]
+        or model.functions
+        or model.training_info
+        or graph.sparse_initializer
+    ):
+        raise ValueError(f"the opsets {opsets}, or more than a graph")
+    if not CHAIN.fullmatch(" ".join(node.op_type for node in graph.node)):
+        raise ValueError("layers that the export does not write")
     item = {TensorProto.FLOAT: 4, TensorProto.INT64: 8}
     for weight in graph.initializer:
         num_bytes = math.prod(weight.dims) * item[weight.data_type]
         if min(weight.dims) < 1 or num_bytes != len(weight.raw_data) or weight.data_location:
             raise ValueError(f"weights {weight.name} that are not in the file")
-    if not CHAIN.fullmatch(" ".join(node.op_type for node in graph.node)):
-        raise ValueError("layers that the export does not write")
-    if numpy_helper.to_array(weights[graph.node[0].input[1]]).tolist() != [-1, width]:
-        raise ValueError("images in another form")
-    last, widest = "images", width
+    weights = {weight.name: weight for weight in graph.initializer}
+    widths: list[int]
+    rows, *widths = numpy_helper.to_array(weights[graph.node[0].input[1]]).tolist()
+    last, shapes = "images", {"Reshape": [[2]], "Sub": [[1]], "Div": [[1]]}
     for node in graph.node:
-        given = [tuple(weights[name].dims) for name in node.input[1:]]
-        before, width = width, given[0][0] if node.op_type == "Gemm" else width
-        wanted = {
-            "Reshape": [(2,)],
-            "Sub": [(1,)],
-            "Div": [(1,)],
-            "Gemm": [(width, before), (width,)],
-            "BatchNormalization": [(width,)] * 4,
-        }.get(node.op_type, [])
+        given = [list(weights[name].dims) for name in node.input[1:]]
+        if node.op_type == "Gemm":
+            widths.append(given[0][0])
+            shapes["Gemm"] = [[widths[-1], widths[-2]], [widths[-1]]]
+        shapes["BatchNormalization"] = [[widths[-1]]] * 4
         names = {attribute.name for attribute in node.attribute}
-        if node.input[0] != last or given != wanted or node.domain or names - ATTRIBUTES:
+        fits = node.input[0] == last and given == shapes.get(node.op_type, [])
+        if not fits or node.domain or names - ATTRIBUTES or rows != -1:
             raise ValueError(f"layer {node.name}, which does not fit the one before it")
-        (last,), widest = node.output, max(widest, width)
-    if (last, width) != ("probabilities", num_classes):
-        raise ValueError(f"{width} numbers called {last} at the end")
-    return widest
+        (last,) = node.output
+    return widths

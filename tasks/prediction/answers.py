@@ -111,7 +111,7 @@ def predict_files(request: Request) -> Predicted:
 
 def answer(classifier: Classifier, batch: Batch, threshold: float) -> list[Row]:
     """A row an image: source, index, class (None below the threshold), best, probability …"""
-    probabilities_BC = classifier.probabilities(batch.images_BHW)
+    probabilities_BC = classifier.model.probabilities(batch.images_BHW)
     best_B, sure_B = probabilities_BC.argmax(axis=1), probabilities_BC.max(axis=1)
     names = [classifier.class_names[best] for best in best_B]
     columns = (batch.sources, batch.index_B.tolist(), names, sure_B.tolist(), sure_B < threshold)

@@ -1,14 +1,8 @@
-"""The ONNX model of a bundle, held against its manifest and asked through onnxruntime alone.
-
-Axes: B images of a batch, H×W pixels, C classes.
-"""
+"""The ONNX model of a bundle, held against its manifest, with its classes and its form."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pipeline_config.base import given_path
 from pipeline_config.settings import settings
@@ -29,10 +23,6 @@ class Classifier:
     form: Form
     class_names: tuple[str, ...]
     model: OnnxModel
-
-    def probabilities(self, images_BHW: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The probabilities (B, C); raises ReleaseError where the model gives none."""
-        return self.model.probabilities(images_BHW)
 
 
 def load_classifier(model: str, dataset: str | None) -> Classifier:

@@ -41,7 +41,7 @@ def draw_explained(path: Path, files: Iterable[Path], classifier: Classifier) ->
             remedy="Leave --explain out: the rows of other files are taken as they are.",
         )
     pictures = [read_picture(file, classifier.form) for file in shown]
-    probabilities_BC = classifier.probabilities(
+    probabilities_BC = classifier.model.probabilities(
         np.stack([picture.image_HW for picture in pictures])
     )
     height_in = HEAD_IN + ROW_IN * len(shown)

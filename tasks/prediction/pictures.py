@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 BOX, FIELD = 20, 28
 # Larger pictures are made this long first: time and memory are bounded, and noise is averaged.
 WORKING_PX = 256
+TILE_PX = 1024
 # What is wider than this share of the picture is ground, however the light falls on it.
 GROUND_SHARE = 1 / 3
 # Ink stands out from the ground by so many grey levels, and by so many times the ground's noise.
@@ -90,7 +92,10 @@ def _read_grey(path: Path) -> tuple[NDArray[np.uint8], bool]:
                 is_plain = picture.mode == "L" and "transparency" not in picture.info
                 # A JPEG is decoded no larger than needed.
                 picture.draft("L", (WORKING_PX, WORKING_PX))
-                return np.asarray(_grey(ImageOps.exif_transpose(picture))), is_plain
+                grey = _grey(picture)
+                ImageOps.exif_transpose(grey, in_place=True)
+                grey.thumbnail((WORKING_PX, WORKING_PX), Image.Resampling.BOX)
+                return np.asarray(grey), is_plain
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise RawDataError(
             name_of(path),
@@ -109,17 +114,23 @@ def _read_grey(path: Path) -> tuple[NDArray[np.uint8], bool]:
 
 
 def _grey(picture: Image) -> Image:
+    """The picture in grey, as it lies; beside the two there is one tile at a time in memory."""
     from PIL import Image
 
-    if picture.mode.startswith("I"):
-        deep_hw = np.asarray(picture).astype(np.int64) >> 8
-        picture = Image.fromarray(deep_hw.clip(0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        white = Image.new("RGBA", picture.size, "white")
-        white.alpha_composite(picture.convert("RGBA"))
-        picture = white
-    grey = picture.convert("L")
-    grey.thumbnail((WORKING_PX, WORKING_PX), Image.Resampling.BOX)
+    grey = Image.new("L", picture.size)
+    wide, tall = picture.size
+    for left, top in product(range(0, wide, TILE_PX), range(0, tall, TILE_PX)):
+        box = left, top, min(left + TILE_PX, wide), min(top + TILE_PX, tall)
+        tile = picture.crop(box)
+        if tile.mode.startswith("I"):
+            deep_hw = np.asarray(tile).astype(np.int64) >> 8
+            tile = Image.fromarray(deep_hw.clip(0, 255).astype(np.uint8))
+        if tile.has_transparency_data:
+            white = Image.new("RGBA", tile.size, "white")
+            white.alpha_composite(tile.convert("RGBA"))
+            tile = white
+        grey.paste(tile.convert("L"), box)
+    grey.info = picture.info
     return grey
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
+from tasks.prediction import pictures
 from tasks.prediction.pictures import Form, centred, find_ink, read_picture
 from tasks.runtime.errors import RawDataError
 
@@ -114,6 +117,62 @@ def test_every_mode_of_a_picture_is_read(
         picture = plain.convert(mode)
     path = saved(picture, tmp_path / ("it.jpg" if mode == "CMYK" else "it.png"))
     assert alike(read_picture(path, MNIST).image_HW, digits[5]) > 0.95
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "I;16"])
+def test_tiles_give_what_the_whole_picture_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Turned by EXIF, and with a colour that stands for nothing."""
+    chance = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    if mode == "I;16":
+        picture = Image.fromarray(chance.integers(0, 65536, (317, 410), dtype=np.uint16))
+    else:
+        noise = Image.fromarray(chance.integers(0, 256, (317, 410, 4), dtype=np.uint8))
+        picture = noise.convert(mode)
+    clear = {} if "A" in mode else {"transparency": (1, 2, 3) if mode == "RGB" else 7}
+    path = saved(picture, tmp_path / "it.png", exif=exif, **clear)
+    whole = read_picture(path, Form(9, 9, is_digits=False)).grey_hw
+    assert whole.shape == (256, 198)
+    monkeypatch.setattr(pictures, "TILE_PX", 50)
+    assert np.array_equal(read_picture(path, Form(9, 9, is_digits=False)).grey_hw, whole)
+
+
+MEASURED = """
+import re, sys
+from pathlib import Path
+from tasks.prediction.pictures import Form, read_picture
+from PIL import Image
+
+def most():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+
+before = most()
+read_picture(Path(sys.argv[1]), Form(28, 28, is_digits=False))
+print(most() - before)
+"""
+
+
+@pytest.mark.parametrize(("mode", "bytes_a_pixel"), [("L", 1), ("I;16", 2), ("RGBA", 4)])
+def test_a_large_picture_takes_little_more_than_its_pixels(
+    tmp_path: Path, mode: str, bytes_a_pixel: int
+) -> None:
+    side = 6000
+    picture = Image.new(mode, (side, side))
+    picture.paste(
+        Image.new(
+            mode,
+            (side // 2, side // 2),
+            (0, 0, 0, 255) if mode == "RGBA" else 255 if mode == "L" else 65535,
+        )
+    )
+    path = saved(picture, tmp_path / "large.png", compress_level=1)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(path)], check=True, capture_output=True, text=True
+    )
+    assert int(done.stdout) < (bytes_a_pixel + 1) * side**2 / 2**20 + 60
 
 
 @pytest.mark.parametrize("kind", ["RGBA", "LA", "P"])

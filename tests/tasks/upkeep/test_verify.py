@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -144,6 +145,7 @@ def test_golden_pairs_of_a_wrong_form_are_a_verdict(bundle: Path) -> None:
     for wrong in (
         {"images": images},
         {"images": images[:0], "probabilities": said[:0]},
+        {"images": np.tile(images, (9, 1, 1)), "probabilities": np.tile(said, (9, 1))},
         {"images": images, "probabilities": said[:-1]},
         {"images": images.reshape(len(images), -1), "probabilities": said},
         {"images": images.astype(np.float32), "probabilities": said},
@@ -152,6 +154,17 @@ def test_golden_pairs_of_a_wrong_form_are_a_verdict(bundle: Path) -> None:
         save_file(wrong, bundle / GOLDEN)
         resealed(bundle)
         assert set(damaged(verify_bundle(bundle))) == {"weights", "ONNX model"}
+
+
+def test_a_foreign_model_whose_digest_holds_is_not_run(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx.load(bundle / "model.onnx")
+    model.graph.node[-1].op_type = "Hardmax"
+    onnx.save(model, bundle / "model.onnx")
+    resealed(bundle)
+    monkeypatch.setattr("onnxruntime.InferenceSession", None)
+    assert "layers that the export does not write" in damaged(verify_bundle(bundle))["ONNX model"]
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"null", b'{"dataset": NaN}', b"\xff"])

@@ -44,10 +44,7 @@ app.add_typer(models.app, name="models")
 
 
 def main() -> None:
-    """Run the command line; an error of bad input is one message and exit code 1.
-
-    That is also what becomes of a name, a path or a disk that the operating system refuses.
-    """
+    """Run the command line; bad input, or a name or disk that fails, is one message and code 1."""
     try:
         app()
     except IdxflowError as error:

@@ -66,9 +66,9 @@ def _launch(
         say("stopped; what is finished is kept, and the same command goes on from there")
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:
-        is_ours = isinstance(error, IdxflowError)
         # Some of what Prefect's client raises comes wrapped.
-        if is_ours or not isinstance(error.__cause__ or error, httpx.HTTPError):
+        said = error.__cause__ or error
+        if isinstance(error, IdxflowError) or not isinstance(said, httpx.HTTPError):
             raise
         raise ServerError(
             "the Prefect server",

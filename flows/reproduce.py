@@ -21,13 +21,7 @@ from pipeline_config.base import Section, given_path
 from pipeline_config.datasets import named_datasets
 from pipeline_config.gate import gate_for
 from pipeline_config.settings import settings
-from tasks.bundle.contents import (
-    RECIPE,
-    BundleManifest,
-    bundle_folder,
-    models_lock,
-    refuse_damaged,
-)
+from tasks.bundle.contents import RECIPE, BundleManifest, bundle_folder, models_lock, refuse_damaged
 from tasks.bundle.golden import GOLDEN, read_golden
 from tasks.release.judging import pinned_digest
 from tasks.release.ledger import count_look
@@ -73,19 +67,15 @@ def reproduce(folder: Path, source: str | None = None, keep: Path | None = None)
     refuse_damaged(folder)
     manifest = read_manifest(folder)
     with as_published(folder):
-        choice, threads = (
-            _choice(manifest, folder.resolve(), source),
-            manifest.provenance["threads"],
-        )
+        choice = _choice(manifest, folder.resolve(), source)
+        threads = manifest.provenance["threads"]
         # What it lacks for the comparison is told before anything runs.
         compare(folder, folder)
     make_plan(choice)
     with in_use(), _scratch(keep) as root:
-        say(
-            f"making {manifest.dataset}/{manifest.version} once more in {root}, where the gate "
-            "does not decide"
-        )
-        _count_look(manifest)
+        say(f"making {manifest.dataset}/{manifest.version} once more in {root}")
+        with as_published(folder):
+            _count_look(manifest)
         summary = run_apart(_words(choice), root, threads)
         found = compare(folder, Path(summary["bundle"]))
     return found if keep is None else found.model_copy(update={"kept": str(keep)})

@@ -14,14 +14,7 @@ from pipeline_config.recipe import Recipe
 from pipeline_config.settings import settings
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import canonical_json, digest_of
-from tasks.runtime.manifest import (
-    MANIFEST,
-    Facts,
-    FileEntry,
-    Manifest,
-    damaged_files,
-    read_regular,
-)
+from tasks.runtime.manifest import MANIFEST, Facts, FileEntry, Manifest, damaged_files, read_regular
 
 VERSION_DIGITS = 12
 MODEL = "model.safetensors"

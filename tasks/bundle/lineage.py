@@ -40,14 +40,7 @@ class Lineage:
     @property
     def stages(self) -> dict[str, Manifest]:
         """The manifest of each stage by the stage's name, in the order of the pipeline."""
-        refs = (
-            self.raw,
-            self.checked,
-            self.table,
-            self.normalized,
-            self.trained,
-            self.evaluated,
-        )
+        refs = (self.raw, self.checked, self.table, self.normalized, self.trained, self.evaluated)
         return {ref.stage: ref.manifest for ref in refs}
 
 

@@ -1,7 +1,6 @@
 """The ONNX model of a bundle: held against what `onnx_export` writes, then run.
 
-A foreign graph may loop without end or take any memory, and a digest says nothing against that. So
-a model is run only if it is one chain of layers that the export knows, with its weights in it.
+A foreign graph may loop without end or take any memory, and its digest holds all the same.
 
 Axes: N images, H × W pixels, C classes.
 """
@@ -28,7 +27,7 @@ CHAIN = re.compile(
 ATTRIBUTES = {"to", "transB", "epsilon", "alpha", "approximate", "axis"}
 # Protobuf itself ends here.
 MAX_BYTES = 2**31
-# At once: so many images, and so many numbers between two layers.
+# So many images at once, and so many numbers between two layers.
 MAX_BATCH, MAX_NUMBERS = 4096, 2**24
 # How far the sum of an image's probabilities may be from 1.
 SUM_TOLERANCE = 1e-3
@@ -101,24 +100,20 @@ def _widths(model: Any) -> list[int]:
 
     graph = model.graph
     opsets = [(opset.domain, opset.version) for opset in model.opset_import]
-    if (
-        opsets != [("", OPSET)]
-        or model.functions
-        or model.training_info
-        or graph.sparse_initializer
-    ):
+    more = model.functions or model.training_info or graph.sparse_initializer
+    if more or opsets != [("", OPSET)]:
         raise ValueError(f"the opsets {opsets}, or more than a graph")
-    if not CHAIN.fullmatch(" ".join(node.op_type for node in graph.node)):
+    layers = " ".join(node.op_type for node in graph.node)
+    if not CHAIN.fullmatch(layers) or graph.node[-1].output[:] != ["probabilities"]:
         raise ValueError("layers that the export does not write")
-    item = {TensorProto.FLOAT: 4, TensorProto.INT64: 8}
     for weight in graph.initializer:
-        num_bytes = math.prod(weight.dims) * item[weight.data_type]
-        if min(weight.dims) < 1 or num_bytes != len(weight.raw_data) or weight.data_location:
+        item = {TensorProto.FLOAT: 4, TensorProto.INT64: 8}[weight.data_type]
+        is_whole = item * math.prod(weight.dims) == len(weight.raw_data) and min(weight.dims) > 0
+        if weight.data_location or not is_whole:
             raise ValueError(f"weights {weight.name} that are not in the file")
     weights = {weight.name: weight for weight in graph.initializer}
-    widths: list[int]
-    rows, *widths = numpy_helper.to_array(weights[graph.node[0].input[1]]).tolist()
-    last, shapes = "images", {"Reshape": [[2]], "Sub": [[1]], "Div": [[1]]}
+    rows, num_pixels = numpy_helper.to_array(weights[graph.node[0].input[1]]).tolist()
+    widths, last, shapes = [num_pixels], "images", {"Reshape": [[2]], "Sub": [[1]], "Div": [[1]]}
     for node in graph.node:
         given = [list(weights[name].dims) for name in node.input[1:]]
         if node.op_type == "Gemm":

@@ -172,8 +172,7 @@ def count(number: int) -> str:
 
 def flat(text: str) -> str:
     """Somebody's words as one line that Markdown takes for text: no link, table, accent or HTML."""
-    line = MARKS.sub(r"\\\g<0>", " ".join(str(text).split()))
-    return line.replace(r"\<", "&lt;")
+    return MARKS.sub(r"\\\g<0>", " ".join(str(text).split())).replace(r"\<", "&lt;")
 
 
 def data_uri(path: Path) -> Markup:

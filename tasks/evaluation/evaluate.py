@@ -37,7 +37,6 @@ PROBABILITIES = "probabilities.parquet"
 FIGURES = "figures"
 # What is told of a network that is only compared with.
 SCORES = ("accuracy", "macro_f1", "loss")
-UNCALIBRATED = "uncalibrated"
 
 
 def write_evaluation(
@@ -90,7 +89,7 @@ def _measured(
         **confidence_metrics(scored.probabilities_NC, scored.before_NC, test.labels_N),
         "temperature": scored.temperature,
         "calibrated": calibrated,
-        "confidence": "calibrated" if calibrated else UNCALIBRATED,
+        "confidence": "calibrated" if calibrated else "uncalibrated",
         "validation_accuracy": trained.facts["validation_accuracy"],
     }
 

@@ -87,15 +87,15 @@ def predict_files(request: Request) -> Predicted:
 
             aside = stack.enter_context(replacing(explain))
             draw_explained(aside, files_of(request.files, written), classifier)
-        write: Write = _nowhere
+        writes: list[Write] = [tally.add]
         if out is not None:
             aside = stack.enter_context(replacing(out))
-            write = stack.enter_context(WRITERS[out.suffix](aside))
+            writes.append(stack.enter_context(WRITERS[out.suffix](aside)))
         advance = stack.enter_context(progress("predicting", None, "steps"))
         for batch in batches(files_of(request.files, written), classifier.form):
             rows = answer(classifier, batch, request.threshold)
-            write(rows)
-            tally.add(rows)
+            for write in writes:
+                write(rows)
             advance(len(rows), "images")
     return Predicted(
         model=classifier.title,
@@ -146,10 +146,6 @@ def _place(request: Request, text: str | None, suffixes: Iterable[str]) -> Path 
             text, found=found, expected=f"a {' or '.join(suffixes)} file", remedy="Name another."
         )
     return path
-
-
-def _nowhere(rows: list[Row]) -> None:
-    """Write nothing."""
 
 
 @contextmanager

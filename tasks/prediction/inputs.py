@@ -199,12 +199,12 @@ def _parquet(path: Path, form: Form) -> Iterator[NDArray[np.uint8]]:
 
 def _is_bounded(metadata: Any, num_pixels: int) -> bool:
     """Whether the images take no more bytes than their rows ask for, with a little for headers."""
-    groups = (metadata.row_group(place) for place in range(metadata.num_row_groups))
-    chunks = (group.column(place) for group in groups for place in range(group.num_columns))
+    groups = [metadata.row_group(place).to_dict() for place in range(metadata.num_row_groups)]
     return all(
-        chunk.total_uncompressed_size <= chunk.num_values * (num_pixels + 8) + BATCH_BYTES
-        for chunk in chunks
-        if chunk.path_in_schema == COLUMN
+        chunk["total_uncompressed_size"] <= chunk["num_values"] * (num_pixels + 8) + BATCH_BYTES
+        for group in groups
+        for chunk in group["columns"]
+        if chunk["path_in_schema"] == COLUMN
     )
 
 

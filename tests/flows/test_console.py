@@ -78,7 +78,7 @@ def log() -> None:
 
 PRINTED: dict[str, Callable[[], object]] = {
     "a line": lambda: console.say(EVIL),
-    "a table": lambda: console.table(("what", "why"), [(EVIL, (EVIL, EVIL))]),
+    "a table": lambda: console.table(("what", "why"), [(EVIL, EVIL)]),
     "an error": lambda: console.print_error(
         ReleaseError(EVIL, found=EVIL, expected=EVIL, remedy=EVIL)
     ),
@@ -153,4 +153,4 @@ def test_at_a_terminal_only_our_own_colours_and_lines_are_left(
     assert "\x1b]" not in printed
     assert "\x9b" not in printed
     lines = [line for line in printed.splitlines() if SHOWN in line]
-    assert len(lines) == 1 + 2 + 4 + 1
+    assert len(lines) == 1 + 1 + 4 + 1

@@ -215,3 +215,11 @@ def test_a_reason_that_is_no_text_is_one_error(bundle: Path, idxflow: Shell) -> 
         assert f"\n{err}".count("\nerror ") == 1
         assert "Traceback" not in err
         assert not (bundle.parent / "journal.jsonl").exists()
+
+
+def test_a_bundle_that_names_no_raw_files_is_one_error(bundle: Path, idxflow: Shell) -> None:
+    """It lies where its version is published, so that a look at the test rows is counted."""
+    resealed(bundle, lambda made: made["determinants"].update(data={}))
+    version = json.loads((bundle / MANIFEST).read_bytes())["version"]
+    (err,) = asked(idxflow, ("reproduce",), folder=bundle.rename(bundle.parent / version))
+    assert "manifest or metrics of another form (KeyError: 't10k-images" in err

@@ -100,6 +100,14 @@ def reordered(model: ModelProto) -> None:
     model.graph.node.extend([*nodes[:4], *nodes[8:9], *nodes[4:8], *nodes[9:]])
 
 
+def from_the_middle(model: ModelProto) -> None:
+    """The hidden layer's six numbers in place of the last one's three."""
+    names = {node(model, "Gelu").output[0]: "probabilities", "probabilities": "others"}
+    for each in model.graph.node:
+        for ends in (each.input, each.output):
+            ends[:] = [names.get(name, name) for name in ends]
+
+
 HARMS: dict[str, Harm] = {
     "another operator": lambda m: setattr(node(m, "Gelu"), "op_type", "Erf"),
     "an operator of another domain": lambda m: setattr(node(m, "Gelu"), "domain", "com.microsoft"),
@@ -125,6 +133,7 @@ HARMS: dict[str, Harm] = {
     "another shape": lambda m: replaced(m, "flat_shape", np.array([-1, 1], np.int64)),
     "a missing weight": lambda m: weight(m, "layer1.bias").ClearField("name"),
     "layers in another order": reordered,
+    "an answer from the middle": from_the_middle,
     "a second input": lambda m: m.graph.input.add(name="more"),
     "another input": lambda m: setattr(m.graph.input[0], "name", "pictures"),
     "floats": lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", TensorProto.FLOAT),

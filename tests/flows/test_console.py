@@ -72,8 +72,10 @@ def reproduction() -> None:
 
 
 def log() -> None:
+    """Given to our handler alone: what pytest keeps of a log must be text for xdist."""
     console.log_to_console()
-    logging.getLogger("tasks.anything").warning("%s", EVIL)
+    ours = [each for each in logging.getLogger("tasks").handlers if type(each) is console._Telling]
+    ours[0].handle(logging.makeLogRecord({"msg": EVIL}))
 
 
 PRINTED: dict[str, Callable[[], object]] = {

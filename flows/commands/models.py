@@ -98,7 +98,7 @@ def promote(
     """Make a version champion by hand, whatever the gate said; the reason is recorded."""
     folder = find_bundle(version, dataset)
     name = folder.parent.name
-    with in_use():
+    with in_use(), as_published(folder):
         entry = promote_by_hand(name, candidate_of(name, folder.name, competes=True), why)
     if as_json:
         console.print_json(entry.model_dump(mode="json") if entry else None)

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline_config.base import Section
+from pipeline_config.base import Record, Section
 from pipeline_config.recipe import Recipe
 from pipeline_config.settings import settings
 from tasks.runtime.errors import ReleaseError
-from tasks.runtime.files import canonical_json, digest_of
+from tasks.runtime.files import canonical_json, digest_of, read_sealed
 from tasks.runtime.manifest import MANIFEST, Facts, FileEntry, Manifest, damaged_files, read_regular
 
 VERSION_DIGITS = 12
@@ -44,7 +44,7 @@ class Determinants(Section):
         return digest_of(self.model_dump())[:VERSION_DIGITS]
 
 
-class BundleManifest(Section):
+class BundleManifest(Record):
     """The truth about one bundle; `digest` covers the rest. Nothing is of the clock."""
 
     dataset: str
@@ -65,7 +65,7 @@ class BundleManifest(Section):
         files: dict[str, FileEntry],
     ) -> BundleManifest:
         """The manifest of these parts, with its version and digest filled in."""
-        draft = cls(
+        return cls(
             dataset=dataset,
             version=determinants.version,
             recipe=recipe,
@@ -73,12 +73,12 @@ class BundleManifest(Section):
             provenance=provenance,
             files=files,
             digest="",
-        )
-        return draft.model_copy(update={"digest": draft.digest_of_the_rest()})
+        ).sealed()
 
-    def digest_of_the_rest(self) -> str:
-        """The SHA-256 of this manifest less its digest."""
-        return digest_of(self.model_dump(mode="json", exclude={"digest"}))
+    def sealed(self) -> BundleManifest:
+        """The manifest with the digest of all the rest of it."""
+        rest = self.model_dump(mode="json", exclude={"digest"})
+        return self.model_copy(update={"digest": digest_of(rest)})
 
     def content(self) -> bytes:
         """The bytes of `manifest.json`."""
@@ -134,14 +134,11 @@ def inspect_bundle(folder: Path) -> tuple[BundleManifest | None, list[str]]:
     if not folder.is_dir():
         return None, ["it is missing"]
     try:
-        content = read_regular(folder / MANIFEST)
-        manifest = BundleManifest.model_validate_json(content)
-        is_canonical = manifest.content() == content
+        found, is_whole = read_sealed(read_regular(folder / MANIFEST))
+        manifest = BundleManifest.model_validate(found)
     except (OSError, ValueError):
         return None, [f"{MANIFEST}: missing or unreadable"]
-    damage = []
-    if not is_canonical or manifest.digest != manifest.digest_of_the_rest():
-        damage.append(f"{MANIFEST}: changed")
+    damage = [] if is_whole else [f"{MANIFEST}: changed"]
     if manifest.version != manifest.determinants.version or not _holds(manifest):
         damage.append(f"{MANIFEST}: its version is not that of its files")
     return manifest, damage + damaged_files(folder, manifest.files)

@@ -13,9 +13,10 @@ from pipeline_config.settings import settings
 from tasks.bundle.contents import REPORT, BundleManifest, bundle_folder
 from tasks.release.journal import Entry, champion_of
 from tasks.runtime.files import sha256_bytes
-from tasks.runtime.manifest import MANIFEST
+from tasks.runtime.manifest import MANIFEST, read_regular
 
 TEMPLATE = Path(__file__).with_name("decision.html")
+MAX_REPORT_BYTES = 256 * 2**20
 # Where a report has room for the decision.
 MARK = b"<!-- decision -->"
 
@@ -31,8 +32,8 @@ def page_content(dataset: str, version: str, entries: list[Entry]) -> bytes:
     Raises OSError or ValueError for a report that is not the one of the bundle's manifest.
     """
     folder = bundle_folder(dataset, version)
-    report = (folder / REPORT).read_bytes()
-    manifest = BundleManifest.model_validate_json((folder / MANIFEST).read_bytes())
+    manifest = BundleManifest.model_validate_json(read_regular(folder / MANIFEST))
+    report = read_regular(folder / REPORT, MAX_REPORT_BYTES)
     if REPORT not in manifest.files or sha256_bytes(report) != manifest.files[REPORT].sha256:
         raise ValueError("a damaged report")
     return report.replace(MARK, _section(version, entries).encode(), 1)

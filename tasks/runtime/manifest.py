@@ -100,9 +100,7 @@ def inspect(folder: Path) -> tuple[Manifest | None, list[str]]:
         manifest = Manifest.model_validate(found)
     except (OSError, ValueError):
         return None, [f"{MANIFEST}: missing or unreadable"]
-    damage = []
-    if not is_whole:
-        damage.append(f"{MANIFEST}: changed")
+    damage = [] if is_whole else [f"{MANIFEST}: changed"]
     if folder.name != f"{manifest.stage}-{manifest.key}" or manifest.key != key_of(
         manifest.components
     ):

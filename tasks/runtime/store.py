@@ -30,6 +30,7 @@ from tasks.runtime.manifest import (
     folder_of,
     inspect,
     list_files,
+    read_regular,
 )
 from tasks.runtime.outcomes import Outcome, record
 from tasks.runtime.stages import Stage
@@ -161,7 +162,7 @@ def _changes(stage: Stage, components: Components, dataset: str) -> tuple[Change
     earlier: list[tuple[int, float, Components]] = []
     for path in settings().stages.glob(f"{stage.name}-*/{MANIFEST}"):
         try:
-            told = json.loads(path.read_bytes())
+            told = json.loads(read_regular(path))
             other = told["components"]
         except (OSError, ValueError, KeyError):
             continue

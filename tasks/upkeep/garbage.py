@@ -16,8 +16,6 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from pipeline_config.base import Section
 from pipeline_config.datasets import named_datasets
 from pipeline_config.settings import settings
@@ -27,7 +25,7 @@ from tasks.release.journal import Entry, champion_of, read_journal
 from tasks.release.record import finish
 from tasks.release.versions import published_datasets, published_versions
 from tasks.runtime.files import alone, locked, storage_errors
-from tasks.runtime.manifest import MANIFEST, Manifest
+from tasks.runtime.manifest import MANIFEST, Manifest, read_regular
 from tasks.runtime.stages import AUDIT
 
 YOUNG_S = 24 * 3600
@@ -75,8 +73,7 @@ def find_garbage(keep: int) -> Iterator[Item]:
         for dataset, versions in kept.items()
         if not _is_abandoned(dataset, read_journal(dataset))
         for version in versions
-        for stage, made in _provenance(bundle_folder(dataset, version)).items()
-        for name in (f"{stage}-{made['key']}", made["digest"])
+        for name in _provenance(bundle_folder(dataset, version))
     }
     yield from _unneeded_outputs(needed, keep)
     yield from _leftovers()
@@ -107,14 +104,14 @@ def _kept_versions(dataset: str, keep: int) -> set[str]:
     return kept | (set(there) - set(latest))
 
 
-def _provenance(bundle: Path) -> dict[str, dict[str, str]]:
-    """The stages that a bundle names; none for a bundle whose manifest cannot be read."""
+def _provenance(bundle: Path) -> set[str]:
+    """The folder's name and the digest of each stage that a bundle names; none if unreadable."""
     try:
-        manifest = BundleManifest.model_validate_json((bundle / MANIFEST).read_bytes())
-    except (OSError, ValidationError):
-        return {}
-    stages: dict[str, dict[str, str]] = manifest.provenance.get("stages", {})
-    return stages
+        manifest = BundleManifest.model_validate_json(read_regular(bundle / MANIFEST))
+        stages = manifest.provenance["stages"].items()
+        return {name for stage, of in stages for name in (f"{stage}-{of['key']}", of["digest"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
 
 
 def _outputs() -> dict[Path, Manifest | None]:
@@ -122,8 +119,8 @@ def _outputs() -> dict[Path, Manifest | None]:
     found: dict[Path, Manifest | None] = {}
     for path in sorted(settings().stages.glob("[!.]*"), key=_age_s):
         found[path] = None
-        with suppress(OSError, ValidationError):
-            found[path] = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+        with suppress(OSError, ValueError):
+            found[path] = Manifest.model_validate_json(read_regular(path / MANIFEST))
     return found
 
 

@@ -74,7 +74,7 @@ def resealed(folder: Path, change: Callable[[dict[str, Any]], object] = lambda m
     change(content)
     manifest = BundleManifest.model_validate(content)
     manifest = manifest.model_copy(update={"version": manifest.determinants.version})
-    manifest = manifest.model_copy(update={"digest": manifest.digest_of_the_rest()})
+    manifest = manifest.sealed()
     (folder / MANIFEST).write_bytes(manifest.content())
 
 

@@ -6,6 +6,7 @@ import gc
 import importlib
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +16,7 @@ from flows.environment import prepare_environment
 from flows.explain import Verdict
 from flows.folds import LabelAudit
 from flows.plan import Choice
-from flows.server import prefect_server
+from flows.server import is_full, prefect_server
 from flows.summary import Summary
 from tasks.runtime.errors import IdxflowError, ServerError
 from tasks.runtime.files import in_use
@@ -70,10 +71,13 @@ def _launch(
         said = error.__cause__ or error
         if isinstance(error, IdxflowError) or not isinstance(said, httpx.HTTPError):
             raise
+        home = Path(os.environ["PREFECT_HOME"])
+        room = f", and that the disk of {home} is full" if is_full(home) else ""
+        reason = str(error).partition(" - ")[0]  # Prefect adds the body and a link
         raise ServerError(
             "the Prefect server",
-            found=f"that it stopped answering in the middle of the run ({error})",
-            expected="one that lives as long as the run",
+            found=f"that it failed in the middle of the run ({reason}){room}",
+            expected="one that answers as long as the run goes on",
             remedy="Run the same command again: what is finished is kept. Without PREFECT_API_URL "
             "the run brings its own server.",
         ) from error

@@ -16,7 +16,7 @@ from flows.environment import prepare_environment
 from pipeline_config.datasets import Dataset, named_dataset
 from pipeline_config.recipe import Recipe
 from tasks.runtime.devices import probe
-from tasks.runtime.manifest import StageRef
+from tasks.runtime.store import StageRef
 
 
 @contextmanager

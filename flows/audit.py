@@ -15,17 +15,12 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
+from flows.diagram import label_audit
 from flows.folds import LabelAudit, audited, fold_plans
-from flows.plan import DEFAULT, Choice, Plan, make_plan
-from tasks.dataset.convert import convert
-from tasks.dataset.normalize import normalize
-from tasks.dataset.validate import validate
-from tasks.evaluation.label_audit import audit
-from tasks.model.train import train
-from tasks.raw.fetch import fetch
+from flows.plan import DEFAULT, Choice, make_plan
+from flows.retrain import run_stages
 from tasks.runtime.devices import DeviceChoice
-from tasks.runtime.files import in_use
-from tasks.runtime.manifest import StageRef
+from tasks.runtime.files import root_lock
 from tasks.runtime.outcomes import recording
 
 
@@ -57,22 +52,7 @@ def audit_labels(
             classes=classes,
         )
     )
-    with in_use(), recording() as ledger:
-        ref = cross_validated(fold_plans(plan, folds))
-    return audited(plan, ref, ledger.outcomes.values())
-
-
-def cross_validated(plans: list[Plan]) -> StageRef:
-    """The diagram above, in code."""
-    data, machine = plans[0].dataset, plans[0].machine
-
-    raw = fetch(data, plans[0].source)
-    checked = validate(raw, data.num_classes, data.title)
-    table = convert(raw, checked, data.name)
-    recipes = [plan.recipe for plan in plans]
-    normalized = tuple(normalize(table, recipe.split, recipe.scaling) for recipe in recipes)
-    trained = tuple(
-        train(table, rows, recipe.model, recipe.training, machine)
-        for recipe, rows in zip(recipes, normalized, strict=True)
-    )
-    return audit(table, normalized, trained, recipes[0].model, data.class_names)
+    plans = fold_plans(plan, folds)
+    with root_lock(), recording() as outcomes:
+        ref = label_audit(plans, run_stages())
+    return audited(plan, ref, outcomes.values())

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from pipeline_config.base import Section
+from pipeline_config.sections import Section
 from tasks.bundle.contents import LOOK, METRICS, BundleManifest, bundle_folder
 from tasks.release.decision_page import page_path
 from tasks.release.journal import Entry, champion_of, read_journal

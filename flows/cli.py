@@ -14,7 +14,7 @@ import typer
 
 from flows import console
 from flows.commands import audit, look, models, predict, reproduce, run, upkeep, verify
-from pipeline_config.errors import IdxflowError
+from pipeline_config.sections import IdxflowError
 
 app = typer.Typer(
     name="idxflow",

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from flows.catalogue import read_manifest, read_metrics
-from pipeline_config.base import Section, read_yaml
+from pipeline_config.sections import Section, read_yaml
 from tasks.bundle.contents import PROBABILITIES, RECIPE, refuse_damaged
 from tasks.runtime.errors import ReleaseError
 

@@ -14,12 +14,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from flows.explain import Verdict
+from flows.explain import StageStatus
 from flows.folds import LabelAudit
 from flows.summary import Summary
 from pipeline_config.datasets import Dataset
-from pipeline_config.errors import IdxflowError
 from pipeline_config.recipe import Recipe
+from pipeline_config.sections import IdxflowError
 from tasks.evaluation.confidence import confidence_in_words
 from tasks.runtime.errors import GateRefused
 
@@ -190,13 +190,13 @@ def print_audit(audit: LabelAudit, suspects: Sequence[Mapping[str, Any]]) -> Non
         out.print(visible(f"{name:<9} {getattr(audit, name)}"), markup=False)
 
 
-def print_verdicts(verdicts: Sequence[Verdict]) -> None:
+def print_statuses(statuses: Sequence[StageStatus]) -> None:
     """Print what each stage would do; a line for each component of a key that changed."""
     rows: list[tuple[object, ...]] = []
-    for verdict in verdicts:
-        reason = "changed:" if verdict.changes else verdict.reason
-        rows.append((verdict.name, verdict.state, verdict.key or "", reason))
-        rows += [("", "", "", str(change)) for change in verdict.changes]
+    for status in statuses:
+        reason = "changed:" if status.changes else status.reason
+        rows.append((status.name, status.state, status.key or "", reason))
+        rows += [("", "", "", str(change)) for change in status.changes]
     table(("stage", "state", "key", "why"), rows)
 
 

@@ -1,22 +1,25 @@
-"""What a run would do, and why: asked of the store alone, without Prefect and without torch."""
+"""What a run would do and why, from the store alone: neither Prefect nor torch is imported."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from flows.diagram import retraining
 from flows.plan import Plan
 from tasks.bundle.contents import bundle_folder, version_of
+from tasks.bundle.lineage import Lineage
 from tasks.release.registry import is_current
-from tasks.runtime.manifest import StageRef
-from tasks.runtime.stages import PUBLISH, STAGE_NAMES, STAGES, Stage
-from tasks.runtime.store import Change, look
+from tasks.runtime.keys import Change
+from tasks.runtime.stages import PUBLISH, Stage
+from tasks.runtime.store import StageRef, look
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a stage would do; a pending one waits for another and has no key yet."""
+class StageStatus:
+    """What a stage would do. A pending one waits for another stage and has no key yet."""
 
     name: str
     state: Literal["hit", "miss", "pending"]
@@ -27,41 +30,82 @@ class Verdict:
     changes: tuple[Change, ...] = ()
 
 
-def explain(plan: Plan) -> list[Verdict]:
-    """A verdict for every stage, in the order of the pipeline."""
-    refs: dict[str, StageRef] = {}
-    verdicts = [verdict_on(stage, plan, refs) for stage in STAGES]
-    return [*verdicts, _publish_verdict(plan, refs)]
+@dataclass(frozen=True)
+class Missing:
+    """What stands for the output of a stage that would run."""
+
+    stage: str
 
 
-def verdict_on(stage: Stage, plan: Plan, refs: dict[str, Any]) -> Verdict:
-    """The verdict of a cached stage; a hit adds its reference to `refs`."""
-    since = time.perf_counter()
-    missing = [name for name in stage.takes.values() if name in STAGE_NAMES and name not in refs]
-    if missing:
-        return Verdict(stage.name, "pending", 0.0, None, None, f"behind {missing[0]}")
-    found = look(stage, plan.inputs(stage, refs), refresh=stage.name in plan.refreshed)
-    if found.ref is not None:
-        refs[stage.name] = found.ref
-    state: Literal["hit", "miss"] = "miss" if found.ref is None else "hit"
-    seconds = round(time.perf_counter() - since, 3)
-    path = str(found.folder)
-    return Verdict(stage.name, state, seconds, found.key, path, found.reason, found.changes)
+def explain(plan: Plan) -> list[StageStatus]:
+    """Return the status of every stage, in the order of the pipeline."""
+    lookup = LookOnly(plan.refreshed)
+    retraining(plan, lookup)
+    return lookup.statuses
 
 
-def _publish_verdict(plan: Plan, refs: dict[str, StageRef]) -> Verdict:
-    """Whether the bundle, the journal's decision and the champion's pointer are all in place."""
-    since = time.perf_counter()
-    missing = [stage.name for stage in STAGES if stage.name not in refs]
-    if missing:
-        return Verdict(PUBLISH, "pending", 0.0, None, None, f"behind {missing[0]}")
+class LookOnly:
+    """The `call` of a diagram that runs nothing and collects the status of each stage."""
+
+    def __init__(self, refreshed: tuple[str, ...] = ()) -> None:
+        self.refreshed = refreshed
+        self.statuses: list[StageStatus] = []
+
+    def __call__(self, stage: Stage, **inputs: Any) -> StageRef | Missing:
+        """Look a stage up; returns its output's reference, or Missing."""
+        since = time.perf_counter()
+        missing = next((value for value in _leaves(inputs) if isinstance(value, Missing)), None)
+        if missing is not None:
+            reason = f"behind {missing.stage}"
+            self.statuses.append(StageStatus(stage.name, "pending", 0.0, None, None, reason))
+            return missing
+        refresh = stage.name in self.refreshed
+        if stage is PUBLISH:
+            self.statuses.append(_publish_status(since, refresh=refresh, **inputs))
+            return Missing(stage.name)
+        found = look(stage, inputs, refresh=refresh)
+        self.statuses.append(
+            StageStatus(
+                stage.name,
+                "hit" if found.ref else "miss",
+                round(time.perf_counter() - since, 3),
+                found.key,
+                str(found.folder),
+                found.reason,
+                found.changes,
+            )
+        )
+        return found.ref or Missing(stage.name)
+
+
+def _leaves(inputs: dict[str, Any]) -> Iterable[Any]:
+    """Yield the inputs one by one, also those in a tuple or in a lineage."""
+    for value in inputs.values():
+        if isinstance(value, Lineage):
+            yield from vars(value).values()
+        elif isinstance(value, tuple):
+            yield from value
+        else:
+            yield value
+
+
+def _publish_status(
+    since: float, *, lineage: Lineage, why: str | None, refresh: bool
+) -> StageStatus:
+    """Return whether the bundle, the journal's decision and the champion's file are in place."""
+    dataset = lineage.dataset.name
     version = version_of(
-        plan.recipe, refs["convert"].facts, refs["train"].manifest, refs["evaluate"].manifest
+        lineage.recipe,
+        lineage.table.facts,
+        lineage.trained.manifest,
+        lineage.evaluated.manifest,
     )
-    reasons = is_current(plan.dataset.name, version, plan.force_promote)
-    if PUBLISH in plan.refreshed:
-        reasons = ["asked for"]
-    path = str(bundle_folder(plan.dataset.name, version))
-    seconds = round(time.perf_counter() - since, 3)
-    state: Literal["hit", "miss"] = "miss" if reasons else "hit"
-    return Verdict(PUBLISH, state, seconds, version, path, "; ".join(reasons) or "found intact")
+    reasons = ["refresh was requested"] if refresh else is_current(dataset, version, why)
+    return StageStatus(
+        PUBLISH.name,
+        "miss" if reasons else "hit",
+        round(time.perf_counter() - since, 3),
+        version,
+        str(bundle_folder(dataset, version)),
+        "; ".join(reasons) or "found intact",
+    )

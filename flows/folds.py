@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flows.explain import Verdict, verdict_on
+from flows.diagram import label_audit
+from flows.explain import LookOnly, StageStatus
 from flows.plan import Plan
-from pipeline_config.base import Section
-from pipeline_config.errors import ConfigError
 from pipeline_config.recipe import OfficialTest, Split, StratifiedFold
-from tasks.runtime.manifest import StageRef
+from pipeline_config.sections import ConfigError, Section
 from tasks.runtime.outcomes import Outcome
-from tasks.runtime.stages import AUDIT, CONVERT, FETCH, NORMALIZE, TRAIN, VALIDATE
+from tasks.runtime.stages import TRAIN
+from tasks.runtime.store import StageRef
 
 
 class LabelAudit(Section):
@@ -69,22 +69,16 @@ def fold_plans(plan: Plan, num_folds: int) -> list[Plan]:
     ]
 
 
-def explain_audit(plans: list[Plan]) -> tuple[list[Verdict], StageRef | None]:
-    """A verdict for every stage and fold, and the audit itself if it is there and intact."""
-    refs: dict[str, Any] = {}
-    verdicts = [verdict_on(stage, plans[0], refs) for stage in (FETCH, VALIDATE, CONVERT)]
-    folds = [dict(refs) for _ in plans]
-    for stage in (NORMALIZE, TRAIN):
-        verdicts += [verdict_on(stage, plan, fold) for plan, fold in zip(plans, folds, strict=True)]
-        if all(stage.name in fold for fold in folds):
-            refs[stage.name] = tuple(fold[stage.name] for fold in folds)
-    verdicts.append(verdict_on(AUDIT, plans[0], refs))
-    return verdicts, refs.get(AUDIT.name)
+def explain_audit(plans: list[Plan]) -> tuple[list[StageStatus], StageRef | None]:
+    """Return the status of every stage and fold, and the audit itself if it is there and intact."""
+    lookup = LookOnly()
+    found = label_audit(plans, lookup)
+    return lookup.statuses, found if isinstance(found, StageRef) else None
 
 
-def training_ahead(plan: Plan, verdicts: Iterable[Verdict]) -> str:
+def training_ahead(plan: Plan, statuses: Iterable[StageStatus]) -> str:
     """How often the recipe is going to be trained, in words."""
-    states = [verdict.state for verdict in verdicts if verdict.name == TRAIN.name]
+    states = [status.state for status in statuses if status.name == TRAIN.name]
     ahead = len(states) - states.count("hit")
     return (
         f"this trains the recipe {plan.recipe.name} {ahead}×, each time on all but one of "

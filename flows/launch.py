@@ -12,13 +12,13 @@ import httpx
 
 from flows.console import say
 from flows.environment import prepare_environment
-from flows.explain import Verdict
+from flows.explain import StageStatus
 from flows.folds import LabelAudit
 from flows.plan import Choice
 from flows.server import prefect_server
 from flows.summary import Summary
 from tasks.runtime.errors import IdxflowError, ServerError
-from tasks.runtime.files import in_use
+from tasks.runtime.files import root_lock
 
 # The exit code of a program that Ctrl-C ended, as shells have it: 128 + SIGINT.
 INTERRUPTED = 130
@@ -32,26 +32,26 @@ HEAVY = {
 }
 
 
-def launch(choice: Choice, verdicts: Sequence[Verdict], *, verbose: bool) -> Summary:
+def launch(choice: Choice, statuses: Sequence[StageStatus], *, verbose: bool) -> Summary:
     """Run the pipeline and return what came of it."""
-    summary: Summary = _launch("flows.retrain:retrain", choice.model_dump(), verdicts, verbose)
+    summary: Summary = _launch("flows.retrain:retrain", choice.model_dump(), statuses, verbose)
     return summary
 
 
 def launch_audit(
-    choice: Choice, num_folds: int, verdicts: Sequence[Verdict], *, verbose: bool
+    choice: Choice, num_folds: int, statuses: Sequence[StageStatus], *, verbose: bool
 ) -> LabelAudit:
     """Run the label audit and return what came of it."""
     parameters = {
         **choice.model_dump(exclude={"refresh_from", "force_promote"}),
         "folds": num_folds,
     }
-    found: LabelAudit = _launch("flows.audit:audit_labels", parameters, verdicts, verbose)
+    found: LabelAudit = _launch("flows.audit:audit_labels", parameters, statuses, verbose)
     return found
 
 
 def _launch(
-    entrypoint: str, parameters: dict[str, Any], verdicts: Sequence[Verdict], verbose: bool
+    entrypoint: str, parameters: dict[str, Any], statuses: Sequence[StageStatus], verbose: bool
 ) -> Any:
     """Run the flow `module:name` on a running or an embedded server; returns what it returns.
 
@@ -60,8 +60,8 @@ def _launch(
     """
     try:
         # From before the server starts until after it has ended: its database is in use, too.
-        with in_use():
-            return _served(entrypoint, parameters, verdicts, verbose)
+        with root_lock():
+            return _served(entrypoint, parameters, statuses, verbose)
     except KeyboardInterrupt:
         say("stopped; what is finished is kept, and the same command goes on from there")
         raise SystemExit(INTERRUPTED) from None
@@ -80,14 +80,14 @@ def _launch(
 
 
 def _served(
-    entrypoint: str, parameters: dict[str, Any], verdicts: Sequence[Verdict], verbose: bool
+    entrypoint: str, parameters: dict[str, Any], statuses: Sequence[StageStatus], verbose: bool
 ) -> Any:
     """Start the server, import meanwhile, run the flow."""
     prepare_environment(verbose=verbose)
     embedded = "PREFECT_API_URL" not in os.environ
     module, _, name = entrypoint.partition(":")
     with prefect_server() as wait:
-        _import_all([module, *_needed(verdicts)])
+        _import_all([module, *_needed(statuses)])
         wait()
         from prefect.events.worker import EventsWorker
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -102,13 +102,13 @@ def _served(
             EventsWorker.drain_all(timeout=10)
 
 
-def _needed(verdicts: Sequence[Verdict]) -> list[str]:
+def _needed(statuses: Sequence[StageStatus]) -> list[str]:
     """The heavy modules of the stages that are going to run."""
     return [
         module
-        for verdict in verdicts
-        if verdict.state != "hit"
-        for module in HEAVY.get(verdict.name, ())
+        for status in statuses
+        if status.state != "hit"
+        for module in HEAVY.get(status.name, ())
     ]
 
 

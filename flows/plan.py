@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import StringConstraints
 
-from pipeline_config.base import Section, given_path
 from pipeline_config.datasets import Dataset, named_dataset, named_datasets
-from pipeline_config.errors import ConfigError
 from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
+from pipeline_config.sections import ConfigError, Section, given_path
 from tasks.runtime.devices import DeviceChoice, Machine, probe
-from tasks.runtime.stages import STAGE_NAMES, Stage, StageName
+from tasks.runtime.stages import STAGE_NAMES, StageName
 
 # The recipe that stands for "the one that the data set names".
 DEFAULT = "default"
@@ -44,21 +43,6 @@ class Plan(Section):
     source: str | None
     refreshed: tuple[str, ...]
     force_promote: str | None
-
-    def inputs(self, stage: Stage, refs: dict[str, Any]) -> dict[str, Any]:
-        """The values of a stage's parameters, given the references of the stages before it.
-
-        A stage that was run for each fold has a tuple of them.
-        """
-        return {name: self._value(path, refs) for name, path in stage.takes.items()}
-
-    def _value(self, path: str, refs: dict[str, Any]) -> Any:
-        if path in refs:
-            return refs[path]
-        value: Any = self
-        for part in path.split("."):
-            value = getattr(value, part)
-        return value
 
 
 def make_plan(choice: Choice) -> Plan:

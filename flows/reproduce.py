@@ -17,18 +17,18 @@ from flows.child import run_apart
 from flows.comparison import differences
 from flows.console import say
 from flows.plan import Choice, make_plan
-from pipeline_config.base import Section, given_path
 from pipeline_config.datasets import named_datasets
 from pipeline_config.gate import gate_for
+from pipeline_config.sections import Section, given_path
 from pipeline_config.settings import settings
 from tasks.bundle.contents import RECIPE, BundleManifest, bundle_folder, models_lock, refuse_damaged
 from tasks.bundle.golden import GOLDEN, read_golden
+from tasks.release.journal import count_look
 from tasks.release.judging import pinned_digest
-from tasks.release.ledger import count_look
 from tasks.runtime.errors import ConfigError, ReleaseError
-from tasks.runtime.files import digest_of, in_use, locked
-from tasks.runtime.manifest import folder_of, inspect
-from tasks.runtime.store import Change
+from tasks.runtime.files import digest_of, locked, root_lock
+from tasks.runtime.keys import Change
+from tasks.runtime.store import folder_of, inspect
 
 Verdict = Literal["equal to the bit", "within tolerance", "differs"]
 # What of the machine decides bits, as a version's provenance has it.
@@ -72,7 +72,7 @@ def reproduce(folder: Path, source: str | None = None, keep: Path | None = None)
         # What it lacks for the comparison is told before anything runs.
         compare(folder, folder)
     make_plan(choice)
-    with in_use(), _scratch(keep) as root:
+    with root_lock(), _scratch(keep) as root:
         say(f"making {manifest.dataset}/{manifest.version} once more in {root}")
         with as_published(folder):
             _count_look(manifest)

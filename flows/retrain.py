@@ -9,26 +9,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from prefect import flow
+from prefect import Task, flow
 from prefect.runtime import flow_run
 from pydantic import Field, ValidationError, WithJsonSchema
 
+from flows.diagram import Call, retraining
 from flows.plan import DEFAULT, Choice, Plan, Reason, make_plan
 from flows.summary import Summary, refusal, summarize
 from pipeline_config.datasets import named_datasets
-from pipeline_config.errors import IdxflowError
 from pipeline_config.recipe_files import recipe_names
+from pipeline_config.sections import IdxflowError
 from tasks.dataset.convert import convert
 from tasks.dataset.normalize import normalize
 from tasks.dataset.validate import validate
 from tasks.evaluation.evaluate import evaluate
+from tasks.evaluation.label_audit import audit
 from tasks.model.train import train
 from tasks.raw.fetch import fetch
 from tasks.release.publish import Published, publish
 from tasks.runtime.devices import DeviceChoice
-from tasks.runtime.files import in_use
+from tasks.runtime.files import root_lock
 from tasks.runtime.outcomes import recording
-from tasks.runtime.stages import StageName
+from tasks.runtime.stages import PUBLISH, Stage, StageName
 
 # A deployment's form offers the names that come with the project and refuses anything else; a call
 # from Python may also name a folder or a recipe's file.
@@ -36,6 +38,12 @@ DatasetChoice = Annotated[str, WithJsonSchema({"type": "string", "enum": list(na
 RecipeChoice = Annotated[
     str, WithJsonSchema({"type": "string", "enum": [DEFAULT, *recipe_names()]})
 ]
+
+
+TASKS: dict[str, Task[..., Any]] = {
+    task.name: task
+    for task in (fetch, validate, convert, normalize, train, evaluate, audit, publish)
+}
 
 
 def run_name() -> str:
@@ -78,43 +86,26 @@ def retrain(
             force_promote=force_promote,
         )
     )
-    with in_use(), recording() as ledger:
+    with root_lock(), recording() as outcomes:
         published = pipeline(plan)
-        summary = summarize(published.dataset, published.version, ledger.outcomes.values())
+        summary = summarize(published.dataset, published.version, outcomes.values())
     if published.refused:
         raise refusal(summary)
     return summary
 
 
 def pipeline(plan: Plan) -> Published:
-    """The diagram above, in code."""
-    data, recipe, machine, again = plan.dataset, plan.recipe, plan.machine, plan.refreshed
+    """Run the diagram of the pipeline; stages whose inputs did not change are skipped."""
+    published: Published = retraining(plan, run_stages(plan.refreshed))
+    return published
 
-    raw = fetch(data, plan.source, refresh="fetch" in again)
-    checked = validate(raw, data.num_classes, data.title, refresh="validate" in again)
-    table = convert(raw, checked, data.name, refresh="convert" in again)
-    normalized = normalize(table, recipe.split, recipe.scaling, refresh="normalize" in again)
-    trained = train(
-        table, normalized, recipe.model, recipe.training, machine, refresh="train" in again
-    )
-    evaluated = evaluate(
-        table,
-        normalized,
-        trained,
-        recipe.model,
-        data.class_names,
-        data.corrections,
-        refresh="evaluate" in again,
-    )
-    return publish(
-        recipe,
-        data,
-        machine,
-        raw,
-        checked,
-        table,
-        normalized,
-        trained,
-        evaluated,
-        plan.force_promote,
-    )
+
+def run_stages(refreshed: tuple[str, ...] = ()) -> Call:
+    """Return the `call` of a diagram that runs a stage's Prefect task."""
+
+    def call(stage: Stage, **inputs: Any) -> Any:
+        if stage.name in refreshed and stage is not PUBLISH:
+            inputs["refresh"] = True
+        return TASKS[stage.name](**inputs)
+
+    return call

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from flows.explain import Verdict
-from pipeline_config.base import Section
+from flows.explain import StageStatus
+from pipeline_config.sections import Section
 from tasks.bundle.contents import METRICS, bundle_folder
 from tasks.release.decision_page import page_path
 from tasks.release.journal import champion_of, read_journal
@@ -63,10 +63,10 @@ def refusal(summary: Summary) -> GateRefused:
     )
 
 
-def cached_outcomes(verdicts: Iterable[Verdict]) -> list[Outcome]:
+def cached_outcomes(statuses: Iterable[StageStatus]) -> list[Outcome]:
     """The outcomes of a run in which every stage was found intact."""
     return [
-        Outcome(verdict.name, "cached", verdict.seconds, verdict.key, verdict.path, verdict.reason)
-        for verdict in verdicts
-        if verdict.key is not None and verdict.path is not None
+        Outcome(status.name, "cached", status.seconds, status.key, status.path, status.reason)
+        for status in statuses
+        if status.key is not None and status.path is not None
     ]

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.plan import Plan
-from pipeline_config.base import Section
 from pipeline_config.datasets import FILES
+from pipeline_config.sections import Section
 from pipeline_config.settings import settings
 from tasks.raw.idx import read_idx
 from tasks.raw.obtain import obtain
 from tasks.raw.structure import check_structure
 from tasks.runtime.errors import ConfigError
-from tasks.runtime.files import built_aside, in_use
+from tasks.runtime.files import built_aside, root_lock
 from tasks.runtime.stages import FETCH
 from tasks.runtime.store import build
 
@@ -43,7 +43,7 @@ def look_at(plan: Plan, split: str, index: int) -> View:
     Writes the grid of samples below the root. Raises ConfigError for an index beyond the split.
     """
     data = plan.dataset
-    with in_use():
+    with root_lock():
         raw = build(FETCH, {"dataset": data}, lambda folder: obtain(data, plan.source, folder))
     check_structure(raw.path, data.num_classes, data.title)
     names = FILES[:2] if split == "train" else FILES[2:]

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from pipeline_config.base import HERE, Section, checked, read_yaml
-from pipeline_config.errors import ConfigError
+from pipeline_config.sections import HERE, ConfigError, Section, checked, read_yaml
 
 # The four canonical names, in the order in which they are always spoken of.
 FILES = (

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline_config.base import HERE, Section, checked, read_yaml
+from pipeline_config.sections import HERE, Section, checked, read_yaml
 
 Margin = Annotated[float, Field(ge=0, le=1)]
 DEFAULT = "default"

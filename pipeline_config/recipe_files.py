@@ -1,6 +1,6 @@
-"""Where recipes come from: the YAML files beside this module, or a person's own.
+"""Recipes read from YAML, with overrides, and the cautions about what a recipe chooses.
 
-Apart from the types in `recipe.py`, so that a change here reaches no stage's key.
+Not in `recipe.py`, so that a change here is in no stage's key.
 """
 
 from __future__ import annotations
@@ -11,11 +11,37 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline_config.base import HERE, checked, given_path, parsed_yaml, read_yaml
-from pipeline_config.errors import ConfigError
-from pipeline_config.recipe import Recipe
+from pipeline_config.recipe import NoValidation, Recipe
+from pipeline_config.sections import (
+    HERE,
+    ConfigError,
+    checked,
+    given_path,
+    parsed_yaml,
+    read_yaml,
+)
 
 RECIPES = HERE / "recipes"
+
+# The classic mistakes of training, which a recipe may make on purpose. The figures are mean
+# accuracies on MNIST's test split, with and without the one choice that the sentence is about: five
+# seeds of digit-classifier, three of keras-blog.
+RAW_INPUT = (
+    "The pixels enter raw, 0 to 255, so the first layer's gradients are hundreds of times larger "
+    "than with inputs near 1: digit-classifier reaches 11 % instead of 97 %, and keras-blog 94 % "
+    "instead of 97 %."
+)
+MSE = (
+    "The loss is the mean square error, whose gradient is small where the network is confident and "
+    "wrong: digit-classifier reaches 93 % instead of 97 %, and the outputs are not probabilities."
+)
+IN_ORDER = (
+    "The rows are not shuffled. MNIST's rows are well mixed, which hides the cost: on rows sorted "
+    "by class digit-classifier falls from 97 % to 18 %, since each class overwrites the last one."
+)
+NO_VALIDATION = (
+    "There are no validation rows: nothing can be chosen, and the confidence stays uncalibrated."
+)
 
 
 def recipe_names() -> list[str]:
@@ -36,6 +62,17 @@ def recipe_file(choice: str) -> Path:
         expected=f"one of {', '.join(recipe_names())}, or the path of a YAML file",
         remedy="See `idxflow recipes`.",
     )
+
+
+def cautions_of(recipe: Recipe) -> tuple[str, ...]:
+    """Return the cautions about the classic mistakes that a recipe makes, with what they cost."""
+    made = {
+        RAW_INPUT: recipe.scaling == "none",
+        MSE: recipe.training.loss == "mse",
+        IN_ORDER: not recipe.training.shuffle,
+        NO_VALIDATION: isinstance(recipe.split.validation, NoValidation),
+    }
+    return tuple(caution for caution, is_made in made.items() if is_made)
 
 
 def load_recipe(choice: str, overrides: tuple[str, ...] = ()) -> Recipe:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from pipeline_config.base import Section, checked, given_path
+from pipeline_config.sections import Section, checked, given_path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

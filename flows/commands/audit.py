@@ -19,7 +19,7 @@ from flows.commands.options import (
 )
 from flows.plan import DEFAULT, make_plan
 from flows.summary import cached_outcomes
-from pipeline_config.cautions import cautions_of
+from pipeline_config.recipe_files import cautions_of
 
 
 def audit_labels(
@@ -45,14 +45,14 @@ def audit_labels(
     plan = make_plan(choice)
     plans = fold_plans(plan, folds)
     console.print_cautions(cautions_of(plans[0].recipe))
-    verdicts, found = explain_audit(plans)
+    statuses, found = explain_audit(plans)
     if found is None:
         from flows.launch import launch_audit
 
-        console.say(training_ahead(plan, verdicts))
-        result = launch_audit(choice, folds, verdicts, verbose=verbose)
+        console.say(training_ahead(plan, statuses))
+        result = launch_audit(choice, folds, statuses, verbose=verbose)
     else:
-        result = audited(plan, found, cached_outcomes(verdicts))
+        result = audited(plan, found, cached_outcomes(statuses))
     suspects = named_suspects(plan, result, limit)
     if as_json:
         console.print_json({**result.model_dump(mode="json"), "first": suspects})

@@ -10,9 +10,8 @@ from flows import console
 from flows.commands.options import ClassesOption, JsonOption, SourceOption
 from flows.environment import prepare_environment
 from flows.plan import Choice, make_plan
-from pipeline_config.cautions import cautions_of
 from pipeline_config.datasets import named_datasets
-from pipeline_config.recipe_files import load_recipe, recipe_file, recipe_names
+from pipeline_config.recipe_files import cautions_of, load_recipe, recipe_file, recipe_names
 
 
 def show(

@@ -16,18 +16,17 @@ from flows.commands.models_output import (
 )
 from flows.commands.options import JsonOption
 from flows.comparison import compared
-from tasks.release.by_hand import promote as promote_by_hand
-from tasks.release.by_hand import rollback as roll_back
-from tasks.release.journal import read_journal
-from tasks.release.ledger import looks_in_words
+from tasks.release.journal import looks_in_words, read_journal
 from tasks.release.registry import candidate_of
+from tasks.release.registry import promote as promote_by_hand
+from tasks.release.registry import rollback as roll_back
 from tasks.release.versions import (
     DEFAULT_DATASET,
     find_bundle,
     known_dataset,
     published_datasets,
 )
-from tasks.runtime.files import in_use
+from tasks.runtime.files import root_lock
 
 app = typer.Typer(help="The published versions, and who is champion and why.")
 
@@ -98,7 +97,7 @@ def promote(
     """Make a version champion by hand, whatever the gate said; the reason is recorded."""
     folder = find_bundle(version, dataset)
     name = folder.parent.name
-    with in_use(), as_published(folder):
+    with root_lock(), as_published(folder):
         entry = promote_by_hand(name, candidate_of(name, folder.name, competes=True), why)
     if as_json:
         console.print_json(entry.model_dump(mode="json") if entry else None)
@@ -126,7 +125,7 @@ def rollback(
     """
     known_dataset(dataset)
     name = None if version is None else find_bundle(version, dataset).name
-    with in_use():
+    with root_lock():
         entry = roll_back(dataset, why, name)
     if as_json:
         console.print_json(entry.model_dump(mode="json") if entry else None)

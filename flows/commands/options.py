@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.plan import Choice
-from pipeline_config.base import checked
+from pipeline_config.sections import checked
 from tasks.runtime.devices import DeviceChoice
 from tasks.runtime.stages import StageName
 

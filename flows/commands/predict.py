@@ -13,7 +13,7 @@ import typer
 
 from flows import console
 from flows.commands.options import JsonOption
-from pipeline_config.base import checked
+from pipeline_config.sections import checked
 
 if TYPE_CHECKING:
     from tasks.prediction.answers import Predicted

@@ -26,7 +26,7 @@ from flows.commands.options import (
 from flows.explain import explain as explain_plan
 from flows.plan import DEFAULT, make_plan
 from flows.summary import cached_outcomes, summarize
-from pipeline_config.cautions import cautions_of
+from pipeline_config.recipe_files import cautions_of
 from tasks.runtime.errors import GateRefused
 
 # The exit code of a run in which the gate refused the model.
@@ -62,18 +62,18 @@ def run(
     )
     plan = make_plan(choice)
     console.print_cautions(cautions_of(plan.recipe))
-    verdicts = explain_plan(plan)
+    statuses = explain_plan(plan)
     refusal = None
-    if always or any(verdict.state != "hit" for verdict in verdicts):
+    if always or any(status.state != "hit" for status in statuses):
         from flows.launch import launch
 
         try:
-            summary = launch(choice, verdicts, verbose=verbose)
+            summary = launch(choice, statuses, verbose=verbose)
         except GateRefused as refused:
             refusal, summary = refused, refused.result
     else:
-        version = str(verdicts[-1].key)
-        summary = summarize(plan.dataset.name, version, cached_outcomes(verdicts))
+        version = str(statuses[-1].key)
+        summary = summarize(plan.dataset.name, version, cached_outcomes(statuses))
         console.say("everything is up to date, nothing to run (--always runs the flow regardless)")
     if as_json:
         console.print_json(summary.model_dump(mode="json"))
@@ -99,8 +99,8 @@ def explain(
     Nothing is run. hit: found intact; miss: would run; pending: waits for a stage that would.
     """
     choice = choice_of(dataset, recipe, device, overrides, refresh_from, source, classes)
-    verdicts = explain_plan(make_plan(choice))
+    statuses = explain_plan(make_plan(choice))
     if as_json:
-        console.print_json([asdict(verdict) for verdict in verdicts])
+        console.print_json([asdict(status) for status in statuses])
     else:
-        console.print_verdicts(verdicts)
+        console.print_statuses(statuses)

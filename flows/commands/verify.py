@@ -10,7 +10,7 @@ import typer
 
 from flows import console
 from flows.commands.options import JsonOption
-from pipeline_config.base import given_path
+from pipeline_config.sections import given_path
 from tasks.release.versions import find_bundle
 from tasks.runtime.errors import ReleaseError
 

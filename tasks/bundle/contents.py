@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline_config.base import Record, Section
 from pipeline_config.recipe import Recipe
+from pipeline_config.sections import Record, Section
 from pipeline_config.settings import settings
 from tasks.runtime.errors import ReleaseError
-from tasks.runtime.files import canonical_json, digest_of, read_sealed
-from tasks.runtime.manifest import MANIFEST, Facts, FileEntry, Manifest, damaged_files, read_regular
+from tasks.runtime.files import canonical_json, digest_of
+from tasks.runtime.manifest import MANIFEST, FileEntry, damaged_files, read_regular, read_sealed
+from tasks.runtime.store import Facts, Manifest
 
 VERSION_DIGITS = 12
 MODEL = "model.safetensors"

@@ -17,7 +17,7 @@ from pipeline_config.settings import CHECKOUT
 from tasks.runtime.devices import Machine
 from tasks.runtime.files import digest_of, sha256_bytes
 from tasks.runtime.keys import code_digests
-from tasks.runtime.manifest import Manifest, StageRef
+from tasks.runtime.store import Manifest, StageRef
 
 TEMPLATES = ("tasks/bundle/report.html", "tasks/bundle/model_card.md")
 LIBRARIES = ("jinja2", "onnx", "onnxruntime")

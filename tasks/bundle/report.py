@@ -15,9 +15,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from pipeline_config.cautions import cautions_of
 from pipeline_config.datasets import FILES, Dataset
 from pipeline_config.recipe import NoValidation, Recipe
+from pipeline_config.recipe_files import cautions_of
 from tasks.bundle.contents import METRICS
 from tasks.bundle.lineage import Lineage, again, recipe_text
 

@@ -12,15 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from prefect import task
 
 from tasks.raw.idx import read_idx
 from tasks.raw.structure import SPLITS
-from tasks.runtime.artifacts import show_table
-from tasks.runtime.cache import StagePolicy
-from tasks.runtime.manifest import Facts, StageRef
+from tasks.runtime.show import show_table
 from tasks.runtime.stages import CONVERT
-from tasks.runtime.store import build
+from tasks.runtime.store import Facts, StageRef
+from tasks.runtime.task import stage_task
 
 # Rows a row group, and its bytes, at least one image's: what a reader of one group holds.
 ROW_GROUP = 8192
@@ -72,8 +70,25 @@ def write_table(path: Path, images: Path, profile: Path, facts: Facts) -> None:
                 start += len(batch)
 
 
-def write_tables(folder: Path, raw: StageRef, checked: StageRef, dataset_name: str) -> Facts:
-    """Write `train.parquet` and `test.parquet`; their metadata are the facts that come back."""
+def show(ref: StageRef) -> None:
+    """Attach the table of files to the task run."""
+    files, facts = ref.manifest.files, ref.facts
+    rows = [
+        {
+            "file": f"{split}.parquet",
+            "rows": facts["rows"][split],
+            "bytes": files[f"{split}.parquet"].num_bytes,
+            "sha256": files[f"{split}.parquet"].sha256,
+        }
+        for split in SPLITS
+    ]
+    words = f"Parquet files of {facts['dataset']}, {facts['image_shape']} pixels an image."
+    show_table("tables", rows, words)
+
+
+@stage_task(CONVERT, timeout_s=900, show=show)
+def convert(folder: Path, raw: StageRef, checked: StageRef, dataset_name: str) -> Facts:
+    """Write `train.parquet` and `test.parquet`; their metadata are the facts."""
     facts: Facts = {
         "dataset": dataset_name,
         "num_classes": checked.facts["num_classes"],
@@ -82,46 +97,6 @@ def write_tables(folder: Path, raw: StageRef, checked: StageRef, dataset_name: s
         "sha256": raw.facts["sha256"],
     }
     for split, (images, _) in SPLITS.items():
-        write_table(
-            folder / f"{split}.parquet",
-            raw.path / images,
-            checked.path / f"{split}.profile.parquet",
-            facts,
-        )
+        profile = checked.path / f"{split}.profile.parquet"
+        write_table(folder / f"{split}.parquet", raw.path / images, profile, facts)
     return facts
-
-
-@task(
-    name="convert",
-    cache_policy=StagePolicy(stage=CONVERT),
-    result_serializer="json",
-    persist_result=True,
-    cache_result_in_memory=False,
-    retries=0,
-    timeout_seconds=900,
-    tags=["convert"],
-)
-def convert(raw: StageRef, checked: StageRef, dataset_name: str, refresh: bool = False) -> StageRef:
-    """Turn the checked IDX files and their profile into Parquet."""
-    inputs = {"raw": raw, "checked": checked, "dataset_name": dataset_name}
-    ref = build(
-        CONVERT,
-        inputs,
-        lambda folder: write_tables(folder, raw, checked, dataset_name),
-        refresh=refresh,
-    )
-    files = ref.manifest.files
-    show_table(
-        "tables",
-        [
-            {
-                "file": f"{split}.parquet",
-                "rows": ref.facts["rows"][split],
-                "bytes": files[f"{split}.parquet"].num_bytes,
-                "sha256": files[f"{split}.parquet"].sha256,
-            }
-            for split in SPLITS
-        ],
-        f"Parquet files of {dataset_name}, {ref.facts['image_shape']} pixels an image.",
-    )
-    return ref

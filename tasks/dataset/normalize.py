@@ -13,17 +13,15 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import task
 
 from pipeline_config.recipe import PooledTest, Split
 from tasks.dataset.splits import PARTS, Rows, split_rows
 from tasks.dataset.table import read_images
-from tasks.runtime.artifacts import show_table
-from tasks.runtime.cache import StagePolicy
 from tasks.runtime.errors import ValidationError
-from tasks.runtime.manifest import Facts, StageRef
+from tasks.runtime.show import show_table
 from tasks.runtime.stages import NORMALIZE
-from tasks.runtime.store import build
+from tasks.runtime.store import Facts, StageRef
+from tasks.runtime.task import stage_task
 
 Scaling = Literal["none", "unit", "standard"]
 
@@ -60,14 +58,26 @@ def fit(scaling: Scaling, images_NP: NDArray[np.uint8], train: Rows) -> tuple[fl
     return total / number, math.sqrt(spread) / number
 
 
-def write_normalization(folder: Path, table: StageRef, split: Split, scaling: Scaling) -> Facts:
+def show(ref: StageRef) -> None:
+    """Attach the number of rows of each part, and the scaling, to the task run."""
+    facts = ref.facts
+    show_table(
+        "normalization",
+        [{"part": part, "rows": facts["rows"][part]} for part in PARTS],
+        f"Rows of each part; x = (pixel - {facts['mean']:.4f}) / {facts['std']:.4f}, "
+        f"scaling {facts['scaling']}, fitted on the training rows.",
+    )
+
+
+@stage_task(NORMALIZE, timeout_s=300, show=show)
+def normalize(folder: Path, table: StageRef, split: Split, scaling: Scaling) -> Facts:
     """Write `train.npy`, `validation.npy`, `test.npy` (int64) and return the fitted numbers."""
     images_NP, labels_N = read_images(table)
     indices = split_rows(split, labels_N, table.facts["rows"]["train"])
     mean, std = fit(scaling, images_NP, indices.train)
     rows = {part: getattr(indices, part) for part in PARTS}
     for part, indices_of_part in rows.items():
-        # To memory first: on a full disk, `np.save` loses the end of a file and says nothing.
+        # To memory first: on a full disk `np.save` loses the end of a file without an error.
         content = io.BytesIO()
         np.save(content, indices_of_part)
         (folder / f"{part}.npy").write_bytes(content.getvalue())
@@ -78,32 +88,3 @@ def write_normalization(folder: Path, table: StageRef, split: Split, scaling: Sc
         "rows": {part: len(indices_of_part) for part, indices_of_part in rows.items()},
         "pooled": isinstance(split.test, PooledTest),
     }
-
-
-@task(
-    name="normalize",
-    cache_policy=StagePolicy(stage=NORMALIZE),
-    result_serializer="json",
-    persist_result=True,
-    cache_result_in_memory=False,
-    retries=0,
-    timeout_seconds=300,
-    tags=["normalize"],
-)
-def normalize(table: StageRef, split: Split, scaling: Scaling, refresh: bool = False) -> StageRef:
-    """Divide the rows and fit the scaling on the training rows alone."""
-    inputs = {"table": table, "split": split, "scaling": scaling}
-    ref = build(
-        NORMALIZE,
-        inputs,
-        lambda folder: write_normalization(folder, table, split, scaling),
-        refresh=refresh,
-    )
-    facts = ref.facts
-    show_table(
-        "normalization",
-        [{"part": part, "rows": facts["rows"][part]} for part in PARTS],
-        f"Rows of each part; x = (pixel - {facts['mean']:.4f}) / {facts['std']:.4f}, "
-        f"scaling {facts['scaling']}, fitted on the training rows.",
-    )
-    return ref

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline_config.errors import ConfigError
 from pipeline_config.recipe import LastRows, PooledTest, Split, StratifiedFold, StratifiedShare
-from tasks.runtime.manifest import StageRef
+from pipeline_config.sections import ConfigError
+from tasks.runtime.store import StageRef
 
 Rows = NDArray[np.int64]
 PARTS = ("train", "validation", "test")

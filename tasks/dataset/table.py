@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tasks.runtime.manifest import StageRef
+from tasks.runtime.store import StageRef
 
 SPLITS = ("train", "test")
 

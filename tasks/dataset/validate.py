@@ -14,21 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from prefect import task
 
 from pipeline_config.settings import settings
 from tasks.dataset.agreement import agreements
 from tasks.dataset.profile import SCHEMA, profile_batches
 from tasks.raw.idx import read_idx
 from tasks.raw.structure import SPLITS, Structure, check_structure
-from tasks.runtime.artifacts import show_markdown, show_table
-from tasks.runtime.cache import StagePolicy
 from tasks.runtime.errors import ValidationError
 from tasks.runtime.files import built_aside, canonical_json
-from tasks.runtime.keys import components_of, key_of
-from tasks.runtime.manifest import Facts, StageRef
+from tasks.runtime.show import show_markdown, show_table
 from tasks.runtime.stages import VALIDATE
-from tasks.runtime.store import build
+from tasks.runtime.store import Facts, StageRef, output_name
+from tasks.runtime.task import stage_task
 
 if TYPE_CHECKING:
     from tasks.dataset.findings import Finding
@@ -91,40 +88,6 @@ def _summary(column: pa.ChunkedArray) -> dict[str, float]:
     return {"min": least, "median": middle, "max": greatest}
 
 
-def write_validation(
-    folder: Path, rejected: Path, raw: StageRef, num_classes: int, title: str | None
-) -> Facts:
-    """Write report, page and profiles to `folder`, or report and page to `rejected` and raise.
-
-    Raises RawDataError for files that are no data set, ValidationError for a critical finding.
-    """
-    from tasks.dataset.findings import judge
-    from tasks.dataset.validation_page import page_of
-
-    structure = check_structure(raw.path, num_classes, title)
-    profiles = write_profiles(folder, raw.path)
-    images, labels = (
-        {split: read_idx(raw.path / files[kind]) for split, files in SPLITS.items()}
-        for kind in (0, 1)
-    )
-    agreement = agreements(*((images[split], labels[split]) for split in SPLITS))
-    findings = judge(profiles["train"], profiles["test"], num_classes, agreement)
-    report = report_of(structure, profiles, findings, raw.facts["sha256"], num_classes)
-    page = page_of(report, images)
-    if report["verdict"] == "rejected":
-        with built_aside(rejected) as aside:
-            _write_report(aside, report, page)
-        raise _rejection(findings, rejected)
-    _write_report(folder, report, page)
-    return {
-        "num_classes": num_classes,
-        "image_shape": report["image_shape"],
-        "rows": report["rows"],
-        "expectations": len(findings),
-        "warnings": len(report["warnings"]),
-    }
-
-
 def _write_report(folder: Path, report: dict[str, Any], page: str) -> None:
     (folder / REPORT).write_bytes(canonical_json(report))
     (folder / PAGE).write_text(page, encoding="utf-8")
@@ -145,40 +108,6 @@ def _rejection(findings: Sequence[Finding], rejected: Path) -> ValidationError:
         expected=f"that {first.description[0].lower()}{first.description[1:].rstrip('.')}",
         remedy=f"{first.remedy} Everything found is in {rejected / PAGE}",
     )
-
-
-@task(
-    name="validate",
-    cache_policy=StagePolicy(stage=VALIDATE),
-    result_serializer="json",
-    persist_result=True,
-    cache_result_in_memory=False,
-    retries=0,
-    timeout_seconds=600,
-    tags=["validate"],
-)
-def validate(
-    raw: StageRef, num_classes: int, title: str | None = None, refresh: bool = False
-) -> StageRef:
-    """Judge the raw files; what breaks a critical expectation stops here, with its rows named.
-
-    `title` says in errors whose files they are.
-    """
-    inputs = {"raw": raw, "num_classes": num_classes}
-    name = f"{VALIDATE.name}-{key_of(components_of(VALIDATE, inputs))}"
-    rejected = settings().root / "rejected" / name
-    try:
-        ref = build(
-            VALIDATE,
-            inputs,
-            lambda folder: write_validation(folder, rejected, raw, num_classes, title),
-            refresh=refresh,
-        )
-    except ValidationError:
-        _show(rejected)
-        raise
-    _show(ref.path)
-    return ref
 
 
 def _show(folder: Path) -> None:
@@ -206,3 +135,39 @@ def _show(folder: Path) -> None:
         f"\nThe page: `{folder / PAGE}`",
     ]
     show_markdown("validation", "\n".join(lines), "The verdict on the data set.")
+
+
+@stage_task(VALIDATE, timeout_s=600, show=lambda ref: _show(ref.path))
+def validate(folder: Path, raw: StageRef, num_classes: int, title: str | None = None) -> Facts:
+    """Write the report, its page and the profiles of the raw files.
+
+    `title` names the files in errors. Raises RawDataError for files that are not one data set, and
+    ValidationError for a critical finding; then the report is kept under `rejected/`.
+    """
+    from tasks.dataset.findings import judge
+    from tasks.dataset.validation_page import page_of
+
+    structure = check_structure(raw.path, num_classes, title)
+    profiles = write_profiles(folder, raw.path)
+    images, labels = (
+        {split: read_idx(raw.path / files[kind]) for split, files in SPLITS.items()}
+        for kind in (0, 1)
+    )
+    agreement = agreements(*((images[split], labels[split]) for split in SPLITS))
+    findings = judge(profiles["train"], profiles["test"], num_classes, agreement)
+    report = report_of(structure, profiles, findings, raw.facts["sha256"], num_classes)
+    page = page_of(report, images)
+    if report["verdict"] == "rejected":
+        rejected = settings().root / "rejected" / output_name(folder)
+        with built_aside(rejected) as aside:
+            _write_report(aside, report, page)
+        _show(rejected)
+        raise _rejection(findings, rejected)
+    _write_report(folder, report, page)
+    return {
+        "num_classes": num_classes,
+        "image_shape": report["image_shape"],
+        "rows": report["rows"],
+        "expectations": len(findings),
+        "warnings": len(report["warnings"]),
+    }

@@ -17,17 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from prefect import task
 
 from pipeline_config.datasets import Corrections
 from pipeline_config.recipe import Model
 from tasks.evaluation.confidence import confidence_in_words
-from tasks.runtime.artifacts import show_image, show_markdown, show_table
-from tasks.runtime.cache import StagePolicy
 from tasks.runtime.files import canonical_json
-from tasks.runtime.manifest import Facts, StageRef
+from tasks.runtime.show import show_image, show_markdown, show_table
 from tasks.runtime.stages import EVALUATE
-from tasks.runtime.store import build
+from tasks.runtime.store import Facts, StageRef
+from tasks.runtime.task import stage_task
 
 if TYPE_CHECKING:
     from tasks.evaluation.predictions import Rows, Scored
@@ -37,42 +35,6 @@ PROBABILITIES = "probabilities.parquet"
 FIGURES = "figures"
 # What is told of a network that is only compared with.
 SCORES = ("accuracy", "macro_f1", "loss")
-
-
-def write_evaluation(
-    folder: Path,
-    table: StageRef,
-    normalized: StageRef,
-    trained: StageRef,
-    model: Model,
-    class_names: Sequence[str],
-    corrections: Corrections | None,
-) -> Facts:
-    """Score the test split; write metrics, probabilities and figures; return the scalars."""
-    from tasks.evaluation.drawing import draw_figures
-    from tasks.evaluation.metrics import corrected_score, rounded
-    from tasks.evaluation.predictions import one_thread, read_rows, score
-
-    train, test = read_rows(table, normalized)
-    with one_thread():
-        scored = score(trained.path / "model.safetensors", model, test, len(class_names))
-        metrics = {
-            **_measured(scored, test, trained, class_names),
-            **_untrained(trained, model, test, class_names),
-            "test_curve": curve_of(trained, model, test, class_names),
-        }
-    if corrections:
-        places_N = test.index_N - table.facts["rows"]["train"]
-        predictions_N = scored.probabilities_NC.argmax(axis=1)
-        metrics |= corrected_score(predictions_N, test.labels_N, places_N, corrections)
-    metrics = rounded(metrics)
-    (folder / METRICS).write_bytes(canonical_json(metrics))
-    write_probabilities(folder / PROBABILITIES, test, scored.probabilities_NC)
-    history = json.loads((trained.path / "history.json").read_bytes())
-    draw_figures(
-        folder / FIGURES, train, test, scored.probabilities_NC, metrics, history, class_names
-    )
-    return {name: value for name, value in metrics.items() if not isinstance(value, list)}
 
 
 def _measured(
@@ -188,41 +150,38 @@ def _show(ref: StageRef) -> None:
         show_image(name.replace("_", "-"), ref.path / FIGURES / f"{name}.png", words)
 
 
-@task(
-    name="evaluate",
-    cache_policy=StagePolicy(stage=EVALUATE),
-    result_serializer="json",
-    persist_result=True,
-    cache_result_in_memory=False,
-    retries=0,
-    timeout_seconds=900,
-    tags=["evaluate"],
-)
+@stage_task(EVALUATE, timeout_s=900, show=_show)
 def evaluate(
+    folder: Path,
     table: StageRef,
     normalized: StageRef,
     trained: StageRef,
     model: Model,
-    class_names: tuple[str, ...],
+    class_names: Sequence[str],
     corrections: Corrections | None,
-    refresh: bool = False,
-) -> StageRef:
-    """Score the test split; returns the reference to metrics, probabilities and figures."""
-    inputs = {
-        "table": table,
-        "normalized": normalized,
-        "trained": trained,
-        "model": model,
-        "class_names": class_names,
-        "corrections": corrections,
-    }
-    ref = build(
-        EVALUATE,
-        inputs,
-        lambda folder: write_evaluation(
-            folder, table, normalized, trained, model, class_names, corrections
-        ),
-        refresh=refresh,
+) -> Facts:
+    """Score the test split; write metrics, probabilities and figures; return the scalars."""
+    from tasks.evaluation.drawing import draw_figures
+    from tasks.evaluation.metrics import corrected_score, rounded
+    from tasks.evaluation.predictions import one_thread, read_rows, score
+
+    train, test = read_rows(table, normalized)
+    with one_thread():
+        scored = score(trained.path / "model.safetensors", model, test, len(class_names))
+        metrics = {
+            **_measured(scored, test, trained, class_names),
+            **_untrained(trained, model, test, class_names),
+            "test_curve": curve_of(trained, model, test, class_names),
+        }
+    if corrections:
+        places_N = test.index_N - table.facts["rows"]["train"]
+        predictions_N = scored.probabilities_NC.argmax(axis=1)
+        metrics |= corrected_score(predictions_N, test.labels_N, places_N, corrections)
+    metrics = rounded(metrics)
+    (folder / METRICS).write_bytes(canonical_json(metrics))
+    write_probabilities(folder / PROBABILITIES, test, scored.probabilities_NC)
+    history = json.loads((trained.path / "history.json").read_bytes())
+    draw_figures(
+        folder / FIGURES, train, test, scored.probabilities_NC, metrics, history, class_names
     )
-    _show(ref)
-    return ref
+    return {name: value for name, value in metrics.items() if not isinstance(value, list)}

@@ -17,60 +17,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import task
 
 from pipeline_config.recipe import Model
 from tasks.evaluation.confident_learning import Findings, find_label_errors, noise_matrix
 from tasks.evaluation.suspects import GALLERY, NOISE, SUSPECTS, read_suspects, write_suspects
-from tasks.runtime.artifacts import show_image, show_table
-from tasks.runtime.cache import StagePolicy
 from tasks.runtime.files import canonical_json
-from tasks.runtime.manifest import Facts, StageRef
+from tasks.runtime.show import show_image, show_table
 from tasks.runtime.stages import AUDIT
-from tasks.runtime.store import build
+from tasks.runtime.store import Facts, StageRef
+from tasks.runtime.task import stage_task
 
 NUM_SHOWN = 30
 # What a JSON file keeps of a share.
 DECIMALS = 6
-
-
-def write_audit(
-    folder: Path,
-    table: StageRef,
-    normalized: Sequence[StageRef],
-    trained: Sequence[StageRef],
-    model: Model,
-    class_names: Sequence[str],
-) -> Facts:
-    """Score each fold with its network; write suspects, noise and gallery; return the scalars."""
-    from tasks.dataset.table import read_images
-    from tasks.evaluation.image_figures import draw_suspects
-
-    images_MP, labels_M = read_images(table)
-    num_rows = table.facts["rows"]["train"]
-    images_NP, labels_N = images_MP[:num_rows], labels_M[:num_rows]
-    probabilities_NC = out_of_fold(images_NP, normalized, trained, model, len(class_names))
-    findings = find_label_errors(probabilities_NC, labels_N)
-    suspects = findings.suspects
-    write_suspects(folder / SUSPECTS, suspects)
-    (folder / NOISE).write_bytes(canonical_json(noise_of(findings, class_names)))
-    shown = read_suspects(folder / SUSPECTS, NUM_SHOWN)
-    images_SHW = images_NP[suspects.row_S[:NUM_SHOWN]].reshape(-1, *table.facts["image_shape"])
-    title = (
-        f"The first {len(shown)} of {len(suspects.row_S):,} suspect labels: given → suggested,\n"
-        "how sure a network is that never saw the row, and the row"
-        if shown
-        else f"None of the {num_rows:,} labels is suspect"
-    )
-    draw_suspects(folder / GALLERY, images_SHW, shown, title, class_names)
-    right_N = probabilities_NC.argmax(axis=1) == labels_N
-    return {
-        "num_rows": num_rows,
-        "num_folds": len(trained),
-        "num_suspects": len(suspects.row_S),
-        "estimated_errors": round(findings.num_errors, 1),
-        "out_of_fold_accuracy": round(float(right_N.mean()), DECIMALS),
-    }
 
 
 def out_of_fold(
@@ -108,38 +67,8 @@ def noise_of(findings: Findings, class_names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-@task(
-    name="audit",
-    cache_policy=StagePolicy(stage=AUDIT),
-    result_serializer="json",
-    persist_result=True,
-    cache_result_in_memory=False,
-    retries=0,
-    timeout_seconds=900,
-    tags=["audit"],
-)
-def audit(
-    table: StageRef,
-    normalized: tuple[StageRef, ...],
-    trained: tuple[StageRef, ...],
-    model: Model,
-    class_names: tuple[str, ...],
-    refresh: bool = False,
-) -> StageRef:
-    """Find the likely label errors; returns the reference to suspects, noise and gallery."""
-    inputs = {
-        "table": table,
-        "normalized": normalized,
-        "trained": trained,
-        "model": model,
-        "class_names": class_names,
-    }
-    ref = build(
-        AUDIT,
-        inputs,
-        lambda folder: write_audit(folder, table, normalized, trained, model, class_names),
-        refresh=refresh,
-    )
+def _show(ref: StageRef) -> None:
+    """Attach the first suspects and their gallery to the task run."""
     facts = ref.facts
     show_table(
         "label-suspects",
@@ -148,4 +77,43 @@ def audit(
         f"about {facts['estimated_errors']:.0f} are estimated to be wrong.",
     )
     show_image("label-gallery", ref.path / GALLERY, "The likeliest label errors")
-    return ref
+
+
+@stage_task(AUDIT, timeout_s=900, show=_show)
+def audit(
+    folder: Path,
+    table: StageRef,
+    normalized: tuple[StageRef, ...],
+    trained: tuple[StageRef, ...],
+    model: Model,
+    class_names: tuple[str, ...],
+) -> Facts:
+    """Score each fold with its network; write suspects, noise and gallery; return the scalars."""
+    from tasks.dataset.table import read_images
+    from tasks.evaluation.image_figures import draw_suspects
+
+    images_MP, labels_M = read_images(table)
+    num_rows = table.facts["rows"]["train"]
+    images_NP, labels_N = images_MP[:num_rows], labels_M[:num_rows]
+    probabilities_NC = out_of_fold(images_NP, normalized, trained, model, len(class_names))
+    findings = find_label_errors(probabilities_NC, labels_N)
+    suspects = findings.suspects
+    write_suspects(folder / SUSPECTS, suspects)
+    (folder / NOISE).write_bytes(canonical_json(noise_of(findings, class_names)))
+    shown = read_suspects(folder / SUSPECTS, NUM_SHOWN)
+    images_SHW = images_NP[suspects.row_S[:NUM_SHOWN]].reshape(-1, *table.facts["image_shape"])
+    title = (
+        f"The first {len(shown)} of {len(suspects.row_S):,} suspect labels: given → suggested,\n"
+        "how sure a network is that never saw the row, and the row"
+        if shown
+        else f"None of the {num_rows:,} labels is suspect"
+    )
+    draw_suspects(folder / GALLERY, images_SHW, shown, title, class_names)
+    right_N = probabilities_NC.argmax(axis=1) == labels_N
+    return {
+        "num_rows": num_rows,
+        "num_folds": len(trained),
+        "num_suspects": len(suspects.row_S),
+        "estimated_errors": round(findings.num_errors, 1),
+        "out_of_fold_accuracy": round(float(right_N.mean()), DECIMALS),
+    }

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from pipeline_config.datasets import Corrections
-from tasks.runtime.finite import refuse_not_finite
+from tasks.runtime.errors import refuse_not_finite
 
 Metrics = dict[str, Any]
 

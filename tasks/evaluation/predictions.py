@@ -19,7 +19,7 @@ from tasks.dataset.splits import read_split
 from tasks.dataset.table import read_images
 from tasks.model.network import Temperature, load_network, logits_in_batches
 from tasks.runtime.devices import prepared, probe
-from tasks.runtime.manifest import StageRef
+from tasks.runtime.store import StageRef
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import softmax
 
-from tasks.runtime.finite import refuse_not_finite
+from tasks.runtime.errors import refuse_not_finite
 
 # Twenty times as sure and twenty times as unsure: beyond them a fit says that something is broken.
 LOWEST, HIGHEST = 0.05, 20.0

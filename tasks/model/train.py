@@ -7,21 +7,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from prefect import task
+from typing import TYPE_CHECKING
 
 from pipeline_config.recipe import Model, Training
 from pipeline_config.settings import settings
-from tasks.runtime.artifacts import ProgressArtifact, show_table
-from tasks.runtime.cache import StagePolicy
 from tasks.runtime.devices import Machine, prepared
 from tasks.runtime.files import canonical_json
-from tasks.runtime.keys import components_of, key_of
-from tasks.runtime.manifest import Facts, StageRef
-from tasks.runtime.progress import progress
+from tasks.runtime.show import ProgressArtifact, progress, show_table
 from tasks.runtime.stages import TRAIN
-from tasks.runtime.store import build
+from tasks.runtime.store import Facts, StageRef, output_name
+from tasks.runtime.task import stage_task
 
 if TYPE_CHECKING:
     import torch
@@ -31,52 +26,6 @@ if TYPE_CHECKING:
     from tasks.model.history import Fitted
     from tasks.model.scoring import Rows
     from tasks.model.training import Trainer
-
-
-def write_model(
-    folder: Path,
-    table: StageRef,
-    normalized: StageRef,
-    model: Model,
-    training: Training,
-    machine: Machine,
-    checkpoint: Checkpoint | None = None,
-) -> Facts:
-    """Train and write `untrained.safetensors`, `model.safetensors` and `history.json`.
-
-    With `training.keep_epochs` also `epochs/001.safetensors` and so on, the weights after each.
-    """
-    from tasks.model.network import build_network, describe_layers, initialize, save_weights
-    from tasks.model.training import Trainer
-
-    facts, scaling = table.facts, normalized.facts
-    height, width = facts["image_shape"]
-    network = build_network(
-        model, height * width, facts["num_classes"], scaling["mean"], scaling["std"]
-    )
-    initialize(network, model, training.seed)
-    save_weights(network.state_dict(), folder / "untrained.safetensors")
-    with prepared(machine) as device:
-        train, validation = _read_rows(table, normalized, device)
-        trainer = Trainer(
-            network.to(device), training, machine.precision, (height, width), checkpoint
-        )
-        fitted = _fit(trainer, train, validation)
-        can_calibrate = training.gives_logits and len(validation) > 0
-        temperature = calibrate(network, validation) if can_calibrate else None
-    save_weights(network.state_dict(), folder / "model.safetensors")
-    write_history(folder, fitted)
-    return {
-        "num_classes": facts["num_classes"],
-        "image_shape": facts["image_shape"],
-        "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "layers": describe_layers(network),
-        "validation_accuracy": fitted.history[fitted.best_epoch - 1].validation_accuracy,
-        "epochs": len(fitted.history),
-        "best_epoch": fitted.best_epoch,
-        "temperature": 1.0 if temperature is None else temperature,
-        "calibrated": temperature is not None,
-    }
 
 
 def write_history(folder: Path, fitted: Fitted) -> None:
@@ -146,48 +95,62 @@ def _read_rows(table: StageRef, normalized: StageRef, device: torch.device) -> t
     return train, validation
 
 
-def _checkpoint(inputs: dict[str, Any]) -> Checkpoint:
-    """The checkpoint of these inputs, under the stage's key: what it holds fits nothing else."""
+def _checkpoint(output: str) -> Checkpoint:
+    """Return the checkpoint of an output, by its name `train-<key>`."""
     from tasks.model.checkpoint import Checkpoint
 
-    key = key_of(components_of(TRAIN, inputs))
-    path = settings().checkpoints / f"train-{key}.safetensors"
+    path = settings().checkpoints / f"{output}.safetensors"
     return Checkpoint(path, settings().checkpoint_s)
 
 
-@task(
-    name="train",
-    cache_policy=StagePolicy(stage=TRAIN),
-    result_serializer="json",
-    persist_result=True,
-    cache_result_in_memory=False,
-    retries=0,
-    timeout_seconds=6 * 3600,
-    tags=["train"],
-)
+def _finish(ref: StageRef) -> None:
+    """Remove the checkpoint, and attach the layers to the task run."""
+    (settings().checkpoints / f"{ref.path.name}.safetensors").unlink(missing_ok=True)
+    show_table("layers", ref.facts["layers"], "Layers of the network")
+
+
+@stage_task(TRAIN, timeout_s=6 * 3600, show=_finish)
 def train(
+    folder: Path,
     table: StageRef,
     normalized: StageRef,
     model: Model,
     training: Training,
     machine: Machine,
-    refresh: bool = False,
-) -> StageRef:
-    """Train the recipe's network; returns the reference to weights and history."""
-    inputs = {
-        "table": table,
-        "normalized": normalized,
-        "model": model,
-        "training": training,
-        "machine": machine,
-    }
-    checkpoint = _checkpoint(inputs)
-    ref = build(
-        TRAIN,
-        inputs,
-        lambda folder: write_model(folder, table, normalized, model, training, machine, checkpoint),
-        refresh=refresh,
+) -> Facts:
+    """Train the recipe's network: `untrained.safetensors`, `model.safetensors`, `history.json`.
+
+    With `training.keep_epochs` also `epochs/001.safetensors` and so on, the weights after each.
+    """
+    from tasks.model.network import build_network, describe_layers, initialize, save_weights
+    from tasks.model.training import Trainer
+
+    facts, scaling = table.facts, normalized.facts
+    height, width = facts["image_shape"]
+    network = build_network(
+        model, height * width, facts["num_classes"], scaling["mean"], scaling["std"]
     )
-    checkpoint.discard()
-    show_table("layers", ref.facts["layers"], "Layers of the network")
-    return ref
+    initialize(network, model, training.seed)
+    save_weights(network.state_dict(), folder / "untrained.safetensors")
+    with prepared(machine) as device:
+        rows, validation = _read_rows(table, normalized, device)
+        checkpoint = _checkpoint(output_name(folder))
+        trainer = Trainer(
+            network.to(device), training, machine.precision, (height, width), checkpoint
+        )
+        fitted = _fit(trainer, rows, validation)
+        can_calibrate = training.gives_logits and len(validation) > 0
+        temperature = calibrate(network, validation) if can_calibrate else None
+    save_weights(network.state_dict(), folder / "model.safetensors")
+    write_history(folder, fitted)
+    return {
+        "num_classes": facts["num_classes"],
+        "image_shape": facts["image_shape"],
+        "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "layers": describe_layers(network),
+        "validation_accuracy": fitted.history[fitted.best_epoch - 1].validation_accuracy,
+        "epochs": len(fitted.history),
+        "best_epoch": fitted.best_epoch,
+        "temperature": 1.0 if temperature is None else temperature,
+        "calibrated": temperature is not None,
+    }

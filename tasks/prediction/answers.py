@@ -16,13 +16,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from pipeline_config.base import Section, given_path
+from pipeline_config.sections import Section, given_path
 from tasks.prediction.classifier import Classifier, load_classifier
 from tasks.prediction.inputs import Batch, batches, files_of
 from tasks.release.versions import CHAMPION
 from tasks.runtime.errors import ConfigError
 from tasks.runtime.files import replacing
-from tasks.runtime.progress import progress
+from tasks.runtime.show import progress
 
 Row = dict[str, Any]
 Write = Callable[[list[Row]], None]

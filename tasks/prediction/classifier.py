@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline_config.base import given_path
+from pipeline_config.sections import given_path
 from pipeline_config.settings import settings
 from tasks.bundle.contents import ONNX, refuse_damaged
 from tasks.bundle.onnx_model import MAX_BYTES, OnnxModel, fault, read_model

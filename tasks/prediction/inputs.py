@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline_config.base import given_path
 from pipeline_config.datasets import RawFile
+from pipeline_config.sections import given_path
 from tasks.prediction.pictures import Form, name_of, read_picture
 from tasks.raw.idx import GZIP_MAGIC, read_header
 from tasks.raw.receive import chunks_of, damaged, receive

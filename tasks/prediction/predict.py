@@ -9,7 +9,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.prediction.answers import Predicted, Request, predict_files
-from tasks.runtime.artifacts import show_table
+from tasks.runtime.show import show_table
 
 
 @task(

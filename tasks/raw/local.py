@@ -16,8 +16,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from pipeline_config.base import checked, given_path
 from pipeline_config.datasets import FILES, Dataset
+from pipeline_config.sections import checked, given_path
 from tasks.raw.receive import UNREADABLE, Chunks, Opener, chunks_of, damaged, open_member
 from tasks.raw.structure import SPLITS
 from tasks.raw.tabular import ARRAYS, arrays_in, write_as_idx

@@ -9,16 +9,16 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline_config.base import given_path
 from pipeline_config.datasets import FILES, Dataset, RawFile
+from pipeline_config.sections import given_path
 from tasks.raw.digits import sklearn_digits
 from tasks.raw.download import web_folder
 from tasks.raw.local import local_folder
 from tasks.raw.packages import deb_package, npm_package
 from tasks.raw.receive import Opener, Received, receive
 from tasks.runtime.errors import FetchError, RawDataError, SourceError
-from tasks.runtime.manifest import Facts
-from tasks.runtime.progress import Advance, progress
+from tasks.runtime.show import Advance, progress
+from tasks.runtime.store import Facts
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline_config.base import Record
 from pipeline_config.gate import Gate
+from pipeline_config.sections import Record
 
 # Two-sided for accuracy; one-sided and shared by all classes for recall.
 LEVEL = 0.95

@@ -1,33 +1,35 @@
-"""The journal of a data set's releases: one line an event, only ever added to.
+"""The records of a data set's releases: journal, looks at the test rows, and the champion's file.
 
-Each line holds a digest of itself and that of the line before it, so that one that was changed or
-taken out is noticed. A line counts when it is whole: a torn last one, left by a crash, is not read
-and is cut off next.
+`journal.jsonl` has a line for each decision, and `looks.jsonl` one for each scoring of the test
+rows: the more often they are looked at, the less the next figure on them proves. Both are chains
+(`tasks/runtime/chain.py`). `champion.json` repeats the journal's last line for other programs. The
+journal decides, unless it is shorter than `champion.json` says: then it has lost its end.
 """
 
 from __future__ import annotations
 
-import errno
-import json
 import logging
-import os
-from functools import cache
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-from pipeline_config.base import Record
+from pipeline_config.sections import Record
 from pipeline_config.settings import settings
 from tasks.release.gate import Judgement
-from tasks.runtime.files import digest_holds, digest_of, fsync_path, storage_errors
+from tasks.runtime.chain import Line, append_line, chain_faults, read_chain
+from tasks.runtime.files import canonical_json, write_atomically
+from tasks.runtime.manifest import read_regular, read_sealed, sealed
 
 logger = logging.getLogger(__name__)
 
-# What the first line has in place of a line before it.
-NO_LINE = "0" * 64
+# The events of a journal. `kept`: not judged, since the recipe does not compete. `adopted`: the
+# journal had lost its end, and `champion.json` named this version.
+PROMOTED, REFUSED, KEPT = "promoted", "refused", "kept"
+FORCED, ROLLED_BACK, ADOPTED = "forced", "rolled back", "adopted"
 
 
 class Champion(Record):
-    """A champion; `since` is the `seq` of the journal's line that first made it so."""
+    """A champion. `since` is the `seq` of the journal's line that first made it champion."""
 
     version: str
     recipe: str
@@ -35,11 +37,10 @@ class Champion(Record):
     since: int
 
 
-class Entry(Record):
-    """One line of the journal; `champion` is who holds the title after it.
+class Entry(Line):
+    """A line of the journal. `champion` is the champion after it.
 
-    `gate` is what was judged, None where nothing was; `why` are the words of whoever decided by
-    hand; `digest` covers the rest, and `previous` is that of the line before.
+    `gate` is the judgement, if there was one; `why` is the reason that a person gave.
     """
 
     seq: int
@@ -52,112 +53,156 @@ class Entry(Record):
     reason: str
     why: str | None = None
     gate: Judgement | None = None
-    previous: str
-    digest: str = ""
-
-    def chained(self, previous: str) -> Entry:
-        """The entry behind another one, with its digest."""
-        linked = self.model_copy(update={"previous": previous})
-        rest = linked.model_dump(mode="json", exclude={"digest"})
-        return linked.model_copy(update={"digest": digest_of(rest)})
-
-    def line(self) -> bytes:
-        """The entry as one line of JSON with sorted keys."""
-        return _line(self.model_dump())
 
 
-def _line(content: Any) -> bytes:
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode()
+class Pointer(Record):
+    """The content of `champion.json`: the champion, and the journal's last line by number, digest.
+
+    The file also has `version` at its top, for other programs.
+    """
+
+    champion: Champion
+    seq: int
+    journal: str
+
+
+class Look(Line):
+    """One scoring of `networks` networks on the test rows, by evaluate, the gate or reproduce.
+
+    `rows` is the digest of the test rows; a `key` is counted once.
+    """
+
+    may_lack_digest: ClassVar[bool] = True
+    time: str
+    by: str
+    recipe: str
+    version: str
+    networks: int
+    rows: str
+    key: str
+
+
+def record_path(dataset: str, name: str) -> Path:
+    """Return the path of `journal.jsonl`, `looks.jsonl` or `champion.json` of a data set."""
+    return settings().models / dataset / name
 
 
 def journal_path(dataset: str) -> Path:
-    """The journal's file."""
-    return settings().models / dataset / "journal.jsonl"
-
-
-def _read_lines(dataset: str) -> tuple[list[Entry | None], bytes]:
-    """The entry of each line, None for a damaged one; and what is torn at the end."""
-    try:
-        *lines, torn = journal_path(dataset).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return [], b""
-    return [_entry(line) for line in lines], torn
-
-
-@cache
-def _entry(line: bytes) -> Entry | None:
-    """The entry of a line, None for a damaged one; a run reads its journal several times."""
-    try:
-        content = json.loads(line)
-        is_whole = _line(content) == line + b"\n" and digest_holds(content)
-        return Entry.model_validate(content) if is_whole else None
-    except (ValueError, AttributeError):
-        return None
+    """Return the path of a data set's journal."""
+    return record_path(dataset, "journal.jsonl")
 
 
 def read_journal(dataset: str) -> list[Entry]:
-    """The valid entries, oldest first; a torn last line and damaged ones do not count."""
-    entries = []
-    for number, entry in enumerate(_read_lines(dataset)[0], 1):
-        if entry is None:
-            logger.warning("%s: line %d is damaged and not counted", journal_path(dataset), number)
-        else:
-            entries.append(entry)
-    return entries
+    """Return the intact entries, oldest first. Damaged lines are skipped with a warning."""
+    lines = read_chain(journal_path(dataset), Entry)
+    for number in (number for number, entry in enumerate(lines, 1) if entry is None):
+        logger.warning("%s: line %d is damaged and skipped", journal_path(dataset), number)
+    return [entry for entry in lines if entry is not None]
 
 
 def journal_faults(dataset: str) -> list[str]:
-    """What is wrong with the journal, in words, a line a fault; [] for one that is whole.
+    """Return what is wrong with the journal, in words; [] for an intact one.
 
-    A line that says `adopted` tells itself that those before it were lost.
+    An adopted line follows a gap in the numbers, which its reason explains.
     """
-    entries, torn = _read_lines(dataset)
-    faults: list[str] = []
-    before: Entry | None = None
-    for number, entry in enumerate(entries, 1):
-        if entry is None:
-            faults.append(f"line {number} is damaged")
-            continue
-        if number == 1 or entries[number - 2] is not None:
-            if entry.previous != last_digest(before):
-                faults.append(f"line {number} does not follow from the line before it")
-            elif entry.seq != next_seq(before) and entry.event != "adopted":
-                faults.append(f"line {number} has number {entry.seq}, not {next_seq(before)}")
-        before = entry
-    return faults + (["its last line is torn; the next decision cuts it off"] if torn else [])
-
-
-def last_digest(last: Entry | None) -> str:
-    """What the line behind `last` has to hold."""
-    return last.digest if last else NO_LINE
-
-
-def next_seq(last: Entry | None) -> int:
-    """The number of the line behind `last`."""
-    return last.seq + 1 if last else 1
+    faults = chain_faults(journal_path(dataset), Entry)
+    last: int | None = 0
+    for number, entry in enumerate(read_chain(journal_path(dataset), Entry), 1):
+        if entry and last is not None and entry.seq != last + 1 and entry.event != ADOPTED:
+            faults.append(f"line {number} has number {entry.seq}, not {last + 1}")
+        last = entry.seq if entry else None
+    return faults
 
 
 def champion_of(entries: list[Entry]) -> Champion | None:
-    """The champion that the journal names: its last line decides."""
+    """Return the champion that the last entry names."""
     return entries[-1].champion if entries else None
 
 
-def append_line(path: Path, line: bytes) -> None:
-    """Append one line to a file and bring it to disk; a torn last line is cut off first."""
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_first = not path.exists()
-        with path.open("ab+", buffering=0) as file:
-            file.seek(0)
-            whole = file.read().rfind(b"\n") + 1
-            try:
-                file.truncate(whole)
-                if file.write(line) != len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(whole)
-                raise
-        if is_first:
-            fsync_path(path.parent)
+def next_seq(entries: list[Entry]) -> int:
+    """Return the number of the line behind the last entry."""
+    return entries[-1].seq + 1 if entries else 1
+
+
+def append_entry(dataset: str, entries: list[Entry], entry: Entry) -> None:
+    """Append an entry to the journal and to `entries`. The caller holds the data set's lock."""
+    last = entries[-1] if entries else None
+    entries.append(append_line(journal_path(dataset), entry, last))
+
+
+def pointer_path(dataset: str) -> Path:
+    """Return the path of a data set's `champion.json`."""
+    return record_path(dataset, "champion.json")
+
+
+def read_pointer(dataset: str) -> Pointer | None:
+    """Return the content of `champion.json`; None for a missing and for a damaged one."""
+    try:
+        found, is_intact = read_sealed(read_regular(pointer_path(dataset)))
+        return Pointer.model_validate(found) if is_intact else None
+    except (OSError, ValueError):
+        return None
+
+
+def _pointer_of(entries: list[Entry]) -> Pointer | None:
+    champion = champion_of(entries)
+    if champion is None:
+        return None
+    return Pointer(champion=champion, seq=entries[-1].seq, journal=entries[-1].digest)
+
+
+def pointer_fault(dataset: str, entries: list[Entry]) -> str | None:
+    """Return how `champion.json` differs from the journal, or None."""
+    path, wanted = pointer_path(dataset), _pointer_of(entries)
+    if not path.exists():
+        return None if wanted is None else f"{path.name} is missing"
+    is_right = wanted is not None and read_pointer(dataset) == wanted
+    return None if is_right else f"{path.name} does not say what the journal says"
+
+
+def write_pointer(dataset: str, entries: list[Entry]) -> None:
+    """Write `champion.json` from the journal; without a champion, remove it."""
+    path, pointer = pointer_path(dataset), _pointer_of(entries)
+    if pointer is None:
+        path.unlink(missing_ok=True)
+        return
+    content = canonical_json(
+        sealed({"version": pointer.champion.version, **pointer.model_dump(mode="json")})
+    )
+    if not path.is_file() or path.read_bytes() != content:
+        write_atomically(path, content)
+
+
+def read_looks(dataset: str) -> list[Look]:
+    """Return every look at the test rows, oldest first. A damaged line is skipped."""
+    lines = read_chain(record_path(dataset, "looks.jsonl"), Look)
+    return [look for look in lines if look is not None]
+
+
+def looks_faults(dataset: str) -> list[str]:
+    """Return what is wrong with the list of looks, in words; [] for an intact one."""
+    return chain_faults(record_path(dataset, "looks.jsonl"), Look)
+
+
+def count_look(
+    dataset: str, by: str, recipe: str, version: str, networks: int, rows: str, key: str
+) -> None:
+    """Append a look, unless its key is there. The caller holds the data set's lock."""
+    looks = read_looks(dataset)
+    if any(look.key == key for look in looks):
+        return
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    look = Look(
+        time=time, by=by, recipe=recipe, version=version, networks=networks, rows=rows, key=key
+    )
+    append_line(record_path(dataset, "looks.jsonl"), look, looks[-1] if looks else None)
+
+
+def looks_in_words(dataset: str) -> str:
+    """Return how often the test rows were scored so far, in a sentence."""
+    looks = read_looks(dataset)
+    versions, recipes = {look.version for look in looks}, {look.recipe for look in looks}
+    return (
+        f"Looks at the test rows: {len(looks)}; versions: {len(versions)}; recipes: "
+        f"{len(recipes)}; networks scored: {sum(look.networks for look in looks)}."
+    )

@@ -13,16 +13,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline_config.base import read_yaml
 from pipeline_config.datasets import FILES
 from pipeline_config.gate import gate_for
+from pipeline_config.sections import read_yaml
 from tasks.bundle.contents import ONNX, RECIPE, bundle_folder
 from tasks.bundle.lineage import Lineage
 from tasks.release.gate import Check, Judgement, Scores, above_floor, compare, not_compared, unseen
-from tasks.release.journal import Champion, read_journal
-from tasks.release.ledger import count_look, read_ledger
+from tasks.release.journal import Champion, count_look, read_journal, read_looks
 from tasks.runtime.files import digest_of
-from tasks.runtime.manifest import StageRef
+from tasks.runtime.store import StageRef
 
 
 def pinned_digest(digests: Mapping[str, str]) -> str:
@@ -89,7 +88,7 @@ def _judgement(lineage: Lineage, rival: str | None, checks: list[Check]) -> Judg
     return Judgement(
         test_rows=pinned_digest(lineage.table.facts["sha256"]),
         num_rows=lineage.table.facts["rows"]["test"],
-        looks=len(read_ledger(lineage.dataset.name)),
+        looks=len(read_looks(lineage.dataset.name)),
         champion=rival,
         checks=tuple(checks),
     )

@@ -12,22 +12,16 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from pipeline_config.base import Section
-from pipeline_config.datasets import Dataset
-from pipeline_config.recipe import Recipe
+from pipeline_config.sections import Section
 from tasks.bundle.contents import METRICS, bundle_folder, models_lock
 from tasks.bundle.lineage import Lineage
 from tasks.release.decision_page import page_path
-from tasks.release.journal import read_journal
+from tasks.release.journal import REFUSED, count_look, read_journal
 from tasks.release.judging import judge, pinned_digest
-from tasks.release.ledger import count_look
-from tasks.release.record import REFUSED
 from tasks.release.registry import candidate_of, settle
-from tasks.runtime.artifacts import show_image, show_markdown, show_table, tell_event
-from tasks.runtime.devices import Machine
 from tasks.runtime.files import locked
-from tasks.runtime.manifest import StageRef
 from tasks.runtime.outcomes import Outcome, record
+from tasks.runtime.show import emit, show_image, show_markdown, show_table
 from tasks.runtime.stages import PUBLISH
 
 
@@ -75,7 +69,7 @@ def publish_model(lineage: Lineage, why: str | None = None) -> Published:
     seconds = round(time.perf_counter() - clock, 3)
     reason = f"{done}; {decision.event}: {decision.reason}"
     folder = bundle_folder(dataset, version)
-    record(Outcome(PUBLISH, "ran", seconds, version, str(folder), reason))
+    record(Outcome(PUBLISH.name, "ran", seconds, version, str(folder), reason))
     return Published(
         dataset=dataset,
         version=version,
@@ -142,7 +136,7 @@ def show_decision(published: Published) -> None:
     ]
     show_table("gate", rows, f"{judged.event}: {judged.reason}")
     if published.refused:
-        tell_event(
+        emit(
             "idxflow.gate.refused",
             f"idxflow.model.{published.dataset}.{published.version}",
             judged.model_dump(mode="json"),
@@ -150,27 +144,15 @@ def show_decision(published: Published) -> None:
 
 
 @task(
-    name=PUBLISH,
+    name=PUBLISH.name,
     cache_policy=NO_CACHE,
     persist_result=False,
     retries=0,
     timeout_seconds=600,
-    tags=[PUBLISH],
+    tags=[PUBLISH.name],
 )
-def publish(
-    recipe: Recipe,
-    dataset: Dataset,
-    machine: Machine,
-    raw: StageRef,
-    checked: StageRef,
-    table: StageRef,
-    normalized: StageRef,
-    trained: StageRef,
-    evaluated: StageRef,
-    why: str | None = None,
-) -> Published:
+def publish(lineage: Lineage, why: str | None = None) -> Published:
     """Publish a model and settle whether it is the champion; `why` forces it."""
-    lineage = Lineage(recipe, dataset, machine, raw, checked, table, normalized, trained, evaluated)
     published = publish_model(lineage, why)
     show_markdown("published", headline(published), f"{published.dataset} {published.version}")
     show_decision(published)

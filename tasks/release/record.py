@@ -1,6 +1,6 @@
-"""Writing a decision down: the journal first, then everything that follows from it.
+"""Recording a decision: the journal's line first, then the pages, then `champion.json`.
 
-Every function here is called under the lock of the data set's models.
+The caller of each function holds the data set's lock.
 """
 
 from __future__ import annotations
@@ -8,29 +8,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from pipeline_config.base import Section
+from pipeline_config.sections import Section
 from tasks.release.decision_page import stale_pages
 from tasks.release.gate import Judgement
 from tasks.release.journal import (
+    ADOPTED,
     Champion,
     Entry,
-    append_line,
+    append_entry,
     champion_of,
-    journal_path,
-    last_digest,
     next_seq,
+    pointer_path,
     read_journal,
+    read_pointer,
+    write_pointer,
 )
-from tasks.release.pointer import pointer_path, read_pointer, repair_pointer
 from tasks.runtime.files import write_atomically
-
-# The events of a journal. `kept`: the candidate was not judged, since its recipe does not compete.
-PROMOTED, REFUSED, KEPT = "promoted", "refused", "kept"
-FORCED, ROLLED_BACK, ADOPTED = "forced", "rolled back", "adopted"
 
 
 class Candidate(Section):
-    """A published version that asks to become champion; `accuracy` is on its own test split."""
+    """A published version that may become champion. `accuracy` is on its own test split."""
 
     version: str
     recipe: str
@@ -39,16 +36,13 @@ class Candidate(Section):
 
 
 def as_champion(entries: list[Entry], candidate: Candidate) -> Champion:
-    """A candidate as the champion that the next line makes it."""
-    return Champion(
-        version=candidate.version,
-        recipe=candidate.recipe,
-        accuracy=candidate.accuracy,
-        since=next_seq(_last(entries)),
-    )
+    """Return the champion that a candidate becomes in the next line."""
+    given = candidate.model_dump(exclude={"competes"})
+    return Champion(**given, since=next_seq(entries))
 
 
-def draft(
+def append(
+    dataset: str,
     entries: list[Entry],
     subject: Candidate | Champion,
     event: str,
@@ -56,10 +50,11 @@ def draft(
     reason: str,
     why: str | None = None,
     gate: Judgement | None = None,
-) -> Entry:
-    """An entry about `subject` that is not chained to the journal yet; `champion` is after it."""
-    return Entry(
-        seq=next_seq(_last(entries)),
+    seq: int | None = None,
+) -> None:
+    """Append an entry about `subject`; `champion` is the champion after it."""
+    entry = Entry(
+        seq=seq or next_seq(entries),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         event=event,
         version=subject.version,
@@ -69,52 +64,38 @@ def draft(
         reason=reason,
         why=why,
         gate=gate,
-        previous="",
     )
+    append_entry(dataset, entries, entry)
 
 
-def _last(entries: list[Entry]) -> Entry | None:
-    return entries[-1] if entries else None
-
-
-def append(dataset: str, entries: list[Entry], entry: Entry) -> Entry:
-    """Chain an entry to the last of the journal's `entries` and append it."""
-    chained = entry.chained(last_digest(_last(entries)))
-    append_line(journal_path(dataset), chained.line())
-    return chained
-
-
-def mended(dataset: str) -> list[Entry]:
-    """The journal; where it lost its last lines, the pointer's champion is adopted in a new one."""
-    entries = read_journal(dataset)
-    pointer = read_pointer(dataset)
-    if pointer is None or pointer.seq < next_seq(_last(entries)):
-        return entries
-    known = entries[-1].seq if entries else 0
-    reason = (
-        f"lines {known + 1} to {pointer.seq} of the journal were lost; "
-        f"{pointer_path(dataset).name} named this version"
-    )
-    adopted = draft(entries, pointer.champion, ADOPTED, pointer.champion, reason)
-    renumbered = adopted.model_copy(update={"seq": pointer.seq + 1})
-    return [*entries, append(dataset, entries, renumbered)]
+def repaired(dataset: str) -> list[Entry]:
+    """Return the journal. Where it lost its end, the champion of `champion.json` is adopted."""
+    entries, pointer = read_journal(dataset), read_pointer(dataset)
+    if pointer is not None and pointer.seq >= next_seq(entries):
+        reason = (
+            f"lines {next_seq(entries)} to {pointer.seq} of the journal were lost; "
+            f"{pointer_path(dataset).name} named this version"
+        )
+        champion = pointer.champion
+        append(dataset, entries, champion, ADOPTED, champion, reason, seq=pointer.seq + 1)
+    return entries
 
 
 def follow(dataset: str, entries: list[Entry], *versions: str) -> None:
-    """Bring the pages and then the pointer in line with the journal.
+    """Write the pages and then `champion.json` from the journal.
 
-    Written are the pages of `versions` and of those that later lines than the pointer's name. The
-    pointer moves last: its `seq` is the line up to which all is done.
+    Written are the pages of `versions`, and of those in lines after the number in `champion.json`.
+    That file is written last, so its number is the line up to which everything is done.
     """
     pointer = read_pointer(dataset)
-    concerned = set(_named_after(pointer.seq if pointer else 0, entries))
-    for path, content in stale_pages(dataset, entries, sorted({*versions, *concerned})):
+    concerned = {*versions, *_concerned(pointer.seq if pointer else 0, entries)}
+    for path, content in stale_pages(dataset, entries, sorted(concerned)):
         write_atomically(path, content)
-    repair_pointer(dataset, entries)
+    write_pointer(dataset, entries)
 
 
-def _named_after(seq: int, entries: list[Entry]) -> Iterator[str]:
-    """The versions whose standing the lines after number `seq` may have changed."""
+def _concerned(seq: int, entries: list[Entry]) -> Iterator[str]:
+    """Yield the versions whose standing the lines after number `seq` may have changed."""
     for place, entry in enumerate(entries):
         if entry.seq > seq:
             champions = (champion_of(entries[:place]), entry.champion)
@@ -123,16 +104,16 @@ def _named_after(seq: int, entries: list[Entry]) -> Iterator[str]:
 
 
 def is_unfinished(dataset: str, entries: list[Entry]) -> bool:
-    """Whether the command that wrote the journal's last line was killed before `follow` ended."""
+    """Return whether the command that wrote the journal's last line was killed after that."""
     pointer = read_pointer(dataset)
     if pointer is not None:
-        return pointer.seq < next_seq(_last(entries)) - 1
+        return pointer.seq < next_seq(entries) - 1
     is_gone = not pointer_path(dataset).exists()
     return bool(entries) and is_gone and champion_of(entries[:-1]) is None
 
 
 def finish(dataset: str) -> None:
-    """Do what a killed command left undone, if anything."""
+    """Complete what a killed command left, if anything. The caller holds the lock."""
     entries = read_journal(dataset)
     if is_unfinished(dataset, entries):
         follow(dataset, entries)

@@ -1,40 +1,39 @@
-"""Which version of a data set's models is the champion, and how a candidate becomes it.
+"""The champion of a data set: a candidate is settled by the gate, or by a person's decision.
 
-The journal decides: a line is appended and fsynced before the pointer moves. Pure: neither Prefect
-nor torch.
+A decision is appended to the journal first. Pages and `champion.json` follow from it, so the next
+command completes what a killed one left. Everything that writes holds the data set's lock. Neither
+Prefect nor torch is imported.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from pipeline_config.sections import Section
 from tasks.bundle.contents import METRICS, ONNX, RECIPE, bundle_folder, models_lock, read_bundle
 from tasks.release.decision_page import stale_pages
 from tasks.release.gate import Judgement
-from tasks.release.journal import Champion, Entry, champion_of, read_journal
-from tasks.release.pointer import pointer_fault
-from tasks.release.record import (
+from tasks.release.journal import (
     FORCED,
     KEPT,
     PROMOTED,
     REFUSED,
-    Candidate,
-    append,
-    as_champion,
-    draft,
-    follow,
-    mended,
+    ROLLED_BACK,
+    Champion,
+    Entry,
+    champion_of,
+    pointer_fault,
+    read_journal,
 )
+from tasks.release.record import Candidate, append, as_champion, follow, is_unfinished, repaired
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import locked
 from tasks.runtime.manifest import MANIFEST
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What the journal says about a candidate; `is_new` if it was written down just now."""
+class Decision(Section):
+    """What the journal says about a candidate; `is_new`: it was decided in this call."""
 
     event: str
     champion: Champion | None
@@ -42,12 +41,12 @@ class Decision:
     is_new: bool
 
 
-# Holds a candidate against the champion, or against nobody where there is none that is intact.
+# Judges the candidate against the champion, or by itself where there is no intact champion.
 Judge = Callable[[Champion | None], Judgement]
 
 
 def candidate_of(dataset: str, version: str, competes: bool) -> Candidate:
-    """A published version as a candidate; raises ReleaseError unless its bundle is intact."""
+    """Return a published version as a candidate. Raises ReleaseError unless it is intact."""
     manifest, damage = read_bundle(dataset, version)
     if manifest is None or damage:
         raise ReleaseError(
@@ -63,83 +62,141 @@ def candidate_of(dataset: str, version: str, competes: bool) -> Candidate:
 
 
 def settle(dataset: str, candidate: Candidate, judge: Judge, why: str | None = None) -> Decision:
-    """Judge `candidate`, write it down, then bring pointer and pages in line with the journal.
+    """Judge a candidate once and record the decision. `why` makes it champion in any case.
 
-    `why` makes it champion whatever the judgement is, and is recorded beside it. Doing it again
-    changes nothing; what a crash left undone is made good.
+    Settling it again changes nothing and completes what a crash left.
     """
     with locked(models_lock(dataset)):
-        entries = mended(dataset)
-        decision = standing(entries, candidate.version, why)
+        entries = repaired(dataset)
+        decision = decided(entries, candidate.version, why)
         if decision is None:
-            entry = append(dataset, entries, _decided(dataset, entries, candidate, judge, why))
-            entries.append(entry)
-            decision = Decision(entry.event, entry.champion, entry.reason, is_new=True)
+            _judge(dataset, entries, candidate, judge, why)
+            last = entries[-1]
+            decision = Decision(
+                event=last.event, champion=last.champion, reason=last.reason, is_new=True
+            )
         follow(dataset, entries, candidate.version)
     return decision
 
 
-def standing(entries: list[Entry], version: str, why: str | None) -> Decision | None:
-    """What the journal says about a version already; None where it has to be judged.
+def decided(entries: list[Entry], version: str, why: str | None) -> Decision | None:
+    """Return what was decided about a version before; None where it has to be judged.
 
-    A version is judged once, so that reruns never trade places for ever, and what was rolled back
-    stays so until somebody says why it should return.
+    A version is judged once: reruns never alternate between two champions, and a rollback holds
+    until a person gives a reason to undo it.
     """
     champion = champion_of(entries)
     if champion is not None and champion.version == version:
-        return Decision(PROMOTED, champion, "it is the champion already", is_new=False)
+        reason = "it is the champion already"
+        return Decision(event=PROMOTED, champion=champion, reason=reason, is_new=False)
     known = [entry for entry in entries if entry.version == version]
     if why is not None or not known:
         return None
     last = known[-1]
     reason = f"decided before, in line {last.seq} of the journal: {last.event}, {last.reason}"
-    return Decision(KEPT, champion, reason, is_new=False)
+    return Decision(event=KEPT, champion=champion, reason=reason, is_new=False)
 
 
-def _decided(
+def _judge(
     dataset: str, entries: list[Entry], candidate: Candidate, judge: Judge, why: str | None
-) -> Entry:
-    """The entry of a candidate that is judged for the first time, or promoted by force."""
+) -> None:
+    """Append the decision on a candidate that is judged for the first time or promoted by force."""
     champion = champion_of(entries)
     if not candidate.competes and why is None:
         reason = f"recipe {candidate.recipe} does not compete"
-        return draft(entries, candidate, KEPT, champion, reason)
-    damage = _unfit_to_judge(dataset, champion) if champion else []
+        return append(dataset, entries, candidate, KEPT, champion, reason)
+    damage: list[str] = []
+    if champion:
+        manifest, lines = read_bundle(dataset, champion.version)
+        # Damage to a figure of the champion does not matter to the comparison.
+        needed = (MANIFEST, ONNX, RECIPE)
+        damage = [line for line in lines if not manifest or line.partition(":")[0] in needed]
     if champion and damage and why is None:
         raise ReleaseError(
             f"champion {dataset}/{champion.version}",
             found="; ".join(damage),
-            expected=f"an intact bundle to hold {candidate.version} against",
+            expected=f"an intact bundle to compare {candidate.version} with",
             remedy="Run its recipe again, which builds it again, or `idxflow models rollback`; "
             "`idxflow models promote` and --force-promote overrule the gate.",
         )
     judgement = judge(None if damage else champion)
+    event = PROMOTED if judgement.passed else REFUSED
     reason = judgement.reason + ("; there was no champion" if champion is None else "")
     if why is not None:
+        event = FORCED
         reason = f"by force: {why}; the gate said {'yes' if judgement.passed else 'no'}: {reason}"
-    wins = judgement.passed or why is not None
-    event = FORCED if why is not None else PROMOTED if wins else REFUSED
-    after = as_champion(entries, candidate) if wins else champion
-    return draft(entries, candidate, event, after, reason, why, judgement)
+    after = champion if event == REFUSED else as_champion(entries, candidate)
+    return append(dataset, entries, candidate, event, after, reason, why, judgement)
 
 
-def _unfit_to_judge(dataset: str, champion: Champion) -> list[str]:
-    """Damage to the champion's manifest, model or recipe; a figure of it judges nobody."""
-    manifest, damage = read_bundle(dataset, champion.version)
-    needed = (MANIFEST, ONNX, RECIPE)
-    return [line for line in damage if manifest is None or line.partition(":")[0] in needed]
+def promote(dataset: str, candidate: Candidate, why: str) -> Entry | None:
+    """Make a version champion in any case; None if it is champion already."""
+    if not why.strip():
+        raise ReleaseError(
+            f"promoting {dataset}/{candidate.version}",
+            found="an empty reason",
+            expected="a few words for the journal",
+            remedy='Say why: --why "…".',
+        )
+    with locked(models_lock(dataset)):
+        entries = repaired(dataset)
+        champion = champion_of(entries)
+        is_new = champion is None or champion.version != candidate.version
+        if is_new:
+            after = as_champion(entries, candidate)
+            append(dataset, entries, candidate, FORCED, after, f"by hand: {why}", why)
+        follow(dataset, entries, candidate.version)
+    return entries[-1] if is_new else None
+
+
+def rollback(dataset: str, why: str | None = None, version: str | None = None) -> Entry | None:
+    """Make the champion before this one champion again; returns the journal's entry.
+
+    Called again it goes one champion further back, unless the earlier call was killed: then that
+    one is completed. With `version`, nothing happens unless that version is the champion, so a
+    script may call it again at any time; None is returned. Raises ReleaseError where there is no
+    champion before, or where its bundle is not intact.
+    """
+    with locked(models_lock(dataset)):
+        was_killed = is_unfinished(dataset, read_journal(dataset))
+        entries = repaired(dataset)
+        present = champion_of(entries)
+        is_other = version is not None and (present is None or present.version != version)
+        if is_other or (was_killed and version is None and entries[-1].event == ROLLED_BACK):
+            follow(dataset, entries)
+            return None if is_other else entries[-1]
+        former = present and champion_of([each for each in entries if each.seq < present.since])
+        if present is None or former is None:
+            raise ReleaseError(
+                f"the champion of {dataset}",
+                found=f"none before {present.version}" if present else "none",
+                expected="a champion with one before it",
+                remedy="See `idxflow models history`; `idxflow models promote` takes any version.",
+            )
+        damage = read_bundle(dataset, former.version)[1]
+        if damage:
+            raise ReleaseError(
+                f"the champion before, {dataset}/{former.version}",
+                found="; ".join(damage),
+                expected="an intact bundle",
+                remedy="Publish it again, or choose another with `idxflow models promote`.",
+            )
+        reason = f"from {present.version} back to {former.version}" + (f": {why}" if why else "")
+        append(dataset, entries, former, ROLLED_BACK, former, reason, why)
+        follow(dataset, entries)
+    return entries[-1]
 
 
 def is_current(dataset: str, version: str, why: str | None = None) -> list[str]:
-    """Why publishing `version` once more would change something, in words; [] if it would not.
+    """Return why publishing `version` again would change something, in words; [] if it would not.
 
-    Reads and hashes its bundle and its page, no other version's; takes no lock, writes nothing.
+    Reads and hashes this version's bundle and page. Takes no lock and writes nothing.
     """
     damage = read_bundle(dataset, version)[1]
     if damage:
         return [f"bundle {version}: {line}" for line in damage]
     entries = read_journal(dataset)
-    if standing(entries, version, why) is None:
+    if decided(entries, version, why) is None:
         return [f"the journal does not say yet what becomes of {version}"]
     fault = pointer_fault(dataset, entries)
     stale = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline_config.base import given_path
 from pipeline_config.datasets import named_datasets
+from pipeline_config.sections import given_path
 from pipeline_config.settings import settings
 from tasks.bundle.contents import bundle_folder
 from tasks.release.journal import champion_of, read_journal

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipeline_config.base import Section
+from pipeline_config.sections import Section
 from pipeline_config.settings import settings
 from tasks.runtime.errors import DeviceError
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: digests, canonical JSON, atomic writes, locks, folders."""
+"""Digests, canonical JSON, atomic writes and locks: a file or a folder is complete or absent."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from tasks.runtime.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
-# Nothing that is still being written is that old.
+# A temporary file older than this belongs to a killed process.
 STALE_S = 24 * 3600
-# The ways in which a disk says that no more fits.
+# The error numbers of a full disk.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def sha256_bytes(content: bytes) -> str:
-    """The SHA-256 of `content`, 64 hex digits."""
+    """Return the SHA-256 of `content`, 64 hex digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, 64 hex digits, in constant memory."""
+    """Return the SHA-256 of a file's bytes, 64 hex digits, in constant memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def canonical_json(content: Any) -> bytes:
-    """`content` as JSON with sorted keys and two spaces: equal content, equal bytes.
+    """Return `content` as JSON with sorted keys: equal content gives equal bytes.
 
     Raises ValueError for NaN and infinity, which JSON does not have.
     """
@@ -51,35 +51,12 @@ def canonical_json(content: Any) -> bytes:
 
 
 def digest_of(content: Any) -> str:
-    """The SHA-256 of `content` as canonical JSON."""
+    """Return the SHA-256 of `content` as canonical JSON."""
     return sha256_bytes(canonical_json(content))
 
 
-def digest_holds(content: dict[str, Any], name: str = "digest") -> bool:
-    """Whether a mapping's entry `name` is the digest of the rest of it.
-
-    Asked of what was read, not of what this version would write: older files have other fields.
-    """
-    rest = {key: value for key, value in content.items() if key != name}
-    return bool(content.get(name) == digest_of(rest))
-
-
-def read_sealed(content: bytes, name: str = "digest") -> tuple[dict[str, Any], bool]:
-    """The mapping in canonical JSON, and whether nothing of it was changed.
-
-    Its entry `name` holds the digest of the rest. Raises ValueError for anything but a mapping.
-    """
-    try:
-        found = json.loads(content)
-    except RecursionError as error:
-        raise ValueError("JSON that is nested too deeply") from error
-    if not isinstance(found, dict):
-        raise ValueError("no mapping")
-    return found, canonical_json(found) == content and digest_holds(found, name)
-
-
 def fsync_path(path: Path) -> None:
-    """Bring a file's bytes, or a folder's entries, to disk, so that they outlive a power cut."""
+    """Write a file's bytes, or a folder's entries, to disk, so that they survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -89,10 +66,9 @@ def fsync_path(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary sibling of the file `path` to write; on success it is fsynced and replaces it.
+    """Yield a temporary file beside `path`; on success it is fsynced and replaces `path`.
 
-    A reader sees the old file or the new one, never a half. On any error nothing is left behind;
-    what a killed process left for a day is removed.
+    On any error nothing is left behind. A day-old temporary file of a killed process is removed.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,50 +91,44 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`: a reader sees the old file or the new one, never a half."""
+    """Replace `path` by `content`: a reader sees the old file or the new one."""
     with replacing(path) as aside:
         aside.write_bytes(content)
 
 
 @contextmanager
 def built_aside(final: Path) -> Iterator[Path]:
-    """A temporary sibling of the folder `final`; on success it is fsynced and renamed to `final`.
+    """Yield a temporary folder beside `final`; on success it is fsynced and renamed to `final`.
 
-    An earlier `final` is moved away first. On any error nothing is left behind. What a killed
-    process left is swept by the next one: the caller holds the lock of `final`.
+    The caller holds the lock of `final`. An earlier `final` is moved away first. On any error
+    nothing is left behind, and what a killed process left is removed.
     """
-    parent = final.parent
     with storage_errors(final):
-        parent.mkdir(parents=True, exist_ok=True)
-        _sweep(final)
-        aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=parent))
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _remove_temporaries(final)
+        aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
         try:
             aside.chmod(0o755)
             yield aside
-            _fsync_tree(aside)
+            for path in [*aside.rglob("*"), aside]:
+                fsync_path(path)
             if final.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=parent))
+                old = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
                 final.rename(old / "old")
             aside.rename(final)
-            fsync_path(parent)
+            fsync_path(final.parent)
         finally:
-            _sweep(final)
+            _remove_temporaries(final)
 
 
-def _fsync_tree(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        fsync_path(path)
-
-
-def _sweep(final: Path) -> None:
-    """Remove what was built aside for `final` and never got there."""
+def _remove_temporaries(final: Path) -> None:
     for stale in final.parent.glob(f".{final.name}.*"):
         shutil.rmtree(stale, ignore_errors=True)
 
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Hold the kernel lock called `name`; it is gone with its holder, however that one ends."""
+    """Hold the kernel lock called `name`, which the kernel releases when its holder ends."""
     folder = settings().locks
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -175,31 +145,22 @@ def locked(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def in_use() -> Iterator[None]:
-    """Hold the root as one of any number of runs: nothing below it is cleared away meanwhile."""
-    with _root_lock(fcntl.LOCK_SH, "waiting for `idxflow gc`, which is clearing away"):
-        yield
+def root_lock(*, exclusive: bool = False) -> Iterator[None]:
+    """Hold the root: runs share it, and `idxflow gc` (`exclusive`) waits until no run does.
 
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Hold the root while no run does; waits for those that do."""
-    with _root_lock(fcntl.LOCK_EX, "waiting for the runs that are using this root"):
-        yield
-
-
-@contextmanager
-def _root_lock(kind: int, words: str) -> Iterator[None]:
-    """A kernel lock that many may share, which filelock does not offer."""
+    With fcntl, since filelock has no shared locks.
+    """
     folder = settings().locks
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / "root.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
     try:
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            logger.info(words)
+            holder = "the runs that use this root" if exclusive else "`idxflow gc`"
+            logger.info("waiting for %s", holder)
             fcntl.flock(descriptor, kind)
         yield
     finally:
@@ -208,20 +169,20 @@ def _root_lock(kind: int, words: str) -> Iterator[None]:
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's "no" to a write at `path` into a StorageError."""
+    """Turn what the operating system refuses for a write at `path` into a StorageError."""
     try:
         yield
     except OSError as error:
         if error.errno in FULL:
             raise StorageError(
-                str(error.filename or path),
+                error.filename or path,
                 found=f"no room to write ({error.strerror})",
-                expected="enough free disk for the stage's output",
-                remedy="Free some space and run the same command again; it goes on from here.",
+                expected="enough free disk",
+                remedy="Free some space and run the same command again; it resumes from here.",
             ) from error
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
             raise StorageError(
-                str(error.filename or path),
+                error.filename or path,
                 found=f"no permission to write ({error.strerror})",
                 expected="a folder that this user may write to",
                 remedy="Change its owner, or set IDXFLOW_ROOT to another folder.",

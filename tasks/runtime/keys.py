@@ -1,8 +1,8 @@
-"""The key of a stage: a digest over all that determines its bytes, and nothing else.
+"""The key of a stage: a digest of all that determines its output's bytes.
 
-A key is made of named components (code by module, library versions, digests of the inputs, the
-choices it reads, the machine where results differ by it). They are kept in the stage's manifest, so
-that a miss can say which of them changed, old → new.
+A key is made of named components: code by module, versions of libraries, digests of the inputs, the
+choices that the stage reads, and the machine where results differ by it. They are kept in the
+output's manifest, so that `explain` can say which of them changed, old → new.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import ast
 import platform
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
@@ -22,61 +24,81 @@ from tasks.runtime.files import digest_of, sha256_bytes
 from tasks.runtime.stages import Stage
 
 FIRST_PARTY = ("tasks", "pipeline_config")
-# What carries a stage and decides no byte of its output. A stage's own declaration shows in the
-# other components; that of another stage is in no key.
-CARRIERS = {
-    "pipeline_config.errors",
+# These modules run every stage and decide no byte of its output. A stage's own declaration shows in
+# the other components of its key.
+NOT_IN_KEYS = {
+    "pipeline_config.sections",
     "pipeline_config.settings",
-    *(
-        f"tasks.runtime.{name}"
-        for name in (
-            *("artifacts", "cache", "errors", "interrupts", "keys", "manifest"),
-            *("outcomes", "progress", "stages", "store"),
-        )
-    ),
+    "tasks.runtime.errors",
+    "tasks.runtime.interrupts",
+    "tasks.runtime.keys",
+    "tasks.runtime.manifest",
+    "tasks.runtime.outcomes",
+    "tasks.runtime.show",
+    "tasks.runtime.stages",
+    "tasks.runtime.store",
+    "tasks.runtime.task",
 }
 KEY_DIGITS = 16
-DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 Components = dict[str, str | int | float | bool | None]
+version_of_library = cache(version)  # asked by every stage, and a search on disk
+
+
+@dataclass(frozen=True)
+class Change:
+    """A component of a key that changed. Digests are shortened to eight digits."""
+
+    component: str
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.component}: {self.old} → {self.new}"
 
 
 def components_of(stage: Stage, inputs: Mapping[str, Any]) -> Components:
-    """The components of a stage's key for the values of its task's parameters.
+    """Return the components of a stage's key for the inputs of its task.
 
-    Only the parameters that the stage declares in `takes` count; TypeError for one without a stable
-    form, so that no key is ever made of a memory address.
+    Raises TypeError for an input without a stable form, so that no key depends on a memory address.
     """
-    found: Components = {}
-    for module, digest in code_digests(stage.module).items():
-        found[f"code {module}"] = digest
+    found: Components = {f"code {name}": sha for name, sha in code_digests(stage.module).items()}
     for file in stage.data:
         found[f"code {file}"] = sha256_bytes((CHECKOUT / file).read_bytes())
     found["library python"] = ".".join(platform.python_version_tuple()[:2])
-    for library in stage.libraries:
-        found[f"library {library}"] = _version(library)
-    for name in stage.takes:
-        for dotted, value in _flat(name, inputs[name]):
+    found |= {f"library {name}": version_of_library(name) for name in stage.libraries}
+    for name, given in inputs.items():
+        for dotted, value in _flat(name, given):
             if not dotted.startswith(stage.ignores):
                 found[dotted] = value
     return found
 
 
-@cache
-def _version(library: str) -> str:
-    """The version of an installed library; asked for by every stage, and a search on disk."""
-    return version(library)
-
-
 def key_of(components: Components) -> str:
-    """The key: 16 hex digits of the components' SHA-256."""
+    """Return the key: 16 hex digits of the components' SHA-256."""
     return digest_of(components)[:KEY_DIGITS]
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, str | int | float | bool | None]]:
-    """The leaves of `value`, each under its dotted name; a stage's reference is its digest.
+def changes_between(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Change, ...]:
+    """Return the components that differ, sorted by name."""
+    return tuple(
+        Change(name, _short(old.get(name, "none")), _short(new.get(name, "none")))
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, "none") != new.get(name, "none")
+    )
 
-    It is named after its stage, or, where it is one of several, after its place among them.
+
+def _short(value: object) -> str:
+    text = str(value)
+    is_digest = len(text) == 64 and set(text) <= set("0123456789abcdef")
+    return text[:8] if is_digest else text
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, str | int | float | bool | None]]:
+    """Yield the leaves of an input under their dotted names.
+
+    A reference to an output is its digest, under `input` and its stage's name, or its place where
+    it is one of several.
     """
     if isinstance(value, BaseModel):
         content = value.model_dump(mode="json")
@@ -99,16 +121,16 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, str | int | float | bool
 
 @cache
 def code_digests(module: str) -> dict[str, str]:
-    """The digest of a module and of the first-party modules that it imports, transitively.
+    """Return the digests of a module and of the first-party modules that it imports, transitively.
 
-    CARRIERS are left out, and so is what only they import.
+    NOT_IN_KEYS are left out, and so is what only they import.
     """
     found: dict[str, str] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
         path = _source(name)
-        if name in found or name in CARRIERS or path is None:
+        if name in found or name in NOT_IN_KEYS or path is None:
             continue
         found[name], imports = _read(path, name)
         waiting.extend(imports)
@@ -116,7 +138,7 @@ def code_digests(module: str) -> dict[str, str]:
 
 
 def _source(module: str) -> Path | None:
-    """The file of a first-party module; None for a name inside a module or somebody else's."""
+    """Return the file of a first-party module; None for any other name."""
     if module.partition(".")[0] not in FIRST_PARTY:
         return None
     stem = CHECKOUT.joinpath(*module.split("."))
@@ -126,46 +148,44 @@ def _source(module: str) -> Path | None:
 
 @cache
 def _read(path: Path, module: str) -> tuple[str, tuple[str, ...]]:
-    """A module's digest, blind to comments, layout and docstrings, and the names it imports."""
-    tree = ast.parse(path.read_bytes())
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    imports: list[str] = []
-    for node in _statements(tree):
-        if isinstance(node, ast.Import):
-            imports += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*above, *([node.module] if node.module else [])])
-            imports += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
-    return sha256_bytes(ast.dump(_Unworded().visit(tree)).encode()), tuple(imports)
+    """Return a module's digest, without comments, layout and words, and the names it imports."""
+    reader = _Reader(module if path.name == "__init__.py" else module.rpartition(".")[0])
+    tree = reader.visit(ast.parse(path.read_bytes()))
+    return sha256_bytes(ast.dump(tree).encode()), tuple(reader.imports)
 
 
-class _Unworded(ast.NodeTransformer):
-    """Takes the words of errors and of the log out of a syntax tree: they decide no byte."""
+class _Reader(ast.NodeTransformer):
+    """Collects a module's imports, and removes the words that decide no byte.
 
-    def visit_Raise(self, node: ast.Raise) -> ast.Raise:
-        """Keep which error is raised, or which function makes it."""
+    These are docstrings, log lines and the arguments of errors.
+    """
+
+    def __init__(self, package: str) -> None:
+        self.package = package
+        self.imports: list[str] = []
+
+    def visit_Import(self, node: ast.Import) -> ast.AST:
+        """Collect `import a.b`."""
+        self.imports += [alias.name for alias in node.names]
+        return node
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+        """Collect `from a import b`, where b may be a module or a name in one."""
+        base = resolve_name("." * node.level + (node.module or ""), self.package)
+        self.imports += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        return node
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        """Keep the error's class, or the function that makes it."""
         return ast.Raise(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        """Keep the class of an error that is made without being raised here."""
+        """Keep the class of an error that is created but not raised here."""
         self.generic_visit(node)
         return node.func if getattr(node.func, "id", "").endswith("Error") else node
 
-    def visit_Expr(self, node: ast.Expr) -> ast.AST:
-        """Leave out a line for the log."""
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        """Remove a docstring or a log line."""
         owner = getattr(getattr(node.value, "func", None), "value", None)
-        return ast.Pass() if getattr(owner, "id", "") == "logger" else self.generic_visit(node)
-
-
-def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """The node and every statement below it; expressions are left out, they hold no import."""
-    yield node
-    for block in ("body", "orelse", "finalbody", "handlers", "cases"):
-        inner = getattr(node, block, ())
-        for statement in inner if isinstance(inner, list) else ():
-            yield from _statements(statement)
+        is_words = isinstance(node.value, ast.Constant) or getattr(owner, "id", "") == "logger"
+        return None if is_words else self.generic_visit(node)

@@ -1,4 +1,4 @@
-"""What became of each stage in a run: said in the log, and collected where somebody records."""
+"""The outcome of each stage in a run, logged, and collected for the run's summary."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 logger = logging.getLogger(__name__)
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one stage in one run."""
+    """The outcome of one stage in one run."""
 
     name: str
     state: Literal["ran", "cached"]
@@ -24,36 +24,25 @@ class Outcome:
     reason: str
 
 
-@dataclass
-class Ledger:
-    """The outcomes of one run, in order; a key told of twice keeps its first outcome."""
-
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-
-    def add(self, outcome: Outcome) -> None:
-        """Keep an outcome unless its key has one."""
-        self.outcomes.setdefault(f"{outcome.name}-{outcome.key}", outcome)
-
-
-_ledger: ContextVar[Ledger | None] = ContextVar("ledger", default=None)
+_outcomes: ContextVar[dict[str, Outcome] | None] = ContextVar("outcomes", default=None)
 
 
 @contextmanager
-def recording() -> Iterator[Ledger]:
-    """Collect the outcomes of every stage that runs or is found inside."""
-    ledger = Ledger()
-    token = _ledger.set(ledger)
+def recording() -> Iterator[dict[str, Outcome]]:
+    """Collect the outcomes of all stages inside, in order; a key keeps its first outcome."""
+    outcomes: dict[str, Outcome] = {}
+    token = _outcomes.set(outcomes)
     try:
-        yield ledger
+        yield outcomes
     finally:
-        _ledger.reset(token)
+        _outcomes.reset(token)
 
 
 def record(outcome: Outcome) -> None:
-    """Say what became of a stage, in the log and to the run that is recording, if one is."""
+    """Log an outcome, and add it to those that are being collected."""
     logger.info(
         "%-9s %-6s %6.1f s  %s", outcome.name, outcome.state, outcome.seconds, outcome.reason
     )
-    ledger = _ledger.get()
-    if ledger is not None:
-        ledger.add(outcome)
+    outcomes = _outcomes.get()
+    if outcomes is not None:
+        outcomes.setdefault(f"{outcome.name}-{outcome.key}", outcome)

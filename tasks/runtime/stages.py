@@ -1,7 +1,6 @@
-"""What the stages are: the one declaration that keys, explain, the flow and the docs go by.
+"""The declaration of the stages, for keys, explain, the flows and the docs.
 
-Pure on purpose: neither Prefect nor torch is imported here, so that asking what would run costs
-milliseconds.
+Neither Prefect nor torch is imported here, so that `explain` answers in milliseconds.
 """
 
 from __future__ import annotations
@@ -17,17 +16,14 @@ STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 class Stage:
     """One stage.
 
-    `module` holds its task; its first-party source, transitively, is part of the key.
-    `takes` maps each parameter of the task to where its value comes from: the name of an earlier
-    stage, or a dotted path into the plan (`dataset`, `recipe`, `machine`).
+    `module` holds its task; the module's first-party source, transitively, is part of the key.
     `libraries` are those whose version decides the output's bytes.
-    `data` are files of the checkout that are read as code is, such as a page's template.
-    `ignores` are dotted parameters that are places or words and so stay outside the key.
+    `data` are files of the checkout that are read like code, such as a page's template.
+    `ignores` are dotted inputs that are places or words, and so not part of the key.
     """
 
     name: StageName | Literal["audit"]
     module: str
-    takes: dict[str, str]
     libraries: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
     ignores: tuple[str, ...] = ()
@@ -36,8 +32,8 @@ class Stage:
 FETCH = Stage(
     "fetch",
     "tasks.raw.fetch",
-    takes={"dataset": "dataset"},
     ignores=(
+        "source",
         "dataset.title",
         "dataset.sources",
         "dataset.class_names",
@@ -50,63 +46,28 @@ FETCH = Stage(
 VALIDATE = Stage(
     "validate",
     "tasks.dataset.validate",
-    takes={"raw": "fetch", "num_classes": "dataset.num_classes"},
     libraries=("numpy", "pandas", "pyarrow", "great-expectations", "jinja2"),
     data=("tasks/dataset/validation.html",),
+    ignores=("title",),
 )
-CONVERT = Stage(
-    "convert",
-    "tasks.dataset.convert",
-    takes={"raw": "fetch", "checked": "validate", "dataset_name": "dataset.name"},
-    libraries=("numpy", "pyarrow"),
-)
+CONVERT = Stage("convert", "tasks.dataset.convert", libraries=("numpy", "pyarrow"))
 NORMALIZE = Stage(
-    "normalize",
-    "tasks.dataset.normalize",
-    takes={"table": "convert", "split": "recipe.split", "scaling": "recipe.scaling"},
-    libraries=("numpy", "pyarrow", "scikit-learn"),
+    "normalize", "tasks.dataset.normalize", libraries=("numpy", "pyarrow", "scikit-learn")
 )
-TRAIN = Stage(
-    "train",
-    "tasks.model.train",
-    takes={
-        "table": "convert",
-        "normalized": "normalize",
-        "model": "recipe.model",
-        "training": "recipe.training",
-        "machine": "machine",
-    },
-    libraries=("numpy", "scipy", "torch", "safetensors"),
-)
+TRAIN = Stage("train", "tasks.model.train", libraries=("numpy", "scipy", "torch", "safetensors"))
 EVALUATE = Stage(
     "evaluate",
     "tasks.evaluation.evaluate",
-    takes={
-        "table": "convert",
-        "normalized": "normalize",
-        "trained": "train",
-        "model": "recipe.model",
-        "class_names": "dataset.class_names",
-        "corrections": "dataset.corrections",
-    },
     libraries=("numpy", "torch", "scikit-learn", "matplotlib", "pillow", "pyarrow"),
     ignores=("corrections.source",),
 )
-
-# Beside the pipeline: from a normalize and a train stage for each fold.
+PUBLISH = Stage("publish", "tasks.release.publish")
+# Beside the pipeline: made from a normalize and a train stage for each fold.
 AUDIT = Stage(
     "audit",
     "tasks.evaluation.label_audit",
-    takes={
-        "table": "convert",
-        "normalized": "normalize",
-        "trained": "train",
-        "model": "recipe.model",
-        "class_names": "dataset.class_names",
-    },
     libraries=("numpy", "torch", "matplotlib", "pillow", "pyarrow"),
 )
 
-# What a run caches, in the order of the pipeline; publish is never cached and not here.
+# The stages of a run that are cached, in order. Publish is never cached.
 STAGES = (FETCH, VALIDATE, CONVERT, NORMALIZE, TRAIN, EVALUATE)
-PUBLISH: StageName = "publish"

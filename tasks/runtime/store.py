@@ -1,8 +1,8 @@
-"""The store of stage outputs: one immutable folder a key, whole and verified or not there at all.
+"""The store of stage outputs: one immutable folder for each key, complete and verified or absent.
 
 A folder `stages/<stage>-<key>/` holds the stage's files and `manifest.json`, which names each file
-with its SHA-256, the facts that later stages read, and the components of the key. The manifest is
-the truth; whatever Prefect remembers is only a pointer to it.
+with its SHA-256, the facts that later stages read, and the components of the key. Prefect's record
+of an output only points to it.
 """
 
 from __future__ import annotations
@@ -17,42 +17,82 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline_config.datasets import Dataset
+from pipeline_config.sections import Record, Section
 from pipeline_config.settings import settings
 from tasks.runtime.files import built_aside, canonical_json, digest_of, locked
-from tasks.runtime.keys import Components, components_of, key_of
+from tasks.runtime.keys import Change, Components, changes_between, components_of, key_of
 from tasks.runtime.manifest import (
     MANIFEST,
-    Clock,
-    Facts,
-    Manifest,
-    StageRef,
-    digested,
-    folder_of,
-    inspect,
+    FileEntry,
+    damaged_files,
     list_files,
     read_regular,
+    read_sealed,
+    sealed,
 )
 from tasks.runtime.outcomes import Outcome, record
 from tasks.runtime.stages import Stage
 
 logger = logging.getLogger(__name__)
 
+Facts = dict[str, Any]
+
+
+class StageRef(Section):
+    """A small reference to a stage's output. `digest` covers its files and facts."""
+
+    stage: str
+    key: str
+    digest: str
+
+    @property
+    def path(self) -> Path:
+        """The folder of the output."""
+        return folder_of(self.stage, self.key)
+
+    @property
+    def facts(self) -> Facts:
+        """The facts that the stage returned for later stages."""
+        return self.manifest.facts
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest, as it is on disk."""
+        return Manifest.model_validate_json((self.path / MANIFEST).read_bytes())
+
+
+class Clock(Record):
+    """When a stage ran and for how long: outside every digest."""
+
+    started: str
+    seconds: float
+
+
+class Manifest(Record):
+    """What is in an output's folder and what it was made from.
+
+    `digest` covers files and facts. The file has a `seal` besides, which covers everything.
+    `dataset` is the name of the data set.
+    """
+
+    stage: str
+    key: str
+    dataset: str = ""
+    components: Components
+    files: dict[str, FileEntry]
+    facts: Facts
+    digest: str
+    clock: Clock
+
+    @property
+    def ref(self) -> StageRef:
+        """The reference to this output."""
+        return StageRef(stage=self.stage, key=self.key, digest=self.digest)
+
 
 @dataclass(frozen=True)
-class Change:
-    """One component of a key that is not what it was; digests are shortened to eight digits."""
-
-    component: str
-    old: str
-    new: str
-
-    def __str__(self) -> str:
-        return f"{self.component}: {self.old} → {self.new}"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What the store holds for a stage and its inputs; `ref` is None unless it may be reused."""
+class Lookup:
+    """What the store holds for a stage and its inputs. `ref` is None unless it may be reused."""
 
     stage: Stage
     components: Components
@@ -68,28 +108,58 @@ class Finding:
         return folder_of(self.stage.name, self.key)
 
     def outcome(self, state: Literal["ran", "cached"], since: float) -> Outcome:
-        """What to record of the stage; `since` is the perf_counter at its start."""
+        """Return what to record of the stage; `since` is the perf_counter at its start."""
         seconds = round(time.perf_counter() - since, 3)
         return Outcome(self.stage.name, state, seconds, self.key, str(self.folder), self.reason)
 
 
-def look(stage: Stage, inputs: Mapping[str, Any], *, refresh: bool = False) -> Finding:
-    """What is there for `inputs`, verified to the bit, and if nothing usable is, why."""
+def folder_of(stage: str, key: str) -> Path:
+    """Return the folder of an output, which need not exist."""
+    return settings().stages / f"{stage}-{key}"
+
+
+def output_name(aside: Path) -> str:
+    """Return the name `<stage>-<key>` of the output that is being built in the folder `aside`."""
+    return aside.name.removeprefix(".").rpartition(".")[0]
+
+
+def inspect(folder: Path) -> tuple[Manifest | None, list[str]]:
+    """Return the manifest of an output and its damage; (None, []) where nothing is there.
+
+    Every file is hashed.
+    """
+    if not folder.exists():
+        return None, []
+    try:
+        found, is_intact = read_sealed(read_regular(folder / MANIFEST), "seal")
+        manifest = Manifest.model_validate(found)
+    except (OSError, ValueError):
+        return None, [f"{MANIFEST}: missing or unreadable"]
+    damage = [] if is_intact else [f"{MANIFEST}: changed"]
+    name = f"{manifest.stage}-{key_of(manifest.components)}"
+    if folder.name != name or manifest.key != key_of(manifest.components):
+        damage.append(f"{MANIFEST}: of another key")
+    return manifest, damage + damaged_files(folder, manifest.files)
+
+
+def look(stage: Stage, inputs: Mapping[str, Any], *, refresh: bool = False) -> Lookup:
+    """Look up and verify the output for `inputs`; without a usable one, say why."""
     components = components_of(stage, inputs)
     key = key_of(components)
     manifest, damage = inspect(folder_of(stage.name, key))
-    changes: tuple[Change, ...] = ()
-    ref = None
+    ref, changes, reason = None, tuple[Change, ...](), "found intact"
     if damage:
         reason = "damaged: " + "; ".join(damage)
     elif refresh:
-        reason = "asked for"
+        reason = "refresh was requested"
     elif manifest is not None:
-        ref, reason = manifest.ref, "found intact"
+        ref = manifest.ref
     else:
-        changes = _changes(stage, components, _dataset_of(inputs))
-        reason = _in_words(changes)
-    return Finding(stage, components, key, ref, tuple(damage), changes, reason)
+        earlier = _nearest(stage, components, _dataset_of(inputs))
+        changes = changes_between(earlier, components) if earlier else ()
+        more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
+        reason = "; ".join(map(str, changes[:3])) + more or "first run of this data set"
+    return Lookup(stage, components, key, ref, tuple(damage), changes, reason)
 
 
 def build(
@@ -99,11 +169,10 @@ def build(
     *,
     refresh: bool = False,
 ) -> StageRef:
-    """The output of `stage` for `inputs`, made by `write(folder)` unless it is there and intact.
+    """Return the output for `inputs`, made by `write(folder)` unless an intact one is there.
 
-    `write` fills the folder that it is given and returns facts for later stages (JSON, no times, no
-    absolute paths). Writers of one key wait for each other; what appears is whole. A damaged output
-    is replaced, saying so.
+    `write` fills the folder and returns facts for later stages: JSON, no times, no absolute paths.
+    Writers of one key wait for each other. A damaged output is replaced, with a warning.
     """
     started, since = datetime.now(UTC), time.perf_counter()
     key = key_of(components_of(stage, inputs))
@@ -117,6 +186,8 @@ def build(
         with built_aside(found.folder) as aside:
             facts = write(aside)
             files = list_files(aside)
+            covered = {name: entry.model_dump() for name, entry in files.items()}
+            seconds = round(time.perf_counter() - since, 3)
             manifest = Manifest(
                 stage=stage.name,
                 key=key,
@@ -124,27 +195,17 @@ def build(
                 components=found.components,
                 files=files,
                 facts=facts,
-                digest=digest_of(digested(files, facts)),
-                clock=Clock(
-                    started=started.isoformat(timespec="seconds"),
-                    seconds=round(time.perf_counter() - since, 3),
-                ),
-            ).sealed()
-            (aside / MANIFEST).write_bytes(canonical_json(manifest.model_dump(mode="json")))
+                digest=digest_of({"files": covered, "facts": facts}),
+                clock=Clock(started=started.isoformat(timespec="seconds"), seconds=seconds),
+            )
+            content = sealed(manifest.model_dump(mode="json"), "seal")
+            (aside / MANIFEST).write_bytes(canonical_json(content))
     record(found.outcome("ran", since))
     return manifest.ref
 
 
-def _in_words(changes: tuple[Change, ...]) -> str:
-    """The changes in one line; many at once mean other data, and three of them say so."""
-    if not changes:
-        return "first run of this data set"
-    more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
-    return "; ".join(map(str, changes[:3])) + more
-
-
 def _dataset_of(inputs: Mapping[str, Any]) -> str:
-    """The name of the data set that a stage works on, from its inputs or from their manifests."""
+    """Return the name of the data set of a stage's inputs, from their manifests if need be."""
     for value in inputs.values():
         first = value[0] if isinstance(value, tuple) and value else value
         if isinstance(first, Dataset):
@@ -154,34 +215,15 @@ def _dataset_of(inputs: Mapping[str, Any]) -> str:
     return ""
 
 
-def _changes(stage: Stage, components: Components, dataset: str) -> tuple[Change, ...]:
-    """What differs from the data set's earlier output that differs least; nothing without one.
-
-    Of equally near ones the latest counts.
-    """
+def _nearest(stage: Stage, components: Components, dataset: str) -> Components | None:
+    """Return the components of the data set's earlier output that differ least, or the latest."""
     earlier: list[tuple[int, float, Components]] = []
     for path in settings().stages.glob(f"{stage.name}-*/{MANIFEST}"):
         try:
-            told = json.loads(read_regular(path))
-            other = told["components"]
+            content = json.loads(read_regular(path))
+            if content.get("dataset", "") == dataset:
+                num_changes = len(changes_between(content["components"], components))
+                earlier.append((num_changes, -path.stat().st_mtime, content["components"]))
         except (OSError, ValueError, KeyError):
             continue
-        if told.get("dataset", "") != dataset:
-            continue
-        names = other.keys() | components.keys()
-        distance = sum(other.get(name) != components.get(name) for name in names)
-        earlier.append((distance, -path.stat().st_mtime, other))
-    if not earlier:
-        return ()
-    nearest = min(earlier, key=lambda candidate: candidate[:2])[2]
-    return tuple(
-        Change(name, _short(nearest.get(name, "none")), _short(components.get(name, "none")))
-        for name in sorted(nearest.keys() | components.keys())
-        if nearest.get(name) != components.get(name)
-    )
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    is_digest = len(text) == 64 and set(text) <= set("0123456789abcdef")
-    return text[:8] if is_digest else text
+    return min(earlier, key=lambda each: each[:2])[2] if earlier else None

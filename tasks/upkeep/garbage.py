@@ -16,17 +16,18 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pipeline_config.base import Section
 from pipeline_config.datasets import named_datasets
+from pipeline_config.sections import Section
 from pipeline_config.settings import settings
 from tasks.bundle.contents import BundleManifest, bundle_folder, models_lock
 from tasks.release.decision_page import page_path
 from tasks.release.journal import Entry, champion_of, read_journal
 from tasks.release.record import finish
 from tasks.release.versions import published_datasets, published_versions
-from tasks.runtime.files import alone, locked, storage_errors
-from tasks.runtime.manifest import MANIFEST, Manifest, read_regular
+from tasks.runtime.files import locked, root_lock, storage_errors
+from tasks.runtime.manifest import MANIFEST, read_regular
 from tasks.runtime.stages import AUDIT
+from tasks.runtime.store import Manifest
 
 YOUNG_S = 24 * 3600
 ABANDONED = timedelta(days=30)
@@ -49,7 +50,7 @@ def collect(keep: int, *, dry_run: bool = False) -> list[Item]:
     Waits until no run is using the root. What is gone already is no error; killed half-way, it
     leaves nothing half-there, and the next one goes on.
     """
-    with alone():
+    with root_lock(exclusive=True):
         for dataset in [] if dry_run else published_datasets():
             with locked(models_lock(dataset)):
                 finish(dataset)

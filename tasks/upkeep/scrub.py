@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline_config.base import Section
+from pipeline_config.sections import Section
 from pipeline_config.settings import settings
 from tasks.bundle.contents import models_lock
 from tasks.release.decision_page import stale_pages
-from tasks.release.journal import champion_of, journal_faults, read_journal
-from tasks.release.ledger import ledger_faults
-from tasks.release.pointer import pointer_fault
+from tasks.release.journal import (
+    champion_of,
+    journal_faults,
+    looks_faults,
+    pointer_fault,
+    read_journal,
+)
 from tasks.release.record import finish
 from tasks.release.versions import published_datasets, published_versions
-from tasks.runtime.files import in_use, locked, write_atomically
-from tasks.runtime.manifest import inspect
+from tasks.runtime.files import locked, root_lock, write_atomically
+from tasks.runtime.store import inspect
 from tasks.upkeep.verify import bundle_folders, verify_bundle
 
 LOST = "nothing brings it back: put the file back from a copy, or leave it; what is whole counts"
@@ -39,7 +43,7 @@ class Scrubbed(Section):
 def scrub() -> Scrubbed:
     """Check every stage output, bundle, journal, pointer, page, ledger and checkpoint."""
     root = settings()
-    with in_use():
+    with root_lock():
         datasets = published_datasets()
         versions = [(name, path.name) for name in datasets for path in bundle_folders(name)]
         outputs = sorted(root.stages.glob("[!.]*"))
@@ -86,7 +90,7 @@ def _of_registry(dataset: str) -> list[Damage]:
 def _beside_the_bundles(dataset: str) -> Iterator[Damage]:
     for name, faults, remedy in (
         ("journal.jsonl", journal_faults(dataset), LOST),
-        ("looks.jsonl", ledger_faults(dataset), LOST),
+        ("looks.jsonl", looks_faults(dataset), LOST),
     ):
         if faults:
             yield Damage(what=f"models/{dataset}/{name}", found="; ".join(faults), remedy=remedy)

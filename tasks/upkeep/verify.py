@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipeline_config.base import Section
 from pipeline_config.recipe_files import load_recipe
+from pipeline_config.sections import Section
 from pipeline_config.settings import settings
 from tasks.bundle.contents import (
     MODEL,
@@ -27,9 +27,7 @@ from tasks.bundle.contents import (
     recipe_digest,
 )
 from tasks.bundle.golden import GOLDEN, Golden, read_golden, said_by
-from tasks.release.journal import champion_of, journal_faults, read_journal
-from tasks.release.pointer import pointer_fault
-from tasks.release.record import ADOPTED
+from tasks.release.journal import ADOPTED, champion_of, journal_faults, pointer_fault, read_journal
 from tasks.release.versions import published_datasets, published_versions
 from tasks.runtime.manifest import MANIFEST
 

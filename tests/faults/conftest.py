@@ -19,12 +19,12 @@ import pytest
 
 from tasks.bundle.contents import read_bundle
 from tasks.release.decision_page import stale_pages
-from tasks.release.journal import journal_faults, read_journal
-from tasks.release.pointer import read_pointer
+from tasks.release.journal import journal_faults, read_journal, read_pointer
 from tasks.release.versions import published_versions
+from tasks.runtime.chain import TORN
 from tasks.runtime.files import sha256_file
-from tasks.runtime.manifest import inspect
 from tasks.runtime.stages import STAGES
+from tasks.runtime.store import inspect
 
 DATASET = "digits8x8"
 SMALL = (
@@ -38,7 +38,6 @@ FIRST = (*SMALL, "training.epochs=2", "training.ema=0.9")
 SECOND = (*SMALL, "training.epochs=40", "training.optimizer.learning_rate=0.03")
 # A checkpoint after every batch.
 CHECKPOINTS = {"IDXFLOW_CHECKPOINT_S": "0"}
-TORN = "its last line is torn; the next run cuts it off"
 
 # How a child ends that is killed: by us, or by the kernel for a file that grew beyond its limit.
 KILLED = (-signal.SIGKILL, -signal.SIGXFSZ)

@@ -27,7 +27,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from flows.environment import prepare_environment
-from pipeline_config.errors import IdxflowError
+from pipeline_config.sections import IdxflowError
 
 prepare_environment()
 
@@ -39,10 +39,10 @@ import tasks.model.training  # noqa: E402
 import tasks.raw.obtain  # noqa: E402, F401
 from flows.plan import Choice, make_plan  # noqa: E402
 from tasks.evaluation import drawing  # noqa: E402
-from tasks.release import by_hand  # noqa: E402
+from tasks.release import registry  # noqa: E402
 from tasks.release.registry import candidate_of  # noqa: E402
 from tasks.runtime import keys  # noqa: E402
-from tasks.runtime.stages import STAGE_NAMES, STAGES  # noqa: E402
+from tasks.runtime.stages import STAGES  # noqa: E402
 from tasks.upkeep import garbage  # noqa: E402
 
 DATASET = "digits8x8"
@@ -170,12 +170,12 @@ def run(web: str | None = None, **choice: Any) -> dict[str, Any]:
 
 def promote(version: str) -> None:
     """Make a version champion by hand."""
-    by_hand.promote(DATASET, candidate_of(DATASET, version, competes=True), "because")
+    registry.promote(DATASET, candidate_of(DATASET, version, competes=True), "because")
 
 
 def rollback(version: str | None = None) -> None:
     """Go back to the champion before, if this version is the champion."""
-    by_hand.rollback(DATASET, "because", version)
+    registry.rollback(DATASET, "because", version)
 
 
 def clear(keep: int) -> None:
@@ -250,8 +250,7 @@ def hurry() -> None:
 
 def main() -> None:
     """Fork for every line until there are no more; then end, without tidying up for seconds."""
-    for name in STAGE_NAMES:
-        setattr(pipeline, name, getattr(pipeline, name).fn)
+    pipeline.TASKS = {name: task.fn for name, task in pipeline.TASKS.items()}
     hurry()
     gc.collect()
     gc.freeze()

@@ -52,7 +52,7 @@ def test_two_models_are_listed_compared_chosen_and_taken_back(
     assert code == 0
     assert out.count("rolled back") == 1
     assert "by hand: back" in out
-    assert "looked at 4 times, for 2 versions of 1 recipe" in err
+    assert "Looks at the test rows: 4; versions: 2; recipes: 1" in err
 
     assert idxflow("scrub")[0] == 0
     code, out, _ = idxflow("gc", "--dry-run", "--json")

@@ -29,7 +29,7 @@ from tasks.bundle.contents import BundleManifest, inspect_bundle
 from tasks.bundle.golden import GOLDEN
 from tasks.raw.idx import write_idx
 from tasks.raw.local import folder_dataset
-from tasks.release.ledger import read_ledger
+from tasks.release.journal import read_looks
 from tasks.runtime.errors import ConfigError, DeviceError, GateRefused, ReleaseError
 from tasks.runtime.manifest import list_files
 
@@ -106,7 +106,7 @@ def test_a_version_made_again_is_equal_to_the_bit(
     assert "train" in err, "progress is told on standard error"
     assert "refused" not in err, "its floor is above what one epoch gives"
     assert (keep / "stages").is_dir()
-    assert read_ledger("digits8x8")[-1].by == "reproduce", "the test rows were scored once more"
+    assert read_looks("digits8x8")[-1].by == "reproduce", "the test rows were scored once more"
     with pytest.raises(ConfigError, match="something there"):
         reproduce(bundle, keep=keep)
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 
 from flows.cli import app
-from pipeline_config.cautions import IN_ORDER, MSE, NO_VALIDATION, RAW_INPUT, cautions_of
-from pipeline_config.recipe_files import load_recipe
+from pipeline_config.recipe_files import (
+    IN_ORDER,
+    MSE,
+    NO_VALIDATION,
+    RAW_INPUT,
+    cautions_of,
+    load_recipe,
+)
 
 MISTAKES = {
     "scaling=none": RAW_INPUT,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline_config.base import given_path
 from pipeline_config.datasets import named_dataset, named_datasets
-from pipeline_config.errors import ConfigError
+from pipeline_config.sections import ConfigError, given_path
 from tasks.runtime.keys import components_of
 from tasks.runtime.stages import FETCH
 

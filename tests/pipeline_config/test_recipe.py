@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from pipeline_config.datasets import FILES, named_dataset, named_datasets
-from pipeline_config.errors import ConfigError
 from pipeline_config.recipe_files import RECIPES, load_recipe, recipe_names
+from pipeline_config.sections import ConfigError
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_config.errors import ConfigError
+from pipeline_config.sections import ConfigError
 from pipeline_config.settings import CHECKOUT, settings
 
 

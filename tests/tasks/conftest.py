@@ -23,9 +23,9 @@ from tasks.model.network import build_network, describe_layers, initialize, save
 from tasks.release.record import Candidate
 from tasks.runtime.devices import Machine
 from tasks.runtime.files import canonical_json, digest_of, sha256_bytes
-from tasks.runtime.manifest import Facts, FileEntry, StageRef
+from tasks.runtime.manifest import FileEntry
 from tasks.runtime.stages import CONVERT, EVALUATE, FETCH, NORMALIZE, TRAIN, VALIDATE
-from tasks.runtime.store import build
+from tasks.runtime.store import Facts, StageRef, build
 
 HEIGHT, WIDTH, CLASSES = 4, 5, 10
 ROWS = {"train": 40, "test": 20}

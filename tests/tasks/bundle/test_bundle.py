@@ -19,7 +19,7 @@ from tasks.bundle.lineage import Lineage
 from tasks.bundle.report import thinned
 from tasks.raw.local import folder_dataset
 from tasks.runtime.errors import ReleaseError
-from tasks.runtime.manifest import Clock, Manifest
+from tasks.runtime.store import Clock, Manifest
 
 
 def version(lineage: Lineage) -> str:

@@ -14,10 +14,9 @@ import mistune
 import pytest
 from markdown_it import MarkdownIt
 
-from pipeline_config.cautions import cautions_of
 from pipeline_config.datasets import named_dataset
 from pipeline_config.recipe import Recipe
-from pipeline_config.recipe_files import load_recipe
+from pipeline_config.recipe_files import cautions_of, load_recipe
 from tasks.bundle.assemble import copy_outputs
 from tasks.bundle.contents import METRICS
 from tasks.bundle.lineage import Lineage, provenance_of

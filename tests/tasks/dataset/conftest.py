@@ -15,9 +15,8 @@ from pipeline_config.datasets import FILES, Dataset
 from tasks.dataset.validate import write_profiles
 from tasks.raw.idx import write_idx
 from tasks.runtime.files import sha256_file
-from tasks.runtime.manifest import StageRef
 from tasks.runtime.stages import FETCH, VALIDATE
-from tasks.runtime.store import build
+from tasks.runtime.store import StageRef, build
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
-from pipeline_config.errors import ConfigError
 from pipeline_config.recipe import Split
 from pipeline_config.recipe_files import load_recipe
+from pipeline_config.sections import ConfigError
 from tasks.dataset.convert import convert
 from tasks.dataset.normalize import fit, normalize
 from tasks.dataset.splits import read_split, split_rows

@@ -16,9 +16,8 @@ from pipeline_config.recipe_files import load_recipe
 from tasks.evaluation.evaluate import evaluate, headline
 from tasks.model.network import build_network, initialize, save_weights
 from tasks.runtime.errors import RawDataError, TrainingError
-from tasks.runtime.manifest import StageRef, inspect
 from tasks.runtime.stages import CONVERT, NORMALIZE, TRAIN
-from tasks.runtime.store import build
+from tasks.runtime.store import StageRef, build, inspect
 
 MODEL = load_recipe("fast", ("model.hidden=[8]",)).model
 DIGITS = tuple("0123456789")

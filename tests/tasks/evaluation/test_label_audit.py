@@ -20,9 +20,8 @@ from tasks.evaluation.image_figures import draw_suspects
 from tasks.evaluation.label_audit import audit, out_of_fold
 from tasks.evaluation.suspects import GALLERY, NOISE, SUSPECTS, read_suspects
 from tasks.model.network import build_network, save_weights
-from tasks.runtime.manifest import StageRef, inspect
 from tasks.runtime.stages import CONVERT, TRAIN
-from tasks.runtime.store import build
+from tasks.runtime.store import StageRef, build, inspect
 
 MODEL = load_recipe("fast", ("model.hidden=[]",)).model
 NAMES = ("a", "b", "c", "d")

@@ -13,7 +13,7 @@ from pipeline_config.datasets import FILES, named_dataset
 from tasks.raw.fetch import fetch, only_transient
 from tasks.raw.local import folder_dataset
 from tasks.runtime.errors import FetchError, RawDataError, StorageError
-from tasks.runtime.manifest import inspect
+from tasks.runtime.store import inspect
 
 
 def test_the_output_is_the_four_files(root, raw, files, make_dataset):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline_config.datasets import FILES
-from pipeline_config.errors import ConfigError
+from pipeline_config.sections import ConfigError
 from tasks.raw.local import folder_dataset, survey
 from tasks.raw.obtain import obtain
 from tasks.raw.structure import SPLITS

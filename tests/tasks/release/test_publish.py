@@ -10,12 +10,10 @@ from pipeline_config.recipe_files import load_recipe
 from pipeline_config.settings import settings
 from tasks.bundle.contents import version_of
 from tasks.release import decision_page
-from tasks.release.by_hand import rollback
 from tasks.release.decision_page import page_path
-from tasks.release.journal import Entry, journal_path, read_journal
-from tasks.release.ledger import looks_in_words, read_ledger
+from tasks.release.journal import Entry, journal_path, looks_in_words, read_journal, read_looks
 from tasks.release.publish import headline, publish, publish_model
-from tasks.release.registry import is_current
+from tasks.release.registry import is_current, rollback
 from tasks.runtime.outcomes import recording
 
 
@@ -37,8 +35,8 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def test_the_task_publishes_and_says_so(make_lineage):
     lineage = make_lineage(accuracy=0.95)
-    with recording() as ledger:
-        published = publish.fn(**vars(lineage))
+    with recording() as outcomes:
+        published = publish.fn(lineage)
     assert (published.champion, published.event) == (published.version, "promoted")
     assert published.version == version_of(
         lineage.recipe,
@@ -47,7 +45,7 @@ def test_the_task_publishes_and_says_so(make_lineage):
         lineage.evaluated.manifest,
     )
     assert published.path == settings().models / "mnist" / published.version
-    (outcome,) = ledger.outcomes.values()
+    (outcome,) = outcomes.values()
     assert (outcome.key, outcome.path) == (published.version, str(published.path))
     assert outcome.reason.startswith("built; promoted: accuracy 0.")
     text = headline(published)
@@ -57,14 +55,14 @@ def test_the_task_publishes_and_says_so(make_lineage):
 
 def test_a_second_run_changes_nothing(make_lineage):
     first = publish_model(make_lineage())
-    before = tree(settings().models), journal_path("mnist").read_bytes(), len(read_ledger("mnist"))
+    before = tree(settings().models), journal_path("mnist").read_bytes(), len(read_looks("mnist"))
     again = publish_model(make_lineage())
     assert again.reason == "it is the champion already"
     assert not again.is_new
     assert before == (
         tree(settings().models),
         journal_path("mnist").read_bytes(),
-        len(read_ledger("mnist")),
+        len(read_looks("mnist")),
     )
     assert is_current("mnist", first.version) == []
 
@@ -80,9 +78,9 @@ def test_a_refused_model_is_published_and_kept_off(make_lineage):
     again = publish_model(make_lineage(recipe=demanding, accuracy=0.8))
     assert (again.event, again.refused) == ("kept", False)
     assert "decided before, in line 2 of the journal: refused" in again.reason
-    looks = len(read_ledger("mnist"))
+    looks = len(read_looks("mnist"))
     forced = publish_model(make_lineage(recipe=demanding, accuracy=0.8), "for a demonstration")
-    assert len(read_ledger("mnist")) == looks + 1, "it was judged again"
+    assert len(read_looks("mnist")) == looks + 1, "it was judged again"
     assert (forced.event, forced.champion) == ("forced", second.version)
 
 
@@ -90,7 +88,7 @@ def test_a_model_that_saw_the_pinned_rows_is_refused_and_says_so(make_lineage):
     published = publish_model(make_lineage(pooled=True))
     assert published.event == "refused"
     assert "trained on rows of the pinned test set" in published.reason
-    assert [look.by for look in read_ledger("mnist")] == ["evaluate"]
+    assert [look.by for look in read_looks("mnist")] == ["evaluate"]
 
 
 def test_a_champion_that_saw_the_pinned_rows_is_nobody_to_compare_with(make_lineage):
@@ -116,15 +114,15 @@ def test_both_models_are_scored_on_the_pinned_rows_and_every_look_is_counted(mak
     gate = read_journal("mnist")[-1].gate
     assert (gate.champion, gate.num_rows, gate.looks) == (first.version, 20, 4)
     assert {check.name for check in gate.checks} >= {"accuracy", "loss", "calibration", "floor"}
-    looks = [(look.by, look.version, look.networks) for look in read_ledger("mnist")]
+    looks = [(look.by, look.version, look.networks) for look in read_looks("mnist")]
     assert looks == [
         ("evaluate", first.version, 2),
         ("gate", first.version, 1),
         ("evaluate", second.version, 2),
         ("gate", second.version, 2),
     ]
-    assert looks_in_words("mnist").startswith(
-        "The test rows were looked at 4 times, for 2 versions"
+    assert looks_in_words("mnist") == (
+        "Looks at the test rows: 4; versions: 2; recipes: 1; networks scored: 7."
     )
 
 

@@ -11,8 +11,8 @@ from pipeline_config.datasets import named_dataset
 from pipeline_config.recipe_files import load_recipe
 from tasks.runtime import keys
 from tasks.runtime.devices import Machine
-from tasks.runtime.manifest import StageRef
 from tasks.runtime.stages import AUDIT, EVALUATE, FETCH, NORMALIZE, STAGES, TRAIN, Stage
+from tasks.runtime.store import StageRef
 
 TABLE = StageRef(stage="convert", key="0" * 16, digest="a" * 64)
 NORMALIZED = StageRef(stage="normalize", key="0" * 16, digest="b" * 64)
@@ -124,8 +124,8 @@ def test_what_an_error_depends_on_still_counts(house: Path, old: str, new: str) 
 def test_what_carries_a_stage_is_in_no_key() -> None:
     """A library that is added to one stage, or a line in the Prefect UI, retrains nothing."""
     for stage in (*STAGES, AUDIT):
-        assert not keys.CARRIERS & keys.code_digests(stage.module).keys()
-    assert all(keys._source(name) for name in keys.CARRIERS), "each of them is a module"
+        assert not keys.NOT_IN_KEYS & keys.code_digests(stage.module).keys()
+    assert all(keys._source(name) for name in keys.NOT_IN_KEYS), "each of them is a module"
 
 
 def test_each_stage_covers_its_own_module_and_the_recipes_types() -> None:

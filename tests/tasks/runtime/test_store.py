@@ -15,19 +15,12 @@ import pytest
 
 from pipeline_config.datasets import named_dataset
 from tasks.runtime.errors import StorageError
-from tasks.runtime.manifest import (
-    MANIFEST,
-    Facts,
-    StageRef,
-    damaged_files,
-    inspect,
-    list_files,
-)
+from tasks.runtime.manifest import MANIFEST, damaged_files, list_files
 from tasks.runtime.outcomes import Outcome, recording
 from tasks.runtime.stages import FETCH, NORMALIZE, VALIDATE
-from tasks.runtime.store import build, look
+from tasks.runtime.store import Facts, StageRef, build, inspect, look
 
-STAGE = replace(NORMALIZE, takes={"name": "-"}, libraries=())
+STAGE = replace(NORMALIZE, libraries=())
 INPUTS = {"name": "a"}
 
 
@@ -64,9 +57,9 @@ def test_a_name_that_leads_out_of_the_folder_is_missing(tmp_path: Path) -> None:
 
 
 def outcome_of(make: Callable[[], StageRef]) -> tuple[StageRef, Outcome]:
-    with recording() as ledger:
+    with recording() as outcomes:
         ref = make()
-    (outcome,) = ledger.outcomes.values()
+    (outcome,) = outcomes.values()
     return ref, outcome
 
 
@@ -201,7 +194,7 @@ def write(folder):
     time.sleep(0.5)
     return {}
 
-build(replace(NORMALIZE, takes={"name": "-"}, libraries=()), {"name": "a"}, write)
+build(replace(NORMALIZE, libraries=()), {"name": "a"}, write)
 """
 
 

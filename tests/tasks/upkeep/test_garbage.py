@@ -19,16 +19,14 @@ from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
 from pipeline_config.settings import CHECKOUT, settings
 from tasks.bundle.contents import read_bundle
-from tasks.release.by_hand import rollback
 from tasks.release.journal import journal_path
 from tasks.release.publish import Published, publish_model
-from tasks.release.registry import is_current
+from tasks.release.registry import is_current, rollback
 from tasks.release.versions import published_versions
 from tasks.runtime.errors import ReleaseError
-from tasks.runtime.files import in_use, write_atomically
-from tasks.runtime.manifest import inspect
+from tasks.runtime.files import root_lock, write_atomically
 from tasks.runtime.stages import AUDIT
-from tasks.runtime.store import build
+from tasks.runtime.store import build, inspect
 from tasks.upkeep import garbage
 from tasks.upkeep.garbage import YOUNG_S, collect
 from tasks.upkeep.scrub import scrub
@@ -161,7 +159,7 @@ def test_it_waits_for_a_run_that_is_using_the_root(root, publish):
     publish(0)
     environment = {**os.environ, "IDXFLOW_ROOT": str(root), "PYTHONPATH": str(CHECKOUT)}
     program = "from tasks.upkeep.garbage import collect; collect(0); print('done')"
-    with in_use(), in_use():
+    with root_lock(), root_lock():
         child = subprocess.Popen(
             [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE
         )

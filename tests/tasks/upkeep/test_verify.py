@@ -22,8 +22,8 @@ from tasks.bundle.golden import GOLDEN, NUM_GOLDEN, golden_rows, read_golden
 from tasks.bundle.lineage import Lineage
 from tasks.dataset.splits import read_split
 from tasks.dataset.table import read_images
-from tasks.release.by_hand import promote
 from tasks.release.record import Candidate
+from tasks.release.registry import promote
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.manifest import list_files
 from tasks.upkeep.verify import Check, verify_bundle, verify_bundles, verify_root

@@ -1,4 +1,8 @@
-"""The base of everything that is read from YAML: frozen, extra keys refused, one clear error."""
+"""The base of everything read from YAML: frozen sections, unknown keys refused, clear errors.
+
+The root of the error tree is here too, below everything else. Its branches are in
+`tasks/runtime/errors.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,40 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline_config.errors import ConfigError
-
 HERE = Path(__file__).parent
-# More than a recipe or a catalogue has: read, YAML takes a few hundred times its size.
+# YAML takes a few hundred times its size in memory. Recipes and catalogues are far smaller.
 MAX_YAML = 1 << 16
 YAML = f"readable YAML without aliases, of at most {MAX_YAML:,} characters"
 
 SectionT = TypeVar("SectionT", bound="Section")
 
 
+class IdxflowError(Exception):
+    """Bad input or a failing machine, in four parts: what, found, expected, what to do.
+
+    A class of errors has defaults for the last two.
+    """
+
+    expected = ""
+    remedy = ""
+
+    def __init__(self, what: object, *, found: str, expected: str = "", remedy: str = "") -> None:
+        super().__init__(str(what), found, expected, remedy)
+        self.what, self.found = str(what), found
+        self.expected, self.remedy = expected or self.expected, remedy or self.remedy
+
+    def __str__(self) -> str:
+        return f"{self.what}: found {self.found}, expected {self.expected}. {self.remedy}"
+
+
+class ConfigError(IdxflowError):
+    """A recipe, a data set's name or a setting that cannot be used."""
+
+    remedy = "Correct it."
+
+
 class Section(BaseModel):
-    """A frozen group of choices; an unknown key is an error, never ignored."""
+    """A frozen group of choices. An unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -27,19 +53,19 @@ class Section(BaseModel):
 class Record(Section):
     """A frozen group of facts that another version of this project may have written.
 
-    A key that this version does not know is ignored; a new field needs a default.
+    An unknown key is ignored. A new field needs a default.
     """
 
     model_config = ConfigDict(extra="ignore")
 
 
 def given_path(text: str | Path) -> Path:
-    """A path as a person types it; raises ConfigError for the home of a user who is not there."""
+    """Return a path as a person types it. Raises ConfigError for an unknown user's home."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise ConfigError(
-            str(text),
+            text,
             found="the home folder of an unknown user",
             expected="a path, or ~ for your own home",
             remedy="Write the whole path.",
@@ -47,7 +73,7 @@ def given_path(text: str | Path) -> Path:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, and without aliases: a few hundred bytes of them stand for gigabytes."""
+    """A safe loader without aliases: a few hundred bytes of them expand to gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -56,48 +82,46 @@ class _Loader(yaml.SafeLoader):
 
 
 def parsed_yaml(source: Path | str, what: str, expected: str = YAML) -> Any:
-    """What a file or a text in YAML says; raises ConfigError about `what` for anything else."""
+    """Return the content of a YAML file or text. Raises ConfigError about `what`."""
     try:
         size = len(source) if isinstance(source, str) else source.stat().st_size
         if size > MAX_YAML:
             raise ValueError(f"{size:,} characters")
         text = source if isinstance(source, str) else source.read_text(encoding="utf-8")
         return yaml.load(text, _Loader)  # noqa: S506
-    except Exception as error:
-        # PyYAML raises whatever it likes, for too deep a nesting or for a value beside its tag.
+    except Exception as error:  # PyYAML raises many kinds of errors, for example for deep nesting
         found = " ".join(str(error).split())
-        raise ConfigError(what, found=found, expected=expected, remedy="Mend it.") from error
+        raise ConfigError(what, found=found, expected=expected) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds; raises ConfigError for anything else."""
+    """Return the mapping in a YAML file. Raises ConfigError for anything else."""
     content = parsed_yaml(path, str(path))
-    if not isinstance(content, dict):
-        raise ConfigError(
-            str(path),
-            found=f"a {type(content).__name__} at the top",
-            expected="a mapping of keys to values",
-            remedy="Compare it with a file in pipeline_config/recipes/.",
-        )
-    return content
+    if isinstance(content, dict):
+        return content
+    raise ConfigError(
+        path,
+        found=f"a {type(content).__name__} at the top",
+        expected="a mapping of keys to values",
+        remedy="Compare it with a file in pipeline_config/recipes/.",
+    )
 
 
 def checked(cls: type[SectionT], content: dict[str, Any], where: str) -> SectionT:
-    """`content` as a `cls`; raises ConfigError that names every key that does not fit."""
+    """Return `content` as a `cls`. Raises ConfigError that names every key that does not fit."""
     try:
         return cls.model_validate(content)
     except ValidationError as error:
-        faults = [_told(fault) for fault in error.errors()]
         raise ConfigError(
             where,
-            found="; ".join(faults),
+            found="; ".join(_in_words(fault) for fault in error.errors()),
             expected=f"the keys and bounds of {cls.__name__}",
-            remedy="Mend the key named first; the fields are explained in pipeline_config/.",
+            remedy="Correct the first key; the fields are explained in pipeline_config/.",
         ) from error
 
 
-def _told(fault: Any) -> str:
-    """Where one thing does not fit, and how; a whole section is never printed."""
+def _in_words(fault: Any) -> str:
+    """Return where one value does not fit, and why. A whole section is never printed."""
     where = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"{where} (an unknown key)"

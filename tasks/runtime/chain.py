@@ -1,0 +1,105 @@
+"""A file of digest-chained lines that is only appended to, such as the journal of a data set.
+
+Each line is a JSON object with sorted keys that holds its own digest and the digest of the line
+before, so that a changed or removed line is found. An incomplete last line, left by a crash, is
+ignored and is cut off by the next append.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pipeline_config.sections import Record
+from tasks.runtime.files import digest_of, fsync_path, storage_errors
+from tasks.runtime.manifest import sealed
+
+# What the first line holds in place of the digest of a line before it.
+NO_LINE = "0" * 64
+TORN = "its last line is torn; the next append cuts it off"
+
+
+class Line(Record):
+    """One line of a chain. `digest` covers the rest; `previous` is the digest of the line before.
+
+    `may_lack_digest`: lines of this kind were once written without one. They have no `previous`.
+    """
+
+    may_lack_digest: ClassVar[bool] = False
+    previous: str = ""
+    digest: str = ""
+
+
+LineT = TypeVar("LineT", bound=Line)
+
+
+def read_chain(path: Path, cls: type[LineT]) -> list[LineT | None]:
+    """Return the file's complete lines, oldest first; None for each damaged one."""
+    return [_parsed(line, cls) for line in _split(path)[0]]
+
+
+def append_line(path: Path, line: LineT, before: LineT | None) -> LineT:
+    """Append `line` behind `before`, fsync the file, and return the line with its digests."""
+    content = {**line.model_dump(mode="json"), "previous": before.digest if before else NO_LINE}
+    chained = type(line).model_validate(sealed(content))
+    encoded = _encoded(chained.model_dump(mode="json"))
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_first = not path.exists()
+        with path.open("ab+", buffering=0) as file:
+            file.seek(0)
+            end = file.read().rfind(b"\n") + 1
+            try:
+                file.truncate(end)
+                if file.write(encoded) != len(encoded):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
+        if is_first:
+            fsync_path(path.parent)
+    return chained
+
+
+def chain_faults(path: Path, cls: type[Line]) -> list[str]:
+    """Return what is wrong with a chain, in words; [] for an intact one."""
+    faults, before = [], NO_LINE
+    for number, line in enumerate(read_chain(path, cls), 1):
+        if line is None:
+            faults.append(f"line {number} is damaged")
+        elif before and line.previous not in ("", before):
+            faults.append(f"line {number} does not follow from the line before it")
+        before = line.digest if line else ""
+    return [*faults, TORN] if _split(path)[1] else faults
+
+
+def _split(path: Path) -> tuple[list[bytes], bytes]:
+    """Return the complete lines of a file, and the incomplete one at its end."""
+    try:
+        *lines, rest = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return [], b""
+    return lines, rest
+
+
+@cache
+def _parsed(encoded: bytes, cls: type[LineT]) -> LineT | None:
+    """Return one line, None for a damaged one. Cached: a run reads its journal several times."""
+    try:
+        content = json.loads(encoded)
+        if cls.may_lack_digest and "digest" not in content:
+            return cls.model_validate({**content, "digest": digest_of(content)})
+        is_intact = _encoded(content) == encoded + b"\n" and content == sealed(content)
+        return cls.model_validate(content) if is_intact else None
+    except (AttributeError, TypeError, ValueError, RecursionError):
+        return None
+
+
+def _encoded(content: Any) -> bytes:
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()

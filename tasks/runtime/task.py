@@ -1,0 +1,104 @@
+"""The decorator that makes a stage's function a Prefect task: cached, verified, built as a whole.
+
+On a would-be hit the cache policy verifies the output that Prefect's record points to.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
+
+from prefect import Task, task
+from prefect.cache_policies import CachePolicy
+from prefect.context import TaskRunContext
+from prefect.results import get_result_store
+
+from tasks.runtime.outcomes import record
+from tasks.runtime.stages import FETCH, Stage
+from tasks.runtime.store import Facts, StageRef, build, look
+
+P = ParamSpec("P")
+
+
+@dataclass
+class StagePolicy(CachePolicy):
+    """Computes the stage's key, and keeps Prefect's record in line with the store.
+
+    Where the output is intact, the record is written anew. Where it is missing, damaged or to be
+    refreshed, the record is emptied, so that Prefect runs the task and `build` replaces the output.
+    Losing a record loses nothing.
+    """
+
+    stage: Stage = field(default=FETCH)
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+        **kwargs: Any,
+    ) -> str:
+        """Return the name `<stage>-<key>` under which Prefect keeps the reference."""
+        since = time.perf_counter()
+        given = {name: value for name, value in inputs.items() if name != "refresh"}
+        found = look(self.stage, given, refresh=bool(inputs.get("refresh")))
+        name = found.folder.name
+        store = get_result_store()
+        if found.ref is not None:
+            store.write(obj=found.ref, key=name)
+            record(found.outcome("cached", since))
+        elif store.result_storage is not None and store.exists(name):
+            store.result_storage.write_path(  # type: ignore[unused-coroutine]
+                name, content=b""
+            )
+        return name
+
+
+def stage_task(
+    stage: Stage, *, timeout_s: int, show: Callable[[StageRef], None], **options: Any
+) -> Callable[[Callable[Concatenate[Path, P], Facts]], Task[..., StageRef]]:
+    """Return the decorator that makes `write(folder, **inputs) -> facts` the task of `stage`.
+
+    The task takes the same inputs, and `refresh` to run whatever is cached; it returns the output's
+    reference. `show` adds its artifacts to the task run, also when it was found. `options` go to
+    Prefect's own decorator.
+    """
+
+    def decorate(write: Callable[Concatenate[Path, P], Facts]) -> Task[..., StageRef]:
+        _, *inputs = inspect.signature(write).parameters.values()
+        refresh = inspect.Parameter("refresh", inspect.Parameter.KEYWORD_ONLY, default=False)
+        signature = inspect.Signature([*inputs, refresh], return_annotation=StageRef)
+
+        @functools.wraps(write)
+        def run(*args: P.args, **kwargs: P.kwargs) -> StageRef:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            given = bound.arguments
+            again = given.pop("refresh")
+            ref = build(
+                stage,
+                given,
+                lambda folder: write(folder, **given),  # type: ignore[call-arg]
+                refresh=again,
+            )
+            show(ref)
+            return ref
+
+        run.__signature__ = signature  # type: ignore[attr-defined]
+        return task(
+            name=stage.name,
+            cache_policy=StagePolicy(stage=stage),
+            result_serializer="json",
+            persist_result=True,
+            cache_result_in_memory=False,
+            timeout_seconds=timeout_s,
+            tags=[stage.name],
+            **options,
+        )(run)
+
+    return decorate

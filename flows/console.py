@@ -20,8 +20,8 @@ from flows.summary import Summary
 from pipeline_config.datasets import Dataset
 from pipeline_config.recipe import Recipe
 from pipeline_config.sections import IdxflowError
-from tasks.evaluation.confidence import confidence_in_words
 from tasks.runtime.errors import GateRefused
+from tasks.runtime.show import confidence_in_words
 
 if TYPE_CHECKING:
     from flows.view import View

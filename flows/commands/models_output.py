@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from flows.catalogue import Shown, Version
 from flows.comparison import Comparison, Pair
 from flows.console import console, table, visible
-from tasks.evaluation.confidence import confidence_in_words
 from tasks.release.journal import Entry
+from tasks.runtime.show import confidence_in_words
 
 # So many rows that changed sides are named; `--json` has them all.
 MAX_ROWS = 20

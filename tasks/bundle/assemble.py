@@ -117,10 +117,12 @@ def refuse_changed(copied: dict[str, FileEntry], files: dict[str, FileEntry]) ->
 
 def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
     """Write `recipe.yaml`, `model.onnx`, held against torch, and the golden pairs."""
+    import numpy as np
+
     from tasks.bundle.golden import GOLDEN, golden_bytes, golden_rows
     from tasks.bundle.onnx_export import check_against_torch, onnx_bytes
     from tasks.dataset.splits import read_split
-    from tasks.dataset.table import read_images
+    from tasks.dataset.table import read_rows
     from tasks.model.network import load_network
 
     (folder / RECIPE).write_text(recipe_text(lineage), encoding="utf-8")
@@ -138,11 +140,12 @@ def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
     model = onnx_bytes(network, (height, width), facts["num_classes"], words)
     split = read_split(lineage.normalized)
     rows = split.validation if len(split.validation) else split.train
-    images, _ = read_images(lineage.table)
+    checked = rows[:NUM_CHECKED]
+    images, _ = read_rows(lineage.table, np.concatenate([checked, golden_rows(rows)]))
     path = folder / ONNX
-    check_against_torch(model, network, images[rows[:NUM_CHECKED]], (height, width), path)
+    check_against_torch(model, network, images[: len(checked)], (height, width), path)
     path.write_bytes(model)
-    golden = images[golden_rows(rows)].reshape(-1, height, width)
+    golden = images[len(checked) :].reshape(-1, height, width)
     (folder / GOLDEN).write_bytes(golden_bytes(network, golden))
 
 

@@ -44,8 +44,8 @@ def golden_bytes(network: nn.Sequential, images_NHW: NDArray[np.uint8]) -> bytes
 
 def said_by(network: nn.Sequential, images_NHW: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The network's probabilities (N, C) on the CPU, on one thread: sums made in one order."""
-    from tasks.evaluation.predictions import one_thread
     from tasks.model.network import probabilities
+    from tasks.runtime.devices import one_thread
 
     with one_thread():
         return probabilities(network, images_NHW.reshape(len(images_NHW), -1))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline_config.recipe import PooledTest, Split
 from tasks.dataset.splits import PARTS, Rows, split_rows
-from tasks.dataset.table import read_images
+from tasks.dataset.table import read_labels, read_rows
 from tasks.runtime.errors import ValidationError
 from tasks.runtime.show import show_table
 from tasks.runtime.stages import NORMALIZE
@@ -72,9 +72,10 @@ def show(ref: StageRef) -> None:
 @stage_task(NORMALIZE, timeout_s=300, show=show)
 def normalize(folder: Path, table: StageRef, split: Split, scaling: Scaling) -> Facts:
     """Write `train.npy`, `validation.npy`, `test.npy` (int64) and return the fitted numbers."""
-    images_NP, labels_N = read_images(table)
-    indices = split_rows(split, labels_N, table.facts["rows"]["train"])
-    mean, std = fit(scaling, images_NP, indices.train)
+    indices = split_rows(split, read_labels(table), table.facts["rows"]["train"])
+    fitted = indices.train if scaling == "standard" else indices.train[:0]
+    images, _ = read_rows(table, fitted)
+    mean, std = fit(scaling, images, np.arange(len(images)))
     rows = {part: getattr(indices, part) for part in PARTS}
     for part, indices_of_part in rows.items():
         # To memory first: on a full disk `np.save` loses the end of a file without an error.

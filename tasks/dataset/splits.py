@@ -124,3 +124,13 @@ def _fold(rest: Rows, labels: NDArray[np.int64], validation: StratifiedFold) -> 
     held = np.zeros(len(rest), bool)
     held[dealt[validation.fold :: validation.folds]] = True
     return np.sort(rest[~held]), np.sort(rest[held])
+
+
+def first_of_each_class(labels_N: NDArray[np.int64], num_rows: int) -> NDArray[np.int64]:
+    """Return `num_rows` rows: the first of each class, then the second, and so on."""
+    turn_N = np.zeros(len(labels_N), dtype=np.int64)
+    for label in np.unique(labels_N):
+        rows = labels_N == label
+        turn_N[rows] = np.arange(rows.sum())
+    chosen: NDArray[np.int64] = np.lexsort((labels_N, turn_N))[:num_rows]
+    return chosen

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,26 +14,39 @@ from tasks.runtime.store import StageRef
 SPLITS = ("train", "test")
 
 
-def read_images(table: StageRef) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """(images uint8 (N, H*W), labels int64 (N,)) of a convert stage's output, N = train + test.
+def read_labels(table: StageRef) -> NDArray[np.int64]:
+    """Return the labels, int64 (N,), of a convert stage's output: N = train + test rows."""
+    labels = [pq.read_table(_file(table, split), columns=["label"])["label"] for split in SPLITS]
+    return np.concatenate([column.to_numpy() for column in labels]).astype(np.int64)
 
-    The pixels go straight from the Parquet pages into the one array, a row group at a time.
+
+def read_rows(
+    table: StageRef, rows_R: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return (images uint8 (R, H*W), labels int64 (R,)) of some rows of the pooled table.
+
+    Only the row groups that hold them are read, one at a time.
     """
-    rows = table.facts["rows"]
     height, width = table.facts["image_shape"]
-    num_rows = sum(rows[split] for split in SPLITS)
-    images_NP = np.empty((num_rows, height * width), np.uint8)
-    labels_N = np.empty(num_rows, np.int64)
+    images_RP = np.empty((len(rows_R), height * width), np.uint8)
+    labels_R = np.empty(len(rows_R), np.int64)
     start = 0
     for split in SPLITS:
-        with pq.ParquetFile(table.path / f"{split}.parquet") as file:
+        with pq.ParquetFile(_file(table, split)) as file:
             for group in range(file.num_row_groups):
-                piece = file.read_row_group(group, columns=["image", "label"]).combine_chunks()
-                stop = start + len(piece)
-                images_NP[start:stop] = pixels(piece["image"].chunk(0), height * width)
-                labels_N[start:stop] = piece["label"].to_numpy()
+                stop = start + file.metadata.row_group(group).num_rows
+                places = np.flatnonzero((rows_R >= start) & (rows_R < stop))
+                if len(places):
+                    piece = file.read_row_group(group, columns=["image", "label"]).combine_chunks()
+                    wanted = rows_R[places] - start
+                    images_RP[places] = pixels(piece["image"].chunk(0), height * width)[wanted]
+                    labels_R[places] = piece["label"].to_numpy()[wanted]
                 start = stop
-    return images_NP, labels_N
+    return images_RP, labels_R
+
+
+def _file(table: StageRef, split: str) -> Path:
+    return table.path / f"{split}.parquet"
 
 
 def pixels(images_B: pa.FixedSizeBinaryArray, num_pixels: int) -> NDArray[np.uint8]:

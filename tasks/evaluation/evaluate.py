@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 
 from pipeline_config.datasets import Corrections
 from pipeline_config.recipe import Model
-from tasks.evaluation.confidence import confidence_in_words
 from tasks.runtime.files import canonical_json
-from tasks.runtime.show import show_image, show_markdown, show_table
+from tasks.runtime.show import confidence_in_words, show_image, show_markdown, show_table
 from tasks.runtime.stages import EVALUATE
 from tasks.runtime.store import Facts, StageRef
 from tasks.runtime.task import stage_task
@@ -163,7 +162,8 @@ def evaluate(
     """Score the test split; write metrics, probabilities and figures; return the scalars."""
     from tasks.evaluation.drawing import draw_figures
     from tasks.evaluation.metrics import corrected_score, rounded
-    from tasks.evaluation.predictions import one_thread, read_rows, score
+    from tasks.evaluation.predictions import read_rows, score
+    from tasks.runtime.devices import one_thread
 
     train, test = read_rows(table, normalized)
     with one_thread():

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.dataset.splits import first_of_each_class
 from tasks.evaluation.figure_page import WIDTH_IN, page
 
 ROWS, COLUMNS = 3, 5
@@ -22,12 +23,8 @@ TILE_IN, LINE_IN = 1.08, 0.18
 def draw_samples(
     path: Path, images_NHW: NDArray[np.uint8], labels_N: NDArray[np.int64], names: Sequence[str]
 ) -> None:
-    """Fifteen images under their labels: the first of each class, then the second, and so on."""
-    turn_N = np.zeros(len(labels_N), dtype=np.int64)
-    for label in np.unique(labels_N):
-        rows = labels_N == label
-        turn_N[rows] = np.arange(rows.sum())
-    chosen = np.lexsort((labels_N, turn_N))[: ROWS * COLUMNS]
+    """Draw up to fifteen images under their labels, the first of each class first."""
+    chosen = first_of_each_class(labels_N, ROWS * COLUMNS)
     titles = [names[label] for label in labels_N[chosen]]
     _tiles(path, "Training images and their labels", images_NHW[chosen], titles)
 

@@ -41,8 +41,8 @@ def out_of_fold(
 ) -> NDArray[np.float32]:
     """The probabilities (N, C) of each row from the network of the fold that it validates."""
     from tasks.dataset.splits import read_split
-    from tasks.evaluation.predictions import one_thread
     from tasks.model.network import load_network, probabilities
+    from tasks.runtime.devices import one_thread
 
     probabilities_NC = np.full((len(images_NP), num_classes), np.nan, np.float32)
     with one_thread():
@@ -89,12 +89,11 @@ def audit(
     class_names: tuple[str, ...],
 ) -> Facts:
     """Score each fold with its network; write suspects, noise and gallery; return the scalars."""
-    from tasks.dataset.table import read_images
+    from tasks.dataset.table import read_rows
     from tasks.evaluation.image_figures import draw_suspects
 
-    images_MP, labels_M = read_images(table)
     num_rows = table.facts["rows"]["train"]
-    images_NP, labels_N = images_MP[:num_rows], labels_M[:num_rows]
+    images_NP, labels_N = read_rows(table, np.arange(num_rows))
     probabilities_NC = out_of_fold(images_NP, normalized, trained, model, len(class_names))
     findings = find_label_errors(probabilities_NC, labels_N)
     suspects = findings.suspects

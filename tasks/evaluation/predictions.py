@@ -5,8 +5,6 @@ Axes: N rows of a split, H×W pixels of an image, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline_config.recipe import Model
-from tasks.dataset.splits import read_split
-from tasks.dataset.table import read_images
+from tasks.dataset.splits import first_of_each_class, read_split
+from tasks.dataset.table import read_labels
+from tasks.dataset.table import read_rows as table_rows
 from tasks.model.network import Temperature, load_network, logits_in_batches
-from tasks.runtime.devices import prepared, probe
 from tasks.runtime.store import StageRef
+
+# The images in the figure of samples.
+NUM_SAMPLES = 15
 
 
 @dataclass(frozen=True)
@@ -40,20 +41,15 @@ class Scored:
     temperature: float
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Score in here: on the CPU, in float32, on one thread, so that sums are made in one order."""
-    with prepared(probe("cpu").model_copy(update={"threads": 1})):
-        yield
-
-
 def read_rows(table: StageRef, normalized: StageRef) -> tuple[Rows, Rows]:
-    """The training rows, of which only samples are shown, and the test rows."""
-    images_MP, labels_M = read_images(table)
+    """Return the first training rows of each class, for the samples' figure, and the test rows."""
     split, shape = read_split(normalized), table.facts["image_shape"]
+    shown = split.train[first_of_each_class(read_labels(table)[split.train], NUM_SAMPLES)]
+    wanted = np.concatenate([shown, split.test])
+    images_RP, labels_R = table_rows(table, wanted)
     train, test = (
-        Rows(index_N, images_MP[index_N].reshape(-1, *shape), labels_M[index_N])
-        for index_N in (split.train, split.test)
+        Rows(wanted[part], images_RP[part].reshape(-1, *shape), labels_R[part])
+        for part in (slice(len(shown)), slice(len(shown), None))
     )
     return train, test
 

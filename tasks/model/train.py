@@ -80,17 +80,19 @@ def calibrate(network: nn.Sequential, validation: Rows) -> float | None:
 
 def _read_rows(table: StageRef, normalized: StageRef, device: torch.device) -> tuple[Rows, Rows]:
     """The training and the validation rows on the device, images as uint8 (N, D)."""
+    import numpy as np
     import torch
 
     from tasks.dataset.splits import read_split
-    from tasks.dataset.table import read_images
+    from tasks.dataset.table import read_rows
     from tasks.model.scoring import Rows
 
-    images, labels = read_images(table)
     split = read_split(normalized)
+    images, labels = read_rows(table, np.concatenate([split.train, split.validation]))
+    num_train = len(split.train)
     train, validation = (
         Rows(torch.from_numpy(images[rows]).to(device), torch.from_numpy(labels[rows]).to(device))
-        for rows in (split.train, split.validation)
+        for rows in (slice(num_train), slice(num_train, None))
     )
     return train, validation
 

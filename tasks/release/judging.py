@@ -31,11 +31,11 @@ def pinned_digest(digests: Mapping[str, str]) -> str:
 
 def pinned_rows(table: StageRef) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """(images uint8 (N, H, W), labels int64 (N,)) of the test split that convert wrote."""
-    from tasks.dataset.table import read_images
+    from tasks.dataset.table import read_rows
 
-    images_NP, labels_N = read_images(table)
-    start = table.facts["rows"]["train"]
-    return images_NP[start:].reshape(-1, *table.facts["image_shape"]), labels_N[start:]
+    rows = table.facts["rows"]
+    images_NP, labels_N = read_rows(table, np.arange(rows["train"], rows["train"] + rows["test"]))
+    return images_NP.reshape(-1, *table.facts["image_shape"]), labels_N
 
 
 def _scores_of(

@@ -110,6 +110,13 @@ def _make_deterministic(undo: ExitStack) -> None:
         os.environ[variable] = ":4096:8"
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Score on the CPU, in float32, on one thread, so that sums are added in one order."""
+    with prepared(probe("cpu").model_copy(update={"threads": 1})):
+        yield
+
+
 def _torch_build() -> str:
     """The text of torch's generated version module, read without importing torch."""
     spec = find_spec("torch")

@@ -38,6 +38,18 @@ def in_task_run() -> bool:
     return TaskRunContext.get() is not None
 
 
+def confidence_in_words(metrics: Mapping[str, Any]) -> str:
+    """Return whether the confidence is calibrated.
+
+    It is where its error is not larger than chance gives in 95 of 100 test splits.
+    """
+    error, chance = metrics["ece"], metrics["ece_expected_95"][1]
+    fitted = "not calibrated, though a temperature was fitted" if error > chance else "calibrated"
+    kind = fitted if metrics["calibrated"] else "uncalibrated"
+    points = f"calibration error {100 * error:.2f} points, where chance alone gives up to"
+    return f"{kind}: {points} {100 * chance:.2f}"
+
+
 def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
     """Attach a table to this task run. `key` is lower case with dashes."""
     if in_task_run():

@@ -21,7 +21,7 @@ from tasks.bundle.contents import BundleManifest, bundle_folder, inspect_bundle
 from tasks.bundle.golden import GOLDEN, NUM_GOLDEN, golden_rows, read_golden
 from tasks.bundle.lineage import Lineage
 from tasks.dataset.splits import read_split
-from tasks.dataset.table import read_images
+from tasks.dataset.table import read_rows
 from tasks.release.record import Candidate
 from tasks.release.registry import promote
 from tasks.runtime.errors import ReleaseError
@@ -314,9 +314,8 @@ def test_golden_images_are_never_test_rows(make_lineage: Callable[..., Lineage])
     lineage = make_lineage()
     manifest, _ = ensure_bundle(lineage)
     golden = read_golden(bundle_folder("mnist", manifest.version) / GOLDEN)
-    images, _ = read_images(lineage.table)
-    split = read_split(lineage.normalized)
-    wanted = {images[row].tobytes() for row in split.validation}
+    images, _ = read_rows(lineage.table, read_split(lineage.normalized).validation)
+    wanted = {image.tobytes() for image in images}
     assert {image.tobytes() for image in golden.images_NHW} == wanted
     assert golden.probabilities_NC.sum(axis=1) == pytest.approx(np.ones(len(wanted)), abs=1e-6)
 

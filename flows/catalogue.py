@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from pipeline_config.sections import Section
-from tasks.bundle.contents import LOOK, METRICS, BundleManifest, bundle_folder
-from tasks.release.decision_page import page_path
+from tasks.release.bundle import METRICS, BundleManifest, bundle_folder
 from tasks.release.journal import Entry, champion_of, read_journal
+from tasks.release.pages import page_path
 from tasks.release.versions import published_versions
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import sha256_bytes
@@ -57,7 +57,6 @@ def as_published(*folders: Path) -> Iterator[None]:
             " or ".join(map(str, folders)),
             found=f"a manifest or metrics of another form ({type(error).__name__}: {told})",
             expected="what publish writes there",
-            remedy=LOOK,
         ) from error
 
 
@@ -70,7 +69,6 @@ def read_manifest(folder: Path) -> BundleManifest:
             str(folder),
             found=f"no readable {MANIFEST}",
             expected="the folder of a published version",
-            remedy=LOOK,
         ) from error
 
 
@@ -84,7 +82,6 @@ def read_metrics(folder: Path, manifest: BundleManifest) -> dict[str, Any]:
             str(folder / METRICS),
             found="other metrics than were published, or none",
             expected="those of its manifest",
-            remedy=LOOK,
         )
     metrics: dict[str, Any] = from_json(content)
     return metrics

@@ -10,7 +10,7 @@ import yaml
 
 from flows.catalogue import read_manifest, read_metrics
 from pipeline_config.sections import Section, read_yaml
-from tasks.bundle.contents import PROBABILITIES, RECIPE, refuse_damaged
+from tasks.release.bundle import PROBABILITIES, RECIPE, intact_bundle
 from tasks.runtime.errors import ReleaseError
 
 FIGURES = ("accuracy", "macro_f1", "loss", "ece", "brier", "temperature", "validation_accuracy")
@@ -45,7 +45,7 @@ def compared(first: Path, second: Path) -> Comparison:
     one, two = read_manifest(first), read_manifest(second)
     metrics = read_metrics(first, one), read_metrics(second, two)
     for folder in (first, second):
-        refuse_damaged(folder, RECIPE, PROBABILITIES)
+        intact_bundle(folder, RECIPE, PROBABILITIES)
     right = _right_rows(first), _right_rows(second)
     if right[0].keys() != right[1].keys() or one.dataset != two.dataset:
         raise ReleaseError(

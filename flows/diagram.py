@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flows.plan import Plan
-from tasks.bundle.lineage import Lineage
+from tasks.release.assemble import Lineage
 from tasks.runtime.stages import (
     AUDIT,
     CONVERT,

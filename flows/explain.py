@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from flows.diagram import retraining
 from flows.plan import Plan
-from tasks.bundle.contents import bundle_folder, version_of
-from tasks.bundle.lineage import Lineage
+from tasks.release.assemble import Lineage
+from tasks.release.bundle import bundle_folder
 from tasks.release.registry import is_current
 from tasks.runtime.keys import Change
 from tasks.runtime.stages import PUBLISH, Stage
@@ -94,12 +94,7 @@ def _publish_status(
 ) -> StageStatus:
     """Return whether the bundle, the journal's decision and the champion's file are in place."""
     dataset = lineage.dataset.name
-    version = version_of(
-        lineage.recipe,
-        lineage.table.facts,
-        lineage.trained.manifest,
-        lineage.evaluated.manifest,
-    )
+    version = lineage.determinants.version
     reasons = ["refresh was requested"] if refresh else is_current(dataset, version, why)
     return StageStatus(
         PUBLISH.name,

@@ -28,7 +28,7 @@ HEAVY = {
     "train": ("tasks.model.training",),
     "evaluate": ("tasks.evaluation.predictions", "tasks.evaluation.drawing"),
     "audit": ("tasks.model.network", "tasks.evaluation.image_figures"),
-    "publish": ("tasks.bundle.assemble",),
+    "publish": ("tasks.release.assemble",),
 }
 
 

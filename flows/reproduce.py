@@ -21,10 +21,16 @@ from pipeline_config.datasets import named_datasets
 from pipeline_config.gate import gate_for
 from pipeline_config.sections import Section, given_path
 from pipeline_config.settings import settings
-from tasks.bundle.contents import RECIPE, BundleManifest, bundle_folder, models_lock, refuse_damaged
-from tasks.bundle.golden import GOLDEN, read_golden
-from tasks.release.journal import count_look
-from tasks.release.judging import pinned_digest
+from tasks.release.bundle import (
+    GOLDEN,
+    RECIPE,
+    BundleManifest,
+    bundle_folder,
+    intact_bundle,
+    models_lock,
+    read_golden,
+)
+from tasks.release.looks import count_look, pinned_digest
 from tasks.runtime.errors import ConfigError, ReleaseError
 from tasks.runtime.files import digest_of, locked, root_lock
 from tasks.runtime.keys import Change
@@ -64,7 +70,7 @@ def reproduce(folder: Path, source: str | None = None, keep: Path | None = None)
     or the data set's own sources. `keep` is an empty folder to build in, which stays. Raises an
     IdxflowError for a damaged bundle, for raw files that are missing, and where the run fails.
     """
-    refuse_damaged(folder)
+    intact_bundle(folder)
     manifest = read_manifest(folder)
     with as_published(folder):
         choice = _choice(manifest, folder.resolve(), source)

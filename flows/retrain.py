@@ -26,7 +26,8 @@ from tasks.evaluation.evaluate import evaluate
 from tasks.evaluation.label_audit import audit
 from tasks.model.train import train
 from tasks.raw.fetch import fetch
-from tasks.release.publish import Published, publish
+from tasks.release.publish import publish
+from tasks.release.registry import Decision
 from tasks.runtime.devices import DeviceChoice
 from tasks.runtime.files import root_lock
 from tasks.runtime.outcomes import recording
@@ -94,9 +95,9 @@ def retrain(
     return summary
 
 
-def pipeline(plan: Plan) -> Published:
+def pipeline(plan: Plan) -> Decision:
     """Run the diagram of the pipeline; stages whose inputs did not change are skipped."""
-    published: Published = retraining(plan, run_stages(plan.refreshed))
+    published: Decision = retraining(plan, run_stages(plan.refreshed))
     return published
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from flows.explain import StageStatus
 from pipeline_config.sections import Section
-from tasks.bundle.contents import METRICS, bundle_folder
-from tasks.release.decision_page import page_path
+from tasks.release.bundle import METRICS, bundle_folder
 from tasks.release.journal import champion_of, read_journal
+from tasks.release.pages import page_path
 from tasks.runtime.errors import GateRefused
 from tasks.runtime.outcomes import Outcome
 

@@ -12,16 +12,7 @@ import pytest
 from pipeline_config.settings import CHECKOUT
 from tasks.runtime.stages import AUDIT, STAGES
 
-ROOMS = (
-    "raw",
-    "dataset",
-    "model",
-    "evaluation",
-    "bundle",
-    "release",
-    "upkeep",
-    "prediction",
-)
+ROOMS = ("raw", "dataset", "model", "evaluation", "release", "prediction")
 LAYERS = ("pipeline_config", "tasks", "flows")
 SOURCES = sorted(path for layer in LAYERS for path in (CHECKOUT / layer).rglob("*.py"))
 

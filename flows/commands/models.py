@@ -16,7 +16,8 @@ from flows.commands.models_output import (
 )
 from flows.commands.options import JsonOption
 from flows.comparison import compared
-from tasks.release.journal import looks_in_words, read_journal
+from tasks.release.journal import read_journal
+from tasks.release.looks import looks_in_words
 from tasks.release.registry import candidate_of
 from tasks.release.registry import promote as promote_by_hand
 from tasks.release.registry import rollback as roll_back

@@ -15,14 +15,17 @@ def scrub(as_json: JsonOption = False) -> None:
 
     Exit code 1 if anything is.
     """
-    from tasks.upkeep.scrub import scrub as scrub_root
+    from tasks.release.verify import scrub as scrub_root
 
     found = scrub_root()
     if as_json:
         console.print_json(found.model_dump(mode="json"))
     else:
         if found.damage:
-            rows = [(damage.what, damage.found, damage.remedy) for damage in found.damage]
+            rows = [
+                (f"{check.subject}, {check.what}", check.detail, check.remedy)
+                for check in found.damage
+            ]
             console.table(("damaged", "found", "what becomes of it"), rows)
         counts = ", ".join(f"{kind}: {count}" for kind, count in found.looked_at.items())
         console.say(f"looked at {counts}; {len(found.damage) or 'nothing'} damaged")
@@ -40,7 +43,7 @@ def gc(
     What stays: the champion and the last ones before it, the latest versions and label audits,
     and what they were made from. A stage output that none of them needs stays for a day.
     """
-    from tasks.upkeep.garbage import collect
+    from tasks.release.garbage import collect
 
     console.log_to_console()
     items = collect(keep, dry_run=dry_run)

@@ -15,18 +15,7 @@ from tasks.release.versions import find_bundle
 from tasks.runtime.errors import ReleaseError
 
 if TYPE_CHECKING:
-    from tasks.upkeep.verify import Check
-
-
-OF_BUNDLE = (
-    "Running its recipe again builds it anew; `idxflow models rollback` returns to the champion "
-    "before."
-)
-OF_REGISTRY = (
-    "The next run of the data set mends a torn line and the pointer; a line that was changed or "
-    "taken out stays told of here."
-)
-REGISTRY = ("journal", "champion")
+    from tasks.release.verify import Check
 
 
 def verify(
@@ -41,11 +30,11 @@ def verify(
     And of their data sets the journal's chain and the champion's pointer. Works offline, and for a
     copied bundle. Ends with 1 when something is damaged.
     """
-    from tasks.upkeep.verify import verify_bundles, verify_root
+    from tasks.release.verify import verify_bundles
 
     # A damaged line is a verdict here, and no warning besides.
     logging.getLogger("tasks").addHandler(logging.NullHandler())
-    checks = verify_bundles([_folder(text) for text in bundles]) if bundles else verify_root()
+    checks = verify_bundles([_folder(text) for text in bundles]) if bundles else verify_bundles()
     if as_json:
         rows = [check.model_dump() for check in checks]
         console.print_json({"intact": not _damaged(checks), "checks": rows})
@@ -66,7 +55,7 @@ def refuse_damage(checks: list[Check]) -> None:
             f"{first.subject}, {first.what}",
             found=first.detail + (f"; and {len(damaged) - 1} more" if len(damaged) > 1 else ""),
             expected=f"all of {len(checks)} checks passed",
-            remedy=OF_REGISTRY if first.what in REGISTRY else OF_BUNDLE,
+            remedy=first.remedy,
         )
     if not checks:
         console.say("nothing is published yet")

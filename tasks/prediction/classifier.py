@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from pipeline_config.sections import given_path
 from pipeline_config.settings import settings
-from tasks.bundle.contents import ONNX, refuse_damaged
-from tasks.bundle.onnx_model import MAX_BYTES, OnnxModel, fault, read_model
 from tasks.prediction.pictures import Form
+from tasks.release.bundle import ONNX, intact_bundle
+from tasks.release.onnx_model import MAX_BYTES, OnnxModel, read_model, unusable_model
 from tasks.release.versions import find_bundle
 from tasks.runtime.manifest import MANIFEST, read_regular
 
@@ -35,16 +35,16 @@ def load_classifier(model: str, dataset: str | None) -> Classifier:
     if is_bundle:
         path = find_bundle(model, dataset) / ONNX
     if is_bundle or (path.parent / MANIFEST).is_file():
-        refuse_damaged(path.parent, path.name)
+        intact_bundle(path.parent, path.name)
     try:
         content = read_regular(path.resolve(), MAX_BYTES)
     except OSError as error:
-        raise fault(str(path), f"no readable file ({error.strerror})") from error
+        raise unusable_model(str(path), f"no readable file ({error.strerror})") from error
     found = read_model(content, str(path), settings().threads)
     words, told = found.words, found.words.get("class_names")
     names = [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
     if told != names or not len(names) == len(set(names)) == found.num_classes:
-        raise fault(str(path), f"{found.num_classes} classes, called {str(told)[:200]}")
+        raise unusable_model(str(path), f"{found.num_classes} classes, called {str(told)[:200]}")
     return Classifier(
         title=f"{words.get('dataset', path.name)}/{words.get('version', '')}".rstrip("/"),
         form=Form(*found.image_shape, is_digits=tuple(names) == DIGITS),

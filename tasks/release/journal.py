@@ -1,9 +1,11 @@
-"""The records of a data set's releases: journal, looks at the test rows, and the champion's file.
+"""The journal of a data set's decisions, and what follows from it: the pages and `champion.json`.
 
-`journal.jsonl` has a line for each decision, and `looks.jsonl` one for each scoring of the test
-rows: the more often they are looked at, the less the next figure on them proves. Both are chains
-(`tasks/runtime/chain.py`). `champion.json` repeats the journal's last line for other programs. The
-journal decides, unless it is shorter than `champion.json` says: then it has lost its end.
+`journal.jsonl` is a chain of lines (`tasks/runtime/chain.py`), one for each decision. A decision is
+appended first; then the pages are written, and last `champion.json`, which repeats the last line
+for other programs. So the next command completes what a killed one left. The journal decides,
+unless it is shorter than `champion.json` says: then it has lost its end.
+
+The caller of a function that writes holds the data set's lock.
 """
 
 from __future__ import annotations
@@ -11,11 +13,11 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar
 
-from pipeline_config.sections import Record
+from pipeline_config.sections import Record, Section
 from pipeline_config.settings import settings
 from tasks.release.gate import Judgement
+from tasks.release.pages import stale_pages
 from tasks.runtime.chain import Line, append_line, chain_faults, read_chain
 from tasks.runtime.files import canonical_json, write_atomically
 from tasks.runtime.manifest import read_regular, read_sealed, sealed
@@ -26,6 +28,15 @@ logger = logging.getLogger(__name__)
 # journal had lost its end, and `champion.json` named this version.
 PROMOTED, REFUSED, KEPT = "promoted", "refused", "kept"
 FORCED, ROLLED_BACK, ADOPTED = "forced", "rolled back", "adopted"
+
+
+class Candidate(Section):
+    """A published version that may become champion. `accuracy` is on its own test split."""
+
+    version: str
+    recipe: str
+    accuracy: float
+    competes: bool
 
 
 class Champion(Record):
@@ -66,30 +77,14 @@ class Pointer(Record):
     journal: str
 
 
-class Look(Line):
-    """One scoring of `networks` networks on the test rows, by evaluate, the gate or reproduce.
-
-    `rows` is the digest of the test rows; a `key` is counted once.
-    """
-
-    may_lack_digest: ClassVar[bool] = True
-    time: str
-    by: str
-    recipe: str
-    version: str
-    networks: int
-    rows: str
-    key: str
-
-
-def record_path(dataset: str, name: str) -> Path:
-    """Return the path of `journal.jsonl`, `looks.jsonl` or `champion.json` of a data set."""
-    return settings().models / dataset / name
-
-
 def journal_path(dataset: str) -> Path:
     """Return the path of a data set's journal."""
-    return record_path(dataset, "journal.jsonl")
+    return settings().models / dataset / "journal.jsonl"
+
+
+def pointer_path(dataset: str) -> Path:
+    """Return the path of a data set's `champion.json`."""
+    return settings().models / dataset / "champion.json"
 
 
 def read_journal(dataset: str) -> list[Entry]:
@@ -119,22 +114,6 @@ def champion_of(entries: list[Entry]) -> Champion | None:
     return entries[-1].champion if entries else None
 
 
-def next_seq(entries: list[Entry]) -> int:
-    """Return the number of the line behind the last entry."""
-    return entries[-1].seq + 1 if entries else 1
-
-
-def append_entry(dataset: str, entries: list[Entry], entry: Entry) -> None:
-    """Append an entry to the journal and to `entries`. The caller holds the data set's lock."""
-    last = entries[-1] if entries else None
-    entries.append(append_line(journal_path(dataset), entry, last))
-
-
-def pointer_path(dataset: str) -> Path:
-    """Return the path of a data set's `champion.json`."""
-    return record_path(dataset, "champion.json")
-
-
 def read_pointer(dataset: str) -> Pointer | None:
     """Return the content of `champion.json`; None for a missing and for a damaged one."""
     try:
@@ -142,13 +121,6 @@ def read_pointer(dataset: str) -> Pointer | None:
         return Pointer.model_validate(found) if is_intact else None
     except (OSError, ValueError):
         return None
-
-
-def _pointer_of(entries: list[Entry]) -> Pointer | None:
-    champion = champion_of(entries)
-    if champion is None:
-        return None
-    return Pointer(champion=champion, seq=entries[-1].seq, journal=entries[-1].digest)
 
 
 def pointer_fault(dataset: str, entries: list[Entry]) -> str | None:
@@ -160,49 +132,88 @@ def pointer_fault(dataset: str, entries: list[Entry]) -> str | None:
     return None if is_right else f"{path.name} does not say what the journal says"
 
 
+def _pointer_of(entries: list[Entry]) -> Pointer | None:
+    champion = champion_of(entries)
+    if champion is None:
+        return None
+    return Pointer(champion=champion, seq=entries[-1].seq, journal=entries[-1].digest)
+
+
 def write_pointer(dataset: str, entries: list[Entry]) -> None:
     """Write `champion.json` from the journal; without a champion, remove it."""
     path, pointer = pointer_path(dataset), _pointer_of(entries)
     if pointer is None:
         path.unlink(missing_ok=True)
         return
-    content = canonical_json(
-        sealed({"version": pointer.champion.version, **pointer.model_dump(mode="json")})
-    )
+    version = pointer.champion.version
+    content = canonical_json(sealed({"version": version, **pointer.model_dump(mode="json")}))
     if not path.is_file() or path.read_bytes() != content:
         write_atomically(path, content)
 
 
-def read_looks(dataset: str) -> list[Look]:
-    """Return every look at the test rows, oldest first. A damaged line is skipped."""
-    lines = read_chain(record_path(dataset, "looks.jsonl"), Look)
-    return [look for look in lines if look is not None]
-
-
-def looks_faults(dataset: str) -> list[str]:
-    """Return what is wrong with the list of looks, in words; [] for an intact one."""
-    return chain_faults(record_path(dataset, "looks.jsonl"), Look)
-
-
-def count_look(
-    dataset: str, by: str, recipe: str, version: str, networks: int, rows: str, key: str
+def append(
+    dataset: str,
+    entries: list[Entry],
+    subject: Candidate | Champion,
+    event: str,
+    reason: str,
+    why: str | None = None,
+    gate: Judgement | None = None,
+    seq: int | None = None,
 ) -> None:
-    """Append a look, unless its key is there. The caller holds the data set's lock."""
-    looks = read_looks(dataset)
-    if any(look.key == key for look in looks):
-        return
+    """Append an entry about `subject` to the journal and to `entries`.
+
+    The subject is champion after it, unless the event is `refused` or `kept`.
+    """
+    last, champion = entries[-1] if entries else None, champion_of(entries)
+    seq = seq or (last.seq if last else 0) + 1
+    facts = subject.model_dump(include={"version", "recipe", "accuracy"})
+    if event not in (REFUSED, KEPT):
+        champion = subject if isinstance(subject, Champion) else Champion(**facts, since=seq)
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    look = Look(
-        time=time, by=by, recipe=recipe, version=version, networks=networks, rows=rows, key=key
-    )
-    append_line(record_path(dataset, "looks.jsonl"), look, looks[-1] if looks else None)
+    facts |= {"seq": seq, "time": time, "event": event, "reason": reason, "why": why}
+    entry = Entry(champion=champion, gate=gate, **facts)
+    entries.append(append_line(journal_path(dataset), entry, last))
 
 
-def looks_in_words(dataset: str) -> str:
-    """Return how often the test rows were scored so far, in a sentence."""
-    looks = read_looks(dataset)
-    versions, recipes = {look.version for look in looks}, {look.recipe for look in looks}
-    return (
-        f"Looks at the test rows: {len(looks)}; versions: {len(versions)}; recipes: "
-        f"{len(recipes)}; networks scored: {sum(look.networks for look in looks)}."
-    )
+def repaired(dataset: str) -> list[Entry]:
+    """Return the journal. Where it lost its end, the champion of `champion.json` is adopted."""
+    entries, pointer = read_journal(dataset), read_pointer(dataset)
+    last = entries[-1].seq if entries else 0
+    if pointer is not None and pointer.seq > last:
+        lines = f"lines {last + 1} to {pointer.seq} of the journal were lost"
+        reason = f"{lines}; {pointer_path(dataset).name} named this version"
+        append(dataset, entries, pointer.champion, ADOPTED, reason, seq=pointer.seq + 1)
+    return entries
+
+
+def follow(dataset: str, entries: list[Entry], *versions: str) -> None:
+    """Write the pages and then `champion.json` from the journal.
+
+    Written are the pages of `versions`, and of those whose standing may have changed in lines after
+    the number in `champion.json`: that file is written last, so up to there everything is done.
+    """
+    pointer, concerned = read_pointer(dataset), {*versions}
+    for place, entry in enumerate(entries):
+        if pointer is None or entry.seq > pointer.seq:
+            champions = (champion_of(entries[:place]), entry.champion)
+            concerned |= {each.version for each in (entry, *champions) if each}
+    for path, content, _ in stale_pages(dataset, entries, sorted(concerned)):
+        write_atomically(path, content)
+    write_pointer(dataset, entries)
+
+
+def is_unfinished(dataset: str, entries: list[Entry]) -> bool:
+    """Return whether the command that wrote the journal's last line was killed after that."""
+    pointer = read_pointer(dataset)
+    if pointer is not None:
+        return bool(entries) and pointer.seq < entries[-1].seq
+    is_gone = not pointer_path(dataset).exists()
+    return bool(entries) and is_gone and champion_of(entries[:-1]) is None
+
+
+def finish(dataset: str) -> None:
+    """Complete what a killed command left, if anything."""
+    entries = read_journal(dataset)
+    if is_unfinished(dataset, entries):
+        follow(dataset, entries)

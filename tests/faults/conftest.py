@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tasks.bundle.contents import read_bundle
-from tasks.release.decision_page import stale_pages
+from tasks.release.bundle import bundle_folder, inspect_bundle
 from tasks.release.journal import journal_faults, read_journal, read_pointer
+from tasks.release.pages import stale_pages
 from tasks.release.versions import published_versions
 from tasks.runtime.chain import TORN
 from tasks.runtime.files import sha256_file
@@ -114,12 +114,13 @@ class Lab:
             if manifest is None or damage
         ]
         for folder in bundles(self.root):
-            _, damage = read_bundle(folder.parent.name, folder.name)
+            _, damage = inspect_bundle(folder)
             found += [f"{folder.name}: {line}" for line in damage]
         for folder in visible(self.root / "models"):
             pointer = read_pointer(folder.name)
             if (folder / "champion.json").exists() and (
-                pointer is None or read_bundle(folder.name, pointer.champion.version)[1]
+                pointer is None
+                or inspect_bundle(bundle_folder(folder.name, pointer.champion.version))[1]
             ):
                 found.append(f"the pointer names {pointer}")
         return found
@@ -199,7 +200,7 @@ class Lab:
         ]
         broken += journal_faults(DATASET)
         entries, versions = read_journal(DATASET), published_versions(DATASET)
-        broken += [f"stale: {path.name}" for path, _ in stale_pages(DATASET, entries, versions)]
+        broken += [f"stale: {path.name}" for path, *_ in stale_pages(DATASET, entries, versions)]
         return broken + [f"left: {path}" for path in self.temporaries()]
 
     def decisions(self) -> list[tuple[int, str, str]]:

@@ -32,18 +32,15 @@ from pipeline_config.sections import IdxflowError
 prepare_environment()
 
 import flows.retrain as pipeline  # noqa: E402
-import tasks.bundle.assemble  # noqa: E402
-import tasks.bundle.onnx_export  # noqa: E402
 import tasks.dataset.validation_page  # noqa: E402
 import tasks.model.training  # noqa: E402
 import tasks.raw.obtain  # noqa: E402, F401
 from flows.plan import Choice, make_plan  # noqa: E402
 from tasks.evaluation import drawing  # noqa: E402
-from tasks.release import registry  # noqa: E402
+from tasks.release import garbage, registry  # noqa: E402
 from tasks.release.registry import candidate_of  # noqa: E402
 from tasks.runtime import keys  # noqa: E402
 from tasks.runtime.stages import STAGES  # noqa: E402
-from tasks.upkeep import garbage  # noqa: E402
 
 DATASET = "digits8x8"
 

@@ -25,11 +25,10 @@ from flows.commands.reproduce import reproduce as command
 from flows.reproduce import compare, reproduce
 from pipeline_config.datasets import FILES
 from pipeline_config.gate import gate_for
-from tasks.bundle.contents import BundleManifest, inspect_bundle
-from tasks.bundle.golden import GOLDEN
 from tasks.raw.idx import write_idx
 from tasks.raw.local import folder_dataset
-from tasks.release.journal import read_looks
+from tasks.release.bundle import GOLDEN, BundleManifest, inspect_bundle
+from tasks.release.looks import read_looks
 from tasks.runtime.errors import ConfigError, DeviceError, GateRefused, ReleaseError
 from tasks.runtime.manifest import list_files
 
@@ -67,7 +66,11 @@ def resealed(folder: Path, **provenance: Any) -> None:
     given["data"] = provenance.pop("data", manifest.determinants.data)
     determinants = manifest.determinants.model_copy(update=given)
     made = BundleManifest.of(
-        dataset, manifest.recipe, determinants, manifest.provenance | provenance, files
+        determinants,
+        dataset=dataset,
+        recipe=manifest.recipe,
+        provenance=manifest.provenance | provenance,
+        files=files,
     )
     (folder / "manifest.json").write_bytes(made.content())
 

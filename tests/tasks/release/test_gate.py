@@ -39,7 +39,7 @@ def scores(wrong: np.ndarray, loss: float = 0.05, ece: float = 0.003) -> Scores:
 
 
 def failed(candidate: Scores, champion: Scores) -> list[str]:
-    checks = compare(candidate, champion, LABELS, GATE, NAMES)
+    checks = list(compare(candidate, champion, LABELS, GATE, NAMES))
     assert len(checks) == 3 + CLASSES
     assert all(check.passed == (check.value >= check.limit) for check in checks)
     return [check.name for check in checks if not check.passed]

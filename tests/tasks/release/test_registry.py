@@ -13,24 +13,24 @@ import pytest
 
 from flows.plan import Choice
 from pipeline_config.settings import CHECKOUT
-from tasks.bundle.contents import bundle_folder
-from tasks.release import journal, record
-from tasks.release.gate import Check, Judgement
+from tasks.release import journal
+from tasks.release.bundle import bundle_folder
+from tasks.release.gate import Criterion, Judgement
 from tasks.release.journal import (
+    Candidate,
     champion_of,
     journal_faults,
     journal_path,
     pointer_path,
     read_journal,
 )
-from tasks.release.record import Candidate
 from tasks.release.registry import Decision, candidate_of, is_current, promote, rollback
 from tasks.release.registry import settle as settle_with
+from tasks.release.verify import scrub
 from tasks.runtime import chain
 from tasks.runtime.chain import NO_LINE
 from tasks.runtime.errors import ReleaseError, StorageError
 from tasks.runtime.files import digest_of
-from tasks.upkeep.scrub import scrub
 
 
 def champion() -> str | None:
@@ -44,7 +44,7 @@ def settle(dataset: str, candidate: Candidate, why: str | None = None) -> Decisi
 
     def judge(champion: journal.Champion | None) -> Judgement:
         other = champion.accuracy if champion else 0.0
-        check = Check(
+        check = Criterion(
             name="accuracy",
             passed=candidate.accuracy >= other,
             value=candidate.accuracy,
@@ -128,7 +128,7 @@ def test_a_refusal_can_be_overruled_with_a_reason(make_bundle):
     entry = read_journal("mnist")[-1]
     assert entry.why == "a demonstration"
     assert not entry.gate.passed
-    assert entry.reason.startswith("by force: a demonstration; the gate said no: accuracy 0.9000")
+    assert entry.reason.startswith("by force: a demonstration; it did not pass the gate: accuracy")
     assert not settle("mnist", second, why="a demonstration").is_new
     tutorial = make_bundle(0.5, competes=False, recipe="tutorial")
     assert settle("mnist", tutorial, why="for class").event == "forced"
@@ -339,7 +339,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
-@pytest.mark.parametrize("kill", ["append_entry", "write_pointer", "write_atomically", "fsync"])
+@pytest.mark.parametrize("kill", ["append_line", "write_pointer", "write_atomically", "fsync"])
 def test_a_crash_between_journal_and_pointer_is_made_good(make_bundle, monkeypatch, kill):
     first, second = make_bundle(0.9), make_bundle(0.95)
     settle("mnist", first)
@@ -348,8 +348,7 @@ def test_a_crash_between_journal_and_pointer_is_made_good(make_bundle, monkeypat
         raise Killed
 
     with monkeypatch.context() as patch:
-        owner = {"append_entry": record, "write_pointer": record, "write_atomically": journal}
-        patch.setattr(owner.get(kill, chain.os), kill, killed)
+        patch.setattr(chain.os if kill == "fsync" else journal, kill, killed)
         with pytest.raises(Killed):
             settle("mnist", second)
     assert champion() == first.version
@@ -380,13 +379,13 @@ def test_a_full_disk_leaves_the_journal_whole(make_bundle, monkeypatch):
 
 SETTLE = """
 import sys
-from tasks.release.gate import Check, Judgement
-from tasks.release.record import Candidate
+from tasks.release.gate import Criterion, Judgement
+from tasks.release.journal import Candidate
 from tasks.release.registry import settle
 
 def judge(candidate, champion):
     passed = champion is None or candidate.accuracy >= champion.accuracy
-    check = Check(name="accuracy", passed=passed, value=0.0, limit=0.0, words="compared")
+    check = Criterion(name="accuracy", passed=passed, value=0.0, limit=0.0, words="compared")
     return Judgement(test_rows="", num_rows=9, looks=1, champion=None, checks=(check,))
 
 for text in sys.argv[1:]:
@@ -435,7 +434,7 @@ def test_lines_of_another_version_of_the_project_are_valid(make_bundle):
     assert journal_faults("mnist") == ["line 1 is damaged"]
 
 
-@pytest.mark.parametrize("kill", ["append_entry", "write_atomically", "write_pointer"])
+@pytest.mark.parametrize("kill", ["append_line", "write_atomically", "write_pointer"])
 @pytest.mark.parametrize("version", [False, True])
 def test_a_rollback_that_was_killed_goes_back_once(make_bundle, monkeypatch, kill, version):
     made = [make_bundle(accuracy) for accuracy in (0.9, 0.92, 0.94)]
@@ -446,11 +445,11 @@ def test_a_rollback_that_was_killed_goes_back_once(make_bundle, monkeypatch, kil
     def killed(*_):
         raise Killed
 
-    monkeypatch.setattr(record, "stale_pages", lambda *_: iter([(Path("page"), b"")]))
+    monkeypatch.setattr(journal, "stale_pages", lambda *_: iter([(Path("page"), b"", True)]))
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(record, kill, killed)
+        patch.setattr(journal, kill, killed)
         rollback("mnist", "sevens", named)
-    monkeypatch.setattr(record, "stale_pages", lambda *_: iter([]))
+    monkeypatch.setattr(journal, "stale_pages", lambda *_: iter([]))
     rollback("mnist", "sevens", named)
     assert champion() == made[1].version
     assert [event for event, _ in events()][3:] == ["rolled back"]
@@ -479,11 +478,11 @@ def test_what_a_killed_promotion_left_is_finished_by_the_next_command(
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(record, "write_pointer", killed)
+        patch.setattr(journal, "write_pointer", killed)
         promote("mnist", second, "why not")
     assert champion() == first.version
     if finish == "scrub":
-        told = [damage for damage in scrub().damage if "champion" in damage.what]
+        told = [check for check in scrub().damage if check.what == "champion"]
         assert told == []
     else:
         settle("mnist", first)

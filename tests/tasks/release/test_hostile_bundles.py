@@ -9,18 +9,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from flows import cli
-from tasks.bundle.assemble import ensure_bundle
-from tasks.bundle.contents import METRICS, PROBABILITIES, BundleManifest
-from tasks.bundle.lineage import Lineage
-from tasks.runtime.manifest import MANIFEST, list_files
+from tasks.release.bundle import METRICS, PROBABILITIES
+from tasks.runtime.manifest import MANIFEST
 
 Shell = Callable[..., tuple[int, str, str]]
+Reseal = Callable[..., Path]
 COMMANDS = (("models", "show"), ("models", "diff"), ("reproduce",), ("verify",), ("predict",))
 
 
@@ -36,46 +34,6 @@ def idxflow(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         return int(end.value.code or 0), captured.out, captured.err
 
     return call
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the first test keeps the published bundle for those after it."""
-    return tmp_path_factory.mktemp("pristine") / "models"
-
-
-@pytest.fixture
-def bundle(make_lineage: Callable[..., Lineage], pristine: Path, root: Path) -> Path:
-    """The folder of a published version, with probabilities that can be read."""
-    if pristine.exists():
-        shutil.copytree(pristine, root / "models")
-    else:
-        ensure_bundle(make_lineage())
-        folder = next(root.glob("models/mnist/*/manifest.json")).parent
-        write_probabilities(folder, 20)
-        resealed(folder)
-        shutil.copytree(root / "models", pristine)
-    return next(root.glob("models/mnist/*/manifest.json")).parent
-
-
-def write_probabilities(folder: Path, num_rows: int, kind: pa.DataType | None = None) -> None:
-    rows = pa.array(np.arange(num_rows) % 10).cast(kind or pa.int64())
-    names = ("index", "label", "prediction")
-    pq.write_table(pa.table(dict.fromkeys(names, rows)), folder / PROBABILITIES)
-
-
-def resealed(folder: Path, change: Callable[[dict[str, Any]], object] = lambda made: None) -> None:
-    """Give a bundle the manifest that its files would have had, after a change."""
-    content = json.loads((folder / MANIFEST).read_bytes())
-    content["files"] = {name: entry.model_dump() for name, entry in list_files(folder).items()}
-    determinants = content["determinants"]
-    determinants["model"] = content["files"]["model.safetensors"]["sha256"]
-    determinants["metrics"] = content["files"][METRICS]["sha256"]
-    change(content)
-    manifest = BundleManifest.model_validate(content)
-    manifest = manifest.model_copy(update={"version": manifest.determinants.version})
-    manifest = manifest.sealed()
-    (folder / MANIFEST).write_bytes(manifest.content())
 
 
 def ended(idxflow: Shell, *commands: tuple[str, ...], folder: Path) -> None:
@@ -105,12 +63,14 @@ FIGURES = ("accuracy", "accuracy_interval_95", "macro_f1", "loss", "ece", "ece_e
 
 
 @pytest.mark.parametrize("key", [None, *PROVENANCE, "seed", "code"])
-def test_half_a_provenance_is_one_error(bundle: Path, idxflow: Shell, key: str | None) -> None:
+def test_half_a_provenance_is_one_error(
+    bundle: Path, reseal: Reseal, idxflow: Shell, key: str | None
+) -> None:
     def harm(made: dict[str, Any]) -> None:
         made["provenance"] = {} if key is None else made["provenance"]
         made["provenance"].pop(key, None)
 
-    resealed(bundle, harm)
+    bundle = reseal(bundle, harm)
     show, diff, reproduce = COMMANDS[:3]
     readers: dict[str | None, tuple[tuple[str, ...], ...]] = {None: COMMANDS[:3]}
     readers |= {"seed": (show,), "code": (show,), "data": (diff,), "stages": (reproduce,)}
@@ -123,21 +83,23 @@ def test_half_a_provenance_is_one_error(bundle: Path, idxflow: Shell, key: str |
 
 @pytest.mark.parametrize("key", [*PROVENANCE, "seed", "code"])
 def test_a_provenance_of_another_form_is_no_traceback(
-    bundle: Path, idxflow: Shell, key: str, monkeypatch: pytest.MonkeyPatch
+    bundle: Path, reseal: Reseal, idxflow: Shell, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flows.reproduce.run_apart", lambda *_: {"bundle": str(bundle)})
     monkeypatch.setattr("flows.reproduce.make_plan", lambda _: None)
     for value in HALF:
-        resealed(bundle, lambda made, value=value: made["provenance"].update({key: value}))
+        bundle = reseal(bundle, lambda made, value=value: made["provenance"].update({key: value}))
         ended(idxflow, *COMMANDS[:3], folder=bundle)
 
 
 @pytest.mark.parametrize("key", [None, *FIGURES, "brier", "calibrated", "per_class"])
-def test_half_of_the_metrics_is_one_error(bundle: Path, idxflow: Shell, key: str | None) -> None:
+def test_half_of_the_metrics_is_one_error(
+    bundle: Path, reseal: Reseal, idxflow: Shell, key: str | None
+) -> None:
     metrics = json.loads((bundle / METRICS).read_bytes())
     metrics.pop(key, None)
     (bundle / METRICS).write_text(json.dumps(metrics if key else {}))
-    resealed(bundle)
+    bundle = reseal(bundle)
     only_compared = key in ("brier", "per_class")
     for err in asked(idxflow, COMMANDS[only_compared], folder=bundle):
         assert f"(KeyError: '{key or 'accuracy'}" in err
@@ -145,44 +107,52 @@ def test_half_of_the_metrics_is_one_error(bundle: Path, idxflow: Shell, key: str
 
 
 @pytest.mark.parametrize("key", [*FIGURES, "brier", "calibrated", "per_class", "temperature"])
-def test_metrics_of_another_form_are_no_traceback(bundle: Path, idxflow: Shell, key: str) -> None:
+def test_metrics_of_another_form_are_no_traceback(
+    bundle: Path, reseal: Reseal, idxflow: Shell, key: str
+) -> None:
     metrics = json.loads((bundle / METRICS).read_bytes())
     for value in (*HALF, float("nan"), 1e400, 10**400):
         (bundle / METRICS).write_text(json.dumps({**metrics, key: value}))
-        resealed(bundle)
+        bundle = reseal(bundle)
         ended(idxflow, *COMMANDS[:2], ("models",), folder=bundle)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"null", b"[" * 100_000, b'{"a":', b"\xff"])
-def test_metrics_that_are_none_are_one_error(bundle: Path, idxflow: Shell, content: bytes) -> None:
+def test_metrics_that_are_none_are_one_error(
+    bundle: Path, reseal: Reseal, idxflow: Shell, content: bytes
+) -> None:
     (bundle / METRICS).write_bytes(content)
-    resealed(bundle)
+    bundle = reseal(bundle)
     for err in asked(idxflow, *COMMANDS[:2], folder=bundle):
         assert "manifest or metrics of another form" in err
     assert idxflow("models")[0] == 0, "one that is left out"
 
 
-def test_rows_that_the_file_cannot_hold_are_not_read(bundle: Path, idxflow: Shell) -> None:
+def test_rows_that_the_file_cannot_hold_are_not_read(
+    bundle: Path, reseal: Reseal, write_probabilities: Callable[..., None], idxflow: Shell
+) -> None:
     write_probabilities(bundle, 20, pa.string())
     for num_rows in (None, 0, 10_000_000):
         if num_rows is not None:
             write_probabilities(bundle, num_rows)
-        resealed(bundle)
+        bundle = reseal(bundle)
         (err,) = asked(idxflow, ("models", "diff"), folder=bundle)
         assert "no readable probabilities" in err
     rows = pa.array([1, None])
     pq.write_table(
         pa.table(dict.fromkeys(("index", "label", "prediction"), rows)), bundle / PROBABILITIES
     )
-    resealed(bundle)
+    bundle = reseal(bundle)
     assert list(asked(idxflow, ("models", "diff"), folder=bundle))
 
 
-def test_a_recipe_with_keys_of_numbers_can_be_compared(bundle: Path, idxflow: Shell) -> None:
+def test_a_recipe_with_keys_of_numbers_can_be_compared(
+    bundle: Path, reseal: Reseal, idxflow: Shell
+) -> None:
     other = Path(shutil.copytree(bundle, bundle.parents[2] / "other"))
     with (other / "recipe.yaml").open("a") as file:
         file.write("1: {2: 3}\n")
-    resealed(other)
+    other = reseal(other)
     code, out, err = idxflow("models", "diff", str(bundle), str(other))
     assert code == 0, err
     assert "1.2" in out
@@ -209,6 +179,8 @@ def test_what_is_no_regular_file_is_not_read(
 
 
 def test_a_reason_that_is_no_text_is_one_error(bundle: Path, idxflow: Shell) -> None:
+    for name in ("journal.jsonl", "champion.json"):
+        (bundle.parent / name).unlink()
     for words in (("promote", bundle.name), ("rollback",)):
         code, out, err = idxflow("models", *words, "--why", "\udcff")
         assert (code, out) == (1, "")
@@ -217,9 +189,10 @@ def test_a_reason_that_is_no_text_is_one_error(bundle: Path, idxflow: Shell) -> 
         assert not (bundle.parent / "journal.jsonl").exists()
 
 
-def test_a_bundle_that_names_no_raw_files_is_one_error(bundle: Path, idxflow: Shell) -> None:
+def test_a_bundle_that_names_no_raw_files_is_one_error(
+    bundle: Path, reseal: Reseal, idxflow: Shell
+) -> None:
     """It lies where its version is published, so that a look at the test rows is counted."""
-    resealed(bundle, lambda made: made["determinants"].update(data={}))
-    version = json.loads((bundle / MANIFEST).read_bytes())["version"]
-    (err,) = asked(idxflow, ("reproduce",), folder=bundle.rename(bundle.parent / version))
+    bundle = reseal(bundle, lambda made: made["determinants"].update(data={}))
+    (err,) = asked(idxflow, ("reproduce",), folder=bundle)
     assert "manifest or metrics of another form (KeyError: 't10k-images" in err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,10 +13,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pipeline_config.recipe import Model
-from tasks.bundle import assemble, onnx_export
-from tasks.bundle.contents import bundle_folder
-from tasks.bundle.onnx_export import check_against_torch, onnx_bytes, onnx_probabilities
 from tasks.model.network import build_network, initialize, probabilities
+from tasks.release import assemble, onnx_export
+from tasks.release.bundle import bundle_folder
+from tasks.release.onnx_export import compare_with_torch, onnx_bytes
+from tasks.release.onnx_model import read_model
 from tasks.runtime.errors import ReleaseError
 
 models = st.builds(
@@ -51,7 +51,7 @@ def test_onnx_says_what_torch_says(model, height, width, num_classes, seed):
     network = random_network(model, height * width, num_classes, seed)
     content = onnx_bytes(network, (height, width), num_classes, {"class_names": ["a"]})
     images = np.random.default_rng(seed).integers(0, 256, (17, height * width), dtype=np.uint8)
-    check_against_torch(content, network, images, (height, width), Path("model.onnx"))
+    compare_with_torch(content, network, images.reshape(-1, height, width))
     assert content == onnx_bytes(network, (height, width), num_classes, {"class_names": ["a"]})
 
 
@@ -87,7 +87,7 @@ def test_a_model_that_differs_is_refused(change):
     network[-2].bias.data[0] += change
     images = np.random.default_rng(0).integers(0, 256, (50, 20), dtype=np.uint8)
     with pytest.raises(ReleaseError, match=r"model.onnx: found .* of 50 images"):
-        check_against_torch(content, network, images, (4, 5), Path("model.onnx"))
+        compare_with_torch(content, network, images.reshape(-1, 4, 5))
 
 
 def test_a_tie_may_fall_either_way():
@@ -99,9 +99,10 @@ def test_a_tie_may_fall_either_way():
     content = onnx_bytes(network, (4, 5), 3, {})
     last.bias.data[1] -= 2e-6
     images = np.random.default_rng(0).integers(0, 256, (50, 20), dtype=np.uint8)
-    found = onnx_probabilities(content, images.reshape(-1, 4, 5)).argmax(axis=1)
+    model = read_model(content, "model.onnx")
+    found = model.probabilities(images.reshape(-1, 4, 5)).argmax(axis=1)
     assert (found != probabilities(network, images).argmax(axis=1)).any()
-    check_against_torch(content, network, images, (4, 5), Path("model.onnx"))
+    compare_with_torch(content, network, images.reshape(-1, 4, 5))
 
 
 def test_an_unknown_layer_is_refused():

@@ -18,21 +18,20 @@ from pipeline_config.datasets import named_dataset
 from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
 from pipeline_config.settings import CHECKOUT, settings
-from tasks.bundle.contents import read_bundle
+from tasks.release import garbage
+from tasks.release.bundle import inspect_bundle
+from tasks.release.garbage import YOUNG_S, collect
 from tasks.release.journal import journal_path
-from tasks.release.publish import Published, publish_model
-from tasks.release.registry import is_current, rollback
+from tasks.release.publish import publish as publish_task
+from tasks.release.registry import Decision, is_current, rollback
+from tasks.release.verify import scrub, verify_bundles
 from tasks.release.versions import published_versions
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import root_lock, write_atomically
 from tasks.runtime.stages import AUDIT
 from tasks.runtime.store import build, inspect
-from tasks.upkeep import garbage
-from tasks.upkeep.garbage import YOUNG_S, collect
-from tasks.upkeep.scrub import scrub
-from tasks.upkeep.verify import verify_bundles
 
-Publish = Callable[[int], Published]
+Publish = Callable[[int], Decision]
 
 
 def recipe_with(seed: int) -> Recipe:
@@ -43,7 +42,7 @@ def recipe_with(seed: int) -> Recipe:
 @pytest.fixture
 def publish(make_lineage) -> Publish:
     """`publish(seed)` publishes a model of its own."""
-    return lambda seed: publish_model(make_lineage(recipe=recipe_with(seed)))
+    return lambda seed: publish_task.fn(make_lineage(recipe=recipe_with(seed)))
 
 
 def grow_old() -> None:
@@ -82,7 +81,7 @@ def test_what_stays_stays_a_hit_and_what_went_comes_back(publish, make_lineage):
     collect(0)
     assert set(published_versions("mnist")) == {made[1].version, made[2].version}
     assert is_current("mnist", made[2].version) == []
-    again = publish_model(make_lineage(recipe=recipe_with(0)))
+    again = publish_task.fn(make_lineage(recipe=recipe_with(0)))
     assert again.version == made[0].version
     assert not again.is_new, "the journal remembers what was decided"
 
@@ -133,7 +132,7 @@ def test_young_things_stay_and_leftovers_go(publish):
     grow_old()
     assert kinds(5) == {"checkpoint": 1, "stage output": 1}
     assert not orphan.exists()
-    assert read_bundle("mnist", published.version)[1] == []
+    assert inspect_bundle(published.path)[1] == []
 
 
 def test_what_is_gone_already_is_no_error(publish, monkeypatch):
@@ -158,7 +157,7 @@ def test_what_is_gone_already_is_no_error(publish, monkeypatch):
 def test_it_waits_for_a_run_that_is_using_the_root(root, publish):
     publish(0)
     environment = {**os.environ, "IDXFLOW_ROOT": str(root), "PYTHONPATH": str(CHECKOUT)}
-    program = "from tasks.upkeep.garbage import collect; collect(0); print('done')"
+    program = "from tasks.release.garbage import collect; collect(0); print('done')"
     with root_lock(), root_lock():
         child = subprocess.Popen(
             [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE
@@ -170,7 +169,7 @@ def test_it_waits_for_a_run_that_is_using_the_root(root, publish):
 
 def test_a_label_audit_stays_with_what_it_was_made_from(publish, make_lineage):
     """README: what is trained for a fold is kept."""
-    published = publish_model(make_lineage(recipe=recipe_with(0)))
+    published = publish_task.fn(make_lineage(recipe=recipe_with(0)))
     fold = make_lineage(recipe=recipe_with(7))
     given = {
         "table": fold.table,
@@ -213,7 +212,7 @@ def test_pages_locks_and_scratch_folders_that_nobody_needs_go(publish):
 def test_of_an_abandoned_folder_the_champions_bundle_is_kept(make_lineage, monkeypatch, name):
     dataset = named_dataset("mnist").model_copy(update={"name": name, "content": "0" * 64})
     for seed in range(2):
-        made = publish_model(make_lineage(recipe=recipe_with(seed), dataset=dataset))
+        made = publish_task.fn(make_lineage(recipe=recipe_with(seed), dataset=dataset))
     grow_old()
     assert len(kinds(5)) == 0
     later = datetime.now(UTC) + garbage.ABANDONED + timedelta(hours=1)

@@ -1,6 +1,6 @@
-"""The ONNX model of a bundle: held against what `onnx_export` writes, then run.
+"""The ONNX model of a bundle: it is run only if it has the form that `onnx_export` writes.
 
-A foreign graph may loop without end or take any memory, and its digest holds all the same.
+A foreign graph whose digest is right may still loop without end or take any amount of memory.
 
 Axes: N images, H × W pixels, C classes.
 """
@@ -25,9 +25,9 @@ CHAIN = re.compile(
     r"( Div)? Softmax"
 )
 ATTRIBUTES = {"to", "transB", "epsilon", "alpha", "approximate", "axis"}
-# Protobuf itself ends here.
+# Protobuf's own limit.
 MAX_BYTES = 2**31
-# So many images at once, and so many numbers between two layers.
+# At most this many images at once, and this many numbers between two layers.
 MAX_BATCH, MAX_NUMBERS = 4096, 2**24
 # How far the sum of an image's probabilities may be from 1.
 SUM_TOLERANCE = 1e-3
@@ -35,7 +35,7 @@ SUM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """A model that can be run; `words` are what its metadata say, `name` what an error names."""
+    """A model that can be run. `words` are its metadata; errors call it `name`."""
 
     name: str
     image_shape: tuple[int, int]
@@ -45,7 +45,7 @@ class OnnxModel:
     session: Any
 
     def probabilities(self, images_NHW: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """What it makes of the images: (N, C); raises ReleaseError where that is no probability."""
+        """Return the probabilities (N, C). Raises ReleaseError if they are none."""
         batches = [
             self.session.run(["probabilities"], {"images": images_NHW[start : start + self.batch]})
             for start in range(0, len(images_NHW), self.batch)
@@ -53,12 +53,12 @@ class OnnxModel:
         found_NC: NDArray[np.float32] = np.concatenate([found for (found,) in batches])
         sums_N = found_NC.sum(axis=1)
         if not ((found_NC >= 0).all() and (abs(sums_N - 1) <= SUM_TOLERANCE).all()):
-            raise fault(self.name, "a model whose answers are no probabilities")
+            raise unusable_model(self.name, "a model whose outputs are no probabilities")
         return found_NC
 
 
 def read_model(content: bytes, name: str, threads: int = 0) -> OnnxModel:
-    """The model in a file's bytes; raises ReleaseError for one that the export did not write."""
+    """Return the model in a file's bytes. Raises ReleaseError if the export did not write it."""
     import onnxruntime
     from onnx import ModelProto
 
@@ -68,34 +68,37 @@ def read_model(content: bytes, name: str, threads: int = 0) -> OnnxModel:
         model = ModelProto.FromString(content)
         widths = _widths(model)
         session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
-        (images,), (answers,) = session.get_inputs(), session.get_outputs()
-        ends = [(end.name, end.type, *end.shape) for end in (images, answers)]
+        (images,), (output,) = session.get_inputs(), session.get_outputs()
+        ends = [(end.name, end.type, *end.shape) for end in (images, output)]
         _, height, width = images.shape
         shape = ("images", "tensor(uint8)", "batch", height, width)
         wanted = [shape, ("probabilities", "tensor(float)", "batch", widths[-1])]
         if min(height, width) < 1 or height * width != widths[0] or ends != wanted:
             raise ValueError(f"{ends}")
         words = {word.key: json.loads(word.value) for word in model.metadata_props}
-    except Exception as error:  # of foreign bytes each library complains in its own way
-        told = " ".join(str(error).split())[:200] or type(error).__name__
-        raise fault(name, f"another kind of ONNX model ({told})") from error
+    except Exception as error:  # each library has its own errors for foreign bytes
+        detail = " ".join(str(error).split())[:200] or type(error).__name__
+        raise unusable_model(name, f"another kind of ONNX model ({detail})") from error
     batch = max(1, min(MAX_BATCH, MAX_NUMBERS // max(widths)))
     return OnnxModel(name, (height, width), widths[-1], words, batch, session)
 
 
-def fault(name: str, found: str) -> ReleaseError:
-    """The error about a model that cannot be used."""
+def unusable_model(name: str, found: str) -> ReleaseError:
+    """Return the error about a model that cannot be used."""
     return ReleaseError(
         name,
         found=found,
         expected="an ONNX model that `idxflow run` wrote: images uint8 (B, H, W) in, probabilities "
         "(B, C) out, and class_names",
-        remedy="Take another model (`idxflow models`), or publish this one again.",
+        remedy="Choose another model (`idxflow models`), or publish this one again.",
     )
 
 
 def _widths(model: Any) -> list[int]:
-    """How many numbers an image is before each Gemm and at the end; ValueError for other layers."""
+    """Return the numbers for an image before each Gemm and at the end.
+
+    Raises ValueError for anything but the layers that the export writes, with weights that fit.
+    """
     from onnx import TensorProto, numpy_helper
 
     graph = model.graph

@@ -16,10 +16,10 @@ import pytest
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from tasks.bundle.onnx_export import onnx_bytes
-from tasks.bundle.onnx_model import MAX_BATCH, read_model
 from tasks.model.network import Normalize, Temperature
 from tasks.prediction.classifier import load_classifier
+from tasks.release.onnx_export import onnx_bytes
+from tasks.release.onnx_model import MAX_BATCH, read_model
 from tasks.runtime.errors import ReleaseError
 
 WORDS = {"class_names": ["a", "b", "c"], "dataset": "mnist", "version": "v"}
@@ -223,11 +223,11 @@ def test_answers_that_are_no_probabilities_are_refused() -> None:
     model = onnx.load_from_string(written())
     node(model, "Softmax").attribute[0].i = 0
     images = np.random.default_rng(0).integers(0, 256, (9, 4, 5), dtype=np.uint8)
-    with pytest.raises(ReleaseError, match="answers are no probabilities"):
+    with pytest.raises(ReleaseError, match="outputs are no probabilities"):
         read_model(model.SerializeToString(), "model.onnx").probabilities(images)
     replaced(model, "layer4.bias", np.full(3, np.nan, np.float32))
     node(model, "Softmax").attribute[0].i = 1
-    with pytest.raises(ReleaseError, match="answers are no probabilities"):
+    with pytest.raises(ReleaseError, match="outputs are no probabilities"):
         read_model(model.SerializeToString(), "model.onnx").probabilities(images)
 
 

@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from html import unescape
+from html.parser import HTMLParser
 from pathlib import Path
 
 import mistune
@@ -17,10 +18,9 @@ from markdown_it import MarkdownIt
 from pipeline_config.datasets import named_dataset
 from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import cautions_of, load_recipe
-from tasks.bundle.assemble import copy_outputs
-from tasks.bundle.contents import METRICS
-from tasks.bundle.lineage import Lineage, provenance_of
-from tasks.bundle.report import render_card, render_report, view_of
+from tasks.release.assemble import Lineage, copy_outputs, provenance_of
+from tasks.release.bundle import CARD, METRICS, REPORT
+from tasks.release.pages import thinned, write_report
 
 PLUGINS = ["table", "strikethrough", "url", "math"]
 Pages = Callable[[Lineage], tuple[str, str]]
@@ -32,18 +32,22 @@ def recipe_with(*overrides: str) -> Recipe:
     return load_recipe("fast", (*small, *overrides))
 
 
+def written(lineage: Lineage, folder: Path) -> tuple[str, str]:
+    """The report and the card of a lineage."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    copy_outputs(lineage, folder)
+    write_report(lineage, "0" * 12, provenance_of(lineage), folder)
+    return (folder / REPORT).read_text(), (folder / CARD).read_text()
+
+
 @pytest.fixture
 def pages(tmp_path: Path) -> Pages:
     """`pages(lineage)` → the report and the card, each on one line."""
 
     def render(lineage: Lineage) -> tuple[str, str]:
-        folder = tmp_path / "bundle"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        copy_outputs(lineage, folder)
-        view = view_of(lineage, "0" * 12, provenance_of(lineage), folder)
-        report, card = unescape(render_report(view)), render_card(view)
-        return " ".join(report.split()), " ".join(card.split())
+        report, card = written(lineage, tmp_path / "bundle")
+        return " ".join(unescape(report).split()), " ".join(card.split())
 
     return render
 
@@ -52,7 +56,7 @@ def test_pages_of_a_calibrated_model(make_lineage, pages):
     for page in pages(make_lineage()):
         assert "1.250" in page
         assert "7.77" in page
-        assert "The measured 2.00 points lie within it: no sign of false confidence." in page
+        assert "The measured 2.00 points are within it: no sign of false confidence." in page
         assert "ncalibrated" not in page
         assert "on 19 rows" in page or "of 19 images" in page
         assert "Northcutt" in page
@@ -63,8 +67,8 @@ def test_pages_of_a_calibrated_model(make_lineage, pages):
     ("overrides", "reason"),
     [
         (("split.validation={kind: none}",), "there was nothing to calibrate it on"),
-        ((), "Every validation row is answered rightly"),
-        (("training.loss=mse", "training.label_smoothing=0.0"), "is no probability"),
+        ((), "Every validation row is classified correctly"),
+        (("training.loss=mse", "training.label_smoothing=0.0"), "is not a probability"),
     ],
     ids=["no validation rows", "no errors", "no logits"],
 )
@@ -86,7 +90,7 @@ def test_pages_of_an_uncalibrated_model_say_so_and_why(make_lineage, pages, over
 )
 def test_an_error_beside_its_noise_floor(make_lineage, pages, ece, words):
     for page in pages(make_lineage(ece=ece)):
-        assert f"{100 * ece:.2f} points lie {words}" in page
+        assert f"{100 * ece:.2f} points are {words}" in page
         assert "Calibrated" not in page
         assert "probabilities are calibrated" not in page
 
@@ -156,16 +160,59 @@ def test_foreign_words_are_text_in_the_card(
             per_class=[{**classes[0], "name": words}, *classes[1:]],
             top_pairs=[{**pairs[0], "first": words}],
         )
-        folder = tmp_path / "bundle"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        copy_outputs(lineage, folder)
-        view = view_of(lineage, "0" * 12, provenance_of(lineage), folder)
-        report = render_report(view)
+        report, card = written(lineage, tmp_path / "bundle")
         assert tags_of(report)["<img"] == 7
         assert "javascript:" not in str(re.findall(r"<[^>]*>", report))
-        return str(parsers[flavour](render_card(view)))
+        return str(parsers[flavour](card))
 
     plain, evil = rendered("plain"), rendered(EVIL)
     assert tags_of(evil) == tags_of(plain)
     assert unescape(evil).count(" ".join(EVIL.split())) == plain.count("plain")
+
+
+VOID = {"meta", "img", "br", "link"}
+
+
+class Page(HTMLParser):
+    """Collects what a page would load and whether its elements nest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loads += [value for name, value in attrs if name in {"src", "srcset", "href", "data"}]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_the_report_is_well_formed_and_loads_nothing(make_lineage, tmp_path, pooled):
+    text, card = written(make_lineage(pooled=pooled), tmp_path / "bundle")
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert all(load.startswith(("data:image/png;base64,", "#")) for load in page.loads)
+    assert page.tags.count("img") == 7
+    assert not {"script", "link", "iframe"} & {*page.tags}
+    assert "http:" not in text
+    assert "https:" not in text
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "&lt;1 % of the pixels" in text
+    assert ("pooled test split" in text) == pooled
+    assert ("pooled test split" in card) == pooled
+
+
+def test_a_long_history_is_thinned():
+    history = [{"epoch": epoch} for epoch in range(1, 501)]
+    shown = [row["epoch"] for row in thinned(history)]
+    assert (len(shown), shown[0], shown[-1]) == (20, 1, 500)
+    assert shown == sorted(set(shown))
+    assert thinned(history[:20]) == history[:20]

@@ -16,39 +16,28 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from flows.commands.verify import verify
-from tasks.bundle.assemble import ensure_bundle
-from tasks.bundle.contents import BundleManifest, bundle_folder, inspect_bundle
-from tasks.bundle.golden import GOLDEN, NUM_GOLDEN, golden_rows, read_golden
-from tasks.bundle.lineage import Lineage
+from pipeline_config.settings import settings
 from tasks.dataset.splits import read_split
 from tasks.dataset.table import read_rows
-from tasks.release.record import Candidate
+from tasks.model.checkpoint import Checkpoint
+from tasks.release.assemble import Lineage, ensure_bundle
+from tasks.release.bundle import (
+    GOLDEN,
+    NUM_GOLDEN,
+    bundle_folder,
+    golden_rows,
+    read_golden,
+)
+from tasks.release.journal import Candidate
+from tasks.release.pages import MARK
+from tasks.release.publish import publish
 from tasks.release.registry import promote
+from tasks.release.verify import Check, scrub, verify_bundle, verify_bundles
 from tasks.runtime.errors import ReleaseError
-from tasks.runtime.manifest import list_files
-from tasks.upkeep.verify import Check, verify_bundle, verify_bundles, verify_root
 
 BUNDLE = ("manifest", "files", "recipe", "weights", "ONNX model")
-REGISTRY = ("journal", "champion")
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the first test keeps the published champion for those after it."""
-    return tmp_path_factory.mktemp("pristine") / "models"
-
-
-@pytest.fixture
-def bundle(make_lineage: Callable[..., Lineage], pristine: Path, root: Path) -> Path:
-    """The folder of a published champion."""
-    if pristine.exists():
-        shutil.copytree(pristine, root / "models")
-    else:
-        manifest, _ = ensure_bundle(make_lineage())
-        candidate = Candidate(version=manifest.version, recipe="fast", accuracy=0.9, competes=True)
-        promote("mnist", candidate, "a test")
-        shutil.copytree(root / "models", pristine)
-    return next(root.glob("models/mnist/*/manifest.json")).parent
+REGISTRY = ("journal", "looks", "champion")
+Reseal = Callable[..., Path]
 
 
 def verdicts(checks: list[Check]) -> dict[str, str]:
@@ -59,17 +48,6 @@ def damaged(checks: list[Check]) -> dict[str, str]:
     return {check.what: check.detail for check in checks if check.verdict == "damaged"}
 
 
-def resealed(folder: Path, **changes: object) -> None:
-    """Give a bundle the manifest that its files would have had."""
-    manifest, _ = inspect_bundle(folder)
-    assert manifest is not None
-    files = list_files(folder)
-    given = {"model": files["model.safetensors"].sha256, "metrics": files["metrics.json"].sha256}
-    determinants = manifest.determinants.model_copy(update=given | changes)
-    made = BundleManifest.of("mnist", manifest.recipe, determinants, manifest.provenance, files)
-    (folder / "manifest.json").write_bytes(made.content())
-
-
 def flip(path: Path, place: int, bit: int = 0) -> None:
     content = bytearray(path.read_bytes())
     content[place] ^= 1 << bit
@@ -77,7 +55,7 @@ def flip(path: Path, place: int, bit: int = 0) -> None:
 
 
 def test_all_is_well_with_what_was_published(bundle: Path) -> None:
-    checks = verify_root()
+    checks = verify_bundles()
     assert [check.what for check in checks] == [*BUNDLE, *REGISTRY]
     assert {check.verdict for check in checks} == {"ok"}
     assert {check.subject for check in checks} == {f"mnist/{bundle.name}", "mnist"}
@@ -85,7 +63,7 @@ def test_all_is_well_with_what_was_published(bundle: Path) -> None:
 
 
 def test_nothing_published_is_no_damage(root: Path) -> None:
-    assert verify_root() == []
+    assert verify_bundles() == []
     assert not root.exists()
 
 
@@ -116,30 +94,34 @@ def test_one_flipped_bit_anywhere_is_found(bundle: Path, rounds: int) -> None:
     assert not damaged(verify_bundle(bundle))
 
 
-def test_weights_of_another_network_are_found_by_the_golden_pairs(bundle: Path) -> None:
+def test_weights_of_another_network_are_found_by_the_golden_pairs(
+    bundle: Path, reseal: Reseal
+) -> None:
     """Every digest holds, as if somebody had swapped the file before it was hashed."""
     weights = load_file(bundle / "model.safetensors")
     name = next(name for name in weights if name.endswith("weight") and weights[name].ndim == 2)
     weights[name] = weights[name] + np.float32(0.01)
     save_file(weights, bundle / "model.safetensors")
-    resealed(bundle)
+    bundle = reseal(bundle)
     told = damaged(verify_bundle(bundle))
-    assert set(told) == {"manifest", "weights"}, "its place names another version"
+    assert set(told) == {"weights"}
     assert "golden images" in told["weights"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 50, b"\xff" * 5000, b"[: {", b"{}"])
 @pytest.mark.parametrize("name", ["model.safetensors", "model.onnx", "recipe.yaml", GOLDEN])
-def test_garbage_whose_digest_holds_is_a_verdict(bundle: Path, name: str, content: bytes) -> None:
+def test_garbage_whose_digest_holds_is_a_verdict(
+    bundle: Path, reseal: Reseal, name: str, content: bytes
+) -> None:
     (bundle / name).write_bytes(content)
-    resealed(bundle)
+    bundle = reseal(bundle)
     told = damaged(verify_bundle(bundle))
     expected = {"model.safetensors": "weights", "model.onnx": "ONNX model", "recipe.yaml": "recipe"}
     assert expected.get(name, "weights") in told
     assert all("\n" not in detail for detail in told.values())
 
 
-def test_golden_pairs_of_a_wrong_form_are_a_verdict(bundle: Path) -> None:
+def test_golden_pairs_of_a_wrong_form_are_a_verdict(bundle: Path, reseal: Reseal) -> None:
     golden = read_golden(bundle / GOLDEN)
     images, said = golden.images_NHW, golden.probabilities_NC
     for wrong in (
@@ -152,17 +134,17 @@ def test_golden_pairs_of_a_wrong_form_are_a_verdict(bundle: Path) -> None:
         {"images": images, "probabilities": np.full_like(said, np.nan)},
     ):
         save_file(wrong, bundle / GOLDEN)
-        resealed(bundle)
+        bundle = reseal(bundle)
         assert set(damaged(verify_bundle(bundle))) == {"weights", "ONNX model"}
 
 
 def test_a_foreign_model_whose_digest_holds_is_not_run(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Path, reseal: Reseal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = onnx.load(bundle / "model.onnx")
     model.graph.node[-1].op_type = "Hardmax"
     onnx.save(model, bundle / "model.onnx")
-    resealed(bundle)
+    bundle = reseal(bundle)
     monkeypatch.setattr("onnxruntime.InferenceSession", None)
     assert "layers that the export does not write" in damaged(verify_bundle(bundle))["ONNX model"]
 
@@ -186,10 +168,10 @@ def test_a_manifest_made_up_is_found(bundle: Path) -> None:
         assert verdicts(verify_bundle(bundle))["manifest"] == "damaged"
 
 
-def test_a_recipe_of_another_version_is_found(bundle: Path) -> None:
+def test_a_recipe_of_another_version_is_found(bundle: Path, reseal: Reseal) -> None:
     text = (bundle / "recipe.yaml").read_text()
     (bundle / "recipe.yaml").write_text(text.replace("seed: 0", "seed: 1"))
-    resealed(bundle)
+    bundle = reseal(bundle)
     assert set(damaged(verify_bundle(bundle))) == {"recipe"}
 
 
@@ -206,13 +188,13 @@ def test_a_copy_needs_nothing_but_its_folder(bundle: Path, root: Path, tmp_path:
     assert damaged(verify_bundle(copy)) == {"manifest": "it is missing"}
 
 
-def test_a_bundle_without_golden_pairs_says_so(bundle: Path) -> None:
+def test_a_bundle_without_golden_pairs_says_so(bundle: Path, reseal: Reseal) -> None:
     (bundle / GOLDEN).unlink()
-    resealed(bundle)
+    bundle = reseal(bundle)
     checks = verify_bundle(bundle)
     assert not damaged(checks)
     assert verdicts(checks)["weights"] == verdicts(checks)["ONNX model"] == "skipped"
-    assert f"names no {GOLDEN}" in checks[-1].detail
+    assert f"has no {GOLDEN}" in checks[-1].detail
 
 
 def cut_a_line(folder: Path) -> None:
@@ -247,10 +229,10 @@ HARMS: dict[str, tuple[Callable[[Path], object], set[str], str]] = {
     "changed line": (cut_a_line, {"journal", "champion"}, "line 1 is damaged"),
     "torn line": (tear, {"journal"}, "torn"),
     "no journal": (lambda f: (f / "journal.jsonl").unlink(), {"journal", "champion"}, "no line"),
-    "forgotten": (forget, {"journal"}, "no line tells"),
+    "forgotten": (forget, {"journal"}, "no line is about"),
     "no pointer": (lambda f: (f / "champion.json").unlink(), {"champion"}, "missing"),
     "other pointer": (lambda f: (f / "champion.json").write_text("{}"), {"champion"}, "not say"),
-    "no manifest": (lose_the_manifest, {"manifest", "champion"}, "unreadable"),
+    "no manifest": (lose_the_manifest, {"manifest"}, "unreadable"),
     "no bundle": (lose_the_bundle, {"champion"}, "is gone"),
     "renamed": (rename_the_bundle, {"manifest", "journal", "champion"}, "of another bundle"),
 }
@@ -260,7 +242,7 @@ HARMS: dict[str, tuple[Callable[[Path], object], set[str], str]] = {
 def test_damage_of_the_registry_is_named(bundle: Path, harm: str) -> None:
     do, expected, told = HARMS[harm]
     do(bundle.parent)
-    found = damaged(verify_root())
+    found = damaged(verify_bundles())
     assert set(found) == expected
     assert told in " ".join(found.values())
 
@@ -273,9 +255,9 @@ def test_a_whole_journal_with_a_line_taken_out_is_damaged(bundle: Path) -> None:
     path = bundle.parent / "journal.jsonl"
     first, second, *others = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([first, *others]))
-    assert "line 2" in damaged(verify_root())["journal"]
+    assert "line 2" in damaged(verify_bundles())["journal"]
     path.write_bytes(b"".join([first, second, *others]))
-    assert "journal" not in damaged(verify_root())
+    assert "journal" not in damaged(verify_bundles())
 
 
 def test_the_command_prints_every_check_and_ends_with_an_error(
@@ -326,3 +308,70 @@ def test_golden_rows_are_spread_over_all_rows(num_rows: int) -> None:
     chosen = golden_rows(rows)
     assert len(set(chosen.tolist())) == len(chosen) == min(num_rows, NUM_GOLDEN)
     assert (chosen[0], chosen[-1]) == (rows[0], rows[-1])
+
+
+@pytest.fixture
+def version(make_lineage: Callable[..., Lineage]) -> str:
+    """The version of a published champion, beside a checkpoint."""
+    path = settings().checkpoints / "train-0.safetensors"
+    path.parent.mkdir(parents=True)
+    Checkpoint(path, 0).save({}, {"epoch": 1})
+    return publish.fn(make_lineage()).version
+
+
+def test_scrub_finds_no_damage_in_an_intact_root(version: str) -> None:
+    assert scrub().damage == ()
+    assert scrub().looked_at == {
+        "stage outputs": 6,
+        "versions": 1,
+        "journals": 1,
+        "checkpoints": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("pattern", "subject", "what", "remedy"),
+    [
+        ("stages/train-*/model.safetensors", "stages/train-", "stage output", "runs train again"),
+        ("stages/fetch-*/manifest.json", "stages/fetch-", "stage output", "runs fetch again"),
+        ("models/mnist/*/model.onnx", "mnist/", "files", "builds it anew"),
+        ("models/mnist/*/golden.safetensors", "mnist/", "files", "builds it anew"),
+        ("models/mnist/*.html", "mnist/", "page", "written again"),
+        ("models/mnist/champion.json", "mnist", "champion", "repairs a torn last line"),
+        ("models/mnist/journal.jsonl", "mnist", "journal", "is lost"),
+        ("models/mnist/looks.jsonl", "mnist", "looks", "is lost"),
+        ("checkpoints/train-0.safetensors", "checkpoints/train-0", "checkpoint", "starts again"),
+    ],
+)
+def test_scrub_names_damage_and_its_remedy(
+    version: str, pattern: str, subject: str, what: str, remedy: str
+) -> None:
+    path = next(settings().root.glob(pattern))
+    if path.suffix == ".jsonl":
+        path.write_bytes(path.read_bytes().replace(b'"', b"'", 1))
+    else:
+        flip(path, path.stat().st_size // 2)
+    (first, *_) = [check for check in scrub().damage if check.what == what]
+    assert first.subject.startswith(subject)
+    assert remedy in first.remedy
+
+
+def test_a_missing_champion_and_a_lost_manifest_are_named(version: str) -> None:
+    folder = settings().models / "mnist" / version
+    (folder / "manifest.json").unlink()
+    assert scrub().looked_at["versions"] == 1
+    assert "unreadable" in damaged(list(scrub().damage))["manifest"]
+    shutil.rmtree(folder)
+    assert f"the bundle of {version} is gone" in damaged(list(scrub().damage))["champion"]
+
+
+def test_a_page_of_an_earlier_version_is_rewritten_but_not_damaged(version: str) -> None:
+    """Such a page has other words around the decisions, and no digest at its end."""
+    path = settings().models / "mnist" / f"{version}.html"
+    before, _, after = (path.with_suffix("") / "report.html").read_text().partition(MARK.decode())
+    right = path.read_text()
+    for old, is_damaged in ((f"{before}It is champion.{after}", False), ("scribbled over", True)):
+        path.write_text(old)
+        assert [check.what for check in scrub().damage] == ["page"] * is_damaged
+        assert path.read_text() == right
+    assert scrub().damage == ()

@@ -1,0 +1,182 @@
+"""What a bundle is: the version that names it, its manifest, its golden pairs, and its damage.
+
+A bundle is a folder with everything about one model. Neither Prefect nor torch is imported here, so
+that looking whether a version is published takes milliseconds.
+
+Axes: N golden images, M rows, H × W pixels, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline_config.recipe import Recipe
+from pipeline_config.sections import Record, Section
+from pipeline_config.settings import settings
+from tasks.runtime.errors import ReleaseError
+from tasks.runtime.files import canonical_json, digest_of
+from tasks.runtime.manifest import MANIFEST, FileEntry, damaged_files, read_regular, read_sealed
+from tasks.runtime.manifest import sealed as with_seal
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MODEL, METRICS, PROBABILITIES = "model.safetensors", "metrics.json", "probabilities.parquet"
+ONNX, RECIPE, GOLDEN = "model.onnx", "recipe.yaml", "golden.safetensors"
+REPORT, CARD = "report.html", "model_card.md"
+NUM_GOLDEN = 32
+
+
+class Determinants(Section):
+    """The digests that determine a model. The version is their digest.
+
+    `model` and `metrics` are of files, `data` of the raw files by name. `recipe` is of what the
+    recipe chooses.
+    """
+
+    model: str
+    metrics: str
+    recipe: str
+    data: dict[str, str]
+
+    @property
+    def version(self) -> str:
+        """The version: 12 hex digits."""
+        return digest_of(self.model_dump())[:12]
+
+
+class BundleManifest(Record):
+    """What is in a bundle and what it was made from, without times. `digest` covers the rest.
+
+    `recipe` is the recipe's name.
+    """
+
+    dataset: str
+    version: str
+    recipe: str
+    determinants: Determinants
+    provenance: dict[str, Any]
+    files: dict[str, FileEntry]
+    digest: str = ""
+
+    @classmethod
+    def of(cls, determinants: Determinants, **rest: Any) -> BundleManifest:
+        """Return the manifest of these parts, with its version and its digest."""
+        made = cls(determinants=determinants, version=determinants.version, **rest)
+        return cls.model_validate(with_seal(made.model_dump(mode="json")))
+
+    def content(self) -> bytes:
+        """Return the bytes of `manifest.json`."""
+        return canonical_json(self.model_dump(mode="json"))
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """Return the SHA-256 of a recipe without its description, expected figures and floors."""
+    return digest_of(recipe.model_dump(mode="json", exclude={"description", "expected", "floors"}))
+
+
+def bundle_folder(dataset: str, version: str) -> Path:
+    """Return the folder of a published version, which need not exist."""
+    return settings().models / dataset / version
+
+
+def models_lock(dataset: str) -> str:
+    """Return the name of the lock under which a data set's bundles and records are written."""
+    return f"models-{dataset}"
+
+
+def is_published(folder: Path) -> bool:
+    """Return whether a bundle's folder is one below the root, DATASET/VERSION."""
+    return folder.resolve().parent.parent == settings().models.resolve()
+
+
+def inspect_bundle(folder: Path) -> tuple[BundleManifest | None, list[str]]:
+    """Return the manifest of the bundle in a folder, and its damage, one line for each file.
+
+    Every file is hashed. A missing bundle gives (None, ["it is missing"]). A published bundle in
+    the place of another one is damaged.
+    """
+    if not folder.is_dir():
+        return None, ["it is missing"]
+    try:
+        content, is_intact = read_sealed(read_regular(folder / MANIFEST))
+        manifest = BundleManifest.model_validate(content)
+    except (OSError, ValueError):
+        return None, [f"{MANIFEST}: missing or unreadable"]
+    damage, files, wanted = [], manifest.files, manifest.determinants
+    name, place = f"{manifest.dataset}/{manifest.version}", folder.resolve()
+    if is_published(folder) and name != f"{place.parent.name}/{place.name}":
+        damage.append(f"{MANIFEST}: of another bundle, {name}")
+    if not is_intact:
+        damage.append(f"{MANIFEST}: changed")
+    found = {name: files[name].sha256 for name in (MODEL, METRICS) if name in files}
+    is_right = found == {MODEL: wanted.model, METRICS: wanted.metrics}
+    if manifest.version != wanted.version or not is_right:
+        damage.append(f"{MANIFEST}: its version is not that of its files")
+    return manifest, damage + damaged_files(folder, files)
+
+
+def intact_bundle(folder: Path, *names: str) -> BundleManifest:
+    """Return the manifest of a bundle. Raises ReleaseError if it or a file is damaged.
+
+    With `names`, only damage in these files matters.
+    """
+    manifest, damage = inspect_bundle(folder)
+    if manifest is not None and names:
+        damage = [line for line in damage if line.partition(":")[0] in (MANIFEST, *names)]
+    if manifest is None or damage:
+        raise ReleaseError(
+            folder.joinpath(*names[:1]),
+            found="; ".join(damage),
+            expected="an intact bundle",
+            remedy="Run its recipe again, which builds it again, or choose another version.",
+        )
+    return manifest
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Images uint8 (N, H, W), and the probabilities float32 (N, C) that torch computed for them."""
+
+    images_NHW: NDArray[np.uint8]
+    probabilities_NC: NDArray[np.float32]
+
+
+def golden_rows(rows_M: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return at most NUM_GOLDEN of the rows, evenly spaced, with the first and the last."""
+    num_golden = min(NUM_GOLDEN, len(rows_M))
+    return rows_M[np.linspace(0, len(rows_M) - 1, num_golden).round().astype(np.int64)]
+
+
+def golden_output(network: nn.Sequential, images_NHW: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the network's probabilities (N, C), computed on one CPU thread: always the same."""
+    from tasks.model.network import probabilities
+    from tasks.runtime.devices import one_thread
+
+    with one_thread():
+        return probabilities(network, images_NHW.reshape(len(images_NHW), -1))
+
+
+def read_golden(path: Path) -> Golden:
+    """Return the golden pairs of a bundle. Raises ReleaseError for a file that holds none."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        arrays = load(path.read_bytes())
+        images, output = arrays["images"], arrays["probabilities"]
+        kinds = f"images {images.dtype} {images.ndim}, output {output.dtype} {output.ndim}"
+        if kinds != "images uint8 3, output float32 2":
+            raise ValueError(f"{kinds} dimensions")
+        if not 0 < len(images) == len(output) <= NUM_GOLDEN:
+            raise ValueError(f"{len(images)} images, {len(output)} outputs")
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        found = " ".join(str(error).split())
+        expected = "images uint8 (N, H, W) and probabilities float32 (N, C)"
+        raise ReleaseError(path.name, found=found, expected=expected) from error
+    return Golden(images, output)

@@ -1,0 +1,204 @@
+"""Finding and removing what is no longer needed.
+
+These are kept: the champion and the champions before it (at least one, for rollbacks), the latest
+versions of each data set, the latest label audits, and every stage output that one of them was made
+from, so that their reruns stay hits. Other outputs are kept for a day, since their run may go on.
+For a local folder, which has no name in the catalogue, without a decision for a month, only the
+champion's bundle is kept. Journals and lists of looks are never removed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pipeline_config.datasets import named_datasets
+from pipeline_config.sections import Section
+from pipeline_config.settings import settings
+from tasks.release.bundle import BundleManifest, bundle_folder, models_lock
+from tasks.release.journal import Entry, champion_of, finish, read_journal
+from tasks.release.pages import page_path
+from tasks.release.versions import published_datasets, published_versions
+from tasks.runtime.files import locked, root_lock, storage_errors
+from tasks.runtime.manifest import MANIFEST, read_regular
+from tasks.runtime.stages import AUDIT
+from tasks.runtime.store import Manifest
+
+YOUNG_S = 24 * 3600
+ABANDONED = timedelta(days=30)
+# The database of an embedded server that is larger than this is removed.
+MAX_DATABASE_BYTES = 100 * 2**20
+# What killed runs leave, and what is removed when it is a day old: kind, pattern, reason.
+UNFINISHED = ("stages/.*", "checkpoints/.*", "models/*/.*", "show/.*", "rejected/.*", "scratch/*")
+DAY_OLD = (
+    ("checkpoint", "checkpoints/[!.]*", "its training was not continued for a day"),
+    ("page", "rejected/[!.]*", "the data set was refused more than a day ago"),
+)
+
+
+class Item(Section):
+    """Something to remove: what it is, where, how large, and why it is not needed."""
+
+    kind: str
+    path: str
+    num_bytes: int
+    why: str
+
+
+def collect(keep: int, *, dry_run: bool = False) -> list[Item]:
+    """Remove what is not needed, and return it; `keep` is the number of versions of each data set.
+
+    Waits until no run uses the root. If it is killed, nothing is left half-removed.
+    """
+    with root_lock(exclusive=True):
+        for dataset in [] if dry_run else published_datasets():
+            with locked(models_lock(dataset)):
+                finish(dataset)
+        items = list(find_garbage(keep))
+        if not dry_run:
+            for item in items:
+                _remove(Path(item.path))
+    return items
+
+
+def find_garbage(keep: int) -> Iterator[Item]:
+    """Yield everything that may be removed. What is kept is at the top of this module."""
+    needed: set[str] = set()
+    for dataset in published_datasets():
+        entries, there = read_journal(dataset), published_versions(dataset)
+        kept = _kept_versions(dataset, entries, there, keep)
+        for version in sorted({*there} - kept):
+            # The page first: without its version it would not be found again.
+            yield _item("page", page_path(dataset, version), "its version is removed")
+            yield _item("version", bundle_folder(dataset, version), f"not among the last {keep}")
+        if not _is_abandoned(dataset, entries):
+            needed.update(*(_provenance(bundle_folder(dataset, version)) for version in kept))
+    yield from _unneeded_outputs(needed, keep)
+    yield from _leftovers(settings().root)
+
+
+def _leftovers(root: Path) -> Iterator[Item]:
+    """Yield what killed runs left, what is a day old, and databases of embedded servers."""
+    for pattern in UNFINISHED:
+        for path in sorted(root.glob(pattern)):
+            yield _item("leftover", path, "a killed run did not finish it")
+    for kind, pattern, why in DAY_OLD:
+        for path in sorted(root.glob(pattern)):
+            if not _is_young(path):
+                yield _item(kind, path, why)
+    for path in sorted(root.glob("prefect/embedded-*.db")):
+        # All but the first belong to runs at the same time, of which there are none now.
+        if path.stem != "embedded-1":
+            parts, why = path.parent.glob(f"{path.stem}.*"), "no run at the same time needs it"
+        elif path.stat().st_size > MAX_DATABASE_BYTES:
+            parts, why = path.parent.glob(f"{path.name}*"), "it has become too large"
+        else:
+            continue
+        yield from (_item("database", part, why) for part in sorted(parts))
+
+
+def _is_abandoned(dataset: str, entries: list[Entry]) -> bool:
+    """Return whether a data set without a name has had no decision for a month."""
+    if dataset in named_datasets() or not entries:
+        return False
+    return datetime.now(UTC) - datetime.fromisoformat(entries[-1].time) > ABANDONED
+
+
+def _kept_versions(dataset: str, entries: list[Entry], there: list[str], keep: int) -> set[str]:
+    """Return champions, the `keep` latest versions, and those that are not in the journal."""
+    kept, before, is_abandoned = set(), entries, _is_abandoned(dataset, entries)
+    for _ in range(1 if is_abandoned else 1 + max(keep, 1)):
+        if champion := champion_of(before):
+            kept.add(champion.version)
+            before = [entry for entry in before if entry.seq < champion.since]
+    if is_abandoned:
+        return kept
+    latest = list(dict.fromkeys(entry.version for entry in reversed(entries)))
+    kept.update([version for version in latest if version in there][:keep])
+    return kept | ({*there} - {*latest})
+
+
+def _provenance(folder: Path) -> set[str]:
+    """Return the folder's name and the digest of each stage output that a bundle was made from."""
+    try:
+        manifest = BundleManifest.model_validate_json(read_regular(folder / MANIFEST))
+        stages = manifest.provenance["stages"].items()
+        return {name for stage, of in stages for name in (f"{stage}-{of['key']}", of["digest"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
+def _unneeded_outputs(needed: set[str], keep: int) -> Iterator[Item]:
+    """Yield stage outputs, Prefect's records of them, and locks, that nothing kept was made from.
+
+    An output is needed by its name or its digest: another key may have given the same bytes.
+    """
+    outputs: dict[Path, Manifest | None] = {}
+    for path in sorted(settings().stages.glob("[!.]*"), key=_age_s):
+        outputs[path] = None
+        with suppress(OSError, ValueError):
+            outputs[path] = Manifest.model_validate_json(read_regular(path / MANIFEST))
+    needed |= _audited([manifest for manifest in outputs.values() if manifest], keep)
+    there = {models_lock(dataset) for dataset in published_datasets()} | {"root"}
+    for path, manifest in sorted(outputs.items()):
+        if {path.name, manifest.digest if manifest else ""} & needed or _is_young(path):
+            there.add(path.name)
+        else:
+            yield _item("stage output", path, "nothing that is kept was made from it")
+    for kind, pattern in (("record", "prefect/results/*-*"), ("lock", "locks/*")):
+        for path in sorted(settings().root.glob(pattern)):
+            if path.stem not in there:
+                yield _item(kind, path, "its stage output or data set is gone")
+
+
+def _audited(manifests: list[Manifest], keep: int) -> set[str]:
+    """Return the digests of the first `keep` label audits, and of what they were made from."""
+    waiting = [manifest.digest for manifest in manifests if manifest.stage == AUDIT.name][:keep]
+    found: set[str] = set()
+    while waiting:
+        found.add(digest := waiting.pop())
+        for manifest in manifests:
+            if manifest.digest == digest:
+                inputs = manifest.components.items()
+                waiting += [str(value) for name, value in inputs if name.startswith("input ")]
+    return found
+
+
+def _is_young(path: Path) -> bool:
+    """Return whether a path is less than a day old, or in the future since a clock was set back."""
+    return _age_s(path) < YOUNG_S
+
+
+def _age_s(path: Path) -> float:
+    """Return the seconds since a path was made; infinity if it is gone."""
+    with suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime
+    return float("inf")
+
+
+def _item(kind: str, path: Path, why: str) -> Item:
+    """Return an item with its size in bytes; 0 if it is gone."""
+    num_bytes = 0
+    for file in [path, *path.rglob("*")]:
+        with suppress(FileNotFoundError):
+            num_bytes += file.stat().st_size if file.is_file() else 0
+    return Item(kind=kind, path=str(path), num_bytes=num_bytes, why=why)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder. A folder is hidden first, so that no half of it is seen.
+
+    This needs no room, since the disk may be full.
+    """
+    with storage_errors(path), suppress(FileNotFoundError):
+        if path.is_dir():
+            hidden = path.with_name(f".{path.name}.gone")
+            shutil.rmtree(hidden, ignore_errors=True)
+            path.rename(hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
+        else:
+            path.unlink()

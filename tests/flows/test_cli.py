@@ -336,7 +336,7 @@ def test_a_server_whose_database_is_gone_is_one_clear_error(
             raise RuntimeError("Unable to acquire concurrency slots") from error
         raise error
 
-    monkeypatch.setattr("flows.launch._served", fail)
+    monkeypatch.setattr("flows.launch._serve_and_run", fail)
     code, out, err = idxflow("run", "--dataset", "digits8x8")
     assert (code, out) == (1, "")
     assert "error the Prefect server" in err

@@ -54,7 +54,9 @@ def test_the_commands_print_by_these_functions_only() -> None:
     for path in (CHECKOUT / "flows").rglob("*.py"):
         if path.name in {"console.py", "server.py"}:
             continue
-        others = re.findall(r"(?<![\w.])print\(|(?<!to_)console\(\)|stdout|echo\(", path.read_text())
+        others = re.findall(
+            r"(?<![\w.])print\(|(?<!to_)console\(\)|stdout|echo\(", path.read_text()
+        )
         assert len(others) <= {"predict.py": 3, "data.py": 1}.get(path.name, 0), path
 
 

@@ -6,13 +6,14 @@ import gc
 import importlib
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from flows.console import say
 from flows.plan import Plan, planned
-from flows.server import prefect_server, prepare_environment
+from flows.server import is_full, prefect_server, prepare_environment
 from pipeline_config.sections import IdxflowError
 from tasks.runtime.errors import ServerError
 from tasks.runtime.files import root_lock
@@ -56,10 +57,13 @@ def launch(
         cause = error.__cause__ or error
         if isinstance(error, IdxflowError) or not isinstance(cause, httpx.HTTPError):
             raise
+        home = Path(os.environ["PREFECT_HOME"])
+        room = f", and the disk of {home} is full" if is_full(home) else ""
+        reason = str(error).partition(" - ")[0]  # Prefect adds the body and a link
         raise ServerError(
             "the Prefect server",
-            found=f"no answer in the middle of the run ({error})",
-            expected="a server that runs as long as the flow",
+            found=f"an error in the middle of the run ({reason}){room}",
+            expected="a server that answers as long as the flow runs",
             remedy="Run the same command again: what is finished is kept. Without PREFECT_API_URL "
             "the run starts its own server.",
         ) from error

@@ -35,11 +35,11 @@ def environment(root: Path, tmp_path: Path) -> dict[str, str]:
 def server(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[Any, str]]:
     """A Prefect server of its own and its address."""
     listener = socket.create_server(("127.0.0.1", 0))
-    database = f"sqlite+aiosqlite:///{tmp_path / 'server.db'}"
+    command = [sys.executable, "-m", "flows.server", str(listener.fileno())]
     with (tmp_path / "server.log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", str(listener.fileno())],
-            env={**environment, "PREFECT_API_DATABASE_CONNECTION_URL": database},
+            [*command, str(tmp_path / "server.db")],
+            env=environment,
             pass_fds=[listener.fileno()],
             stdin=subprocess.PIPE,
             stdout=log,

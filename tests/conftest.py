@@ -74,7 +74,7 @@ class Station:
 
     def start_worker(self) -> None:
         """The worker, in a folder that is not the checkout."""
-        self._start("worker", "worker", "start", "--pool", "idxflow")
+        self._start("worker", "worker", "start", "--pool", "idxflow", "--limit", "1")
 
     def _start(self, name: str, *words: str) -> None:
         self.commands.append(" ".join(words))

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
+import httpx
 import pytest
 
+from pipeline_config.settings import CHECKOUT
+
 pytestmark = pytest.mark.flow
+
+
+def test_the_document_has_the_commands_that_are_tested_here(station: Any) -> None:
+    document = (CHECKOUT / "docs" / "operations.md").read_text()
+    for command in station.commands[:4]:
+        words = command.partition(" --port")[0]
+        assert re.search(rf"^ +prefect (--no-prompt )?{re.escape(words)} ", document, re.M), words
 
 
 def test_a_deployment_runs_on_demand_and_publishes(station: Any) -> None:
@@ -59,8 +70,17 @@ def test_the_form_offers_the_names_that_exist(station: Any) -> None:
     form = deployment["parameter_openapi_schema"]["properties"]
     assert "digits8x8" in form["dataset"]["enum"]
     assert "fast" in form["recipe"]["enum"]
-    assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
-    assert deployment["global_concurrency_limit"]["limit"] == 1
+
+
+def test_no_slot_of_a_deployment_can_be_held_for_ever(station: Any) -> None:
+    """Deploying again takes away the limit of a deployment that was made with one."""
+    found = station.ask("/deployments/name/retrain/on-demand")
+    assert found["global_concurrency_limit"] is None
+    place = f"{station.url}/deployments/{found['id']}"
+    httpx.patch(place, json={"concurrency_limit": 1}).raise_for_status()
+    assert station.ask(f"/deployments/{found['id']}")["global_concurrency_limit"]["limit"] == 1
+    station.prefect("deploy", "--all")
+    assert station.ask(f"/deployments/{found['id']}")["global_concurrency_limit"] is None
 
 
 def test_a_cron_schedule_creates_its_runs(station: Any) -> None:

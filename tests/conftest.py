@@ -70,7 +70,7 @@ class Station:
 
     def start_server(self) -> None:
         self._start("server", "server", "start", "--host", "127.0.0.1", "--port", str(self.port))
-        self.wait_until(lambda: self.ask("/health") is True, 300)
+        self.wait_until(lambda: self.ask("/health") is True, 600)
 
     def start_worker(self) -> None:
         """The worker, in a folder that is not the checkout."""
@@ -101,7 +101,7 @@ class Station:
         for name in ("worker", "server"):
             if name in self.children:
                 self.children[name].terminate()
-                self.children[name].wait(timeout=120)
+                self.children[name].wait(timeout=300)
 
     def prefect(self, *words: str, fails: bool = False) -> str:
         """What `prefect …` prints, run in the checkout; it must succeed, or fail."""
@@ -113,7 +113,7 @@ class Station:
             check=False,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
         )
         assert (done.returncode != 0) == fails, done.stdout + done.stderr
         return done.stdout
@@ -121,7 +121,7 @@ class Station:
     def ask(self, path: str, **filters: Any) -> Any:
         """What the API answers: to a POST with filters, else to a GET."""
         method = "POST" if path.endswith("/filter") else "GET"
-        reply = httpx.request(method, self.url + path, json=filters or None, timeout=60)
+        reply = httpx.request(method, self.url + path, json=filters or None, timeout=120)
         return reply.raise_for_status().json()
 
     def submit(self, deployment: str, *parameters: str) -> str:

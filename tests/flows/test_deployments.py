@@ -85,5 +85,5 @@ def test_no_slot_of_a_deployment_can_be_held_for_ever(station: Any) -> None:
 
 def test_a_cron_schedule_creates_its_runs(station: Any) -> None:
     """With sqlalchemy 2.1 it never does, and only the server's log says so."""
-    station.wait_until(lambda: len(station.runs_of("nightly")) > 0, 300)
+    station.wait_until(lambda: len(station.runs_of("nightly")) > 0, 600)
     assert {run["state_type"] for run in station.runs_of("nightly")} == {"SCHEDULED"}

@@ -45,7 +45,7 @@ def start(environment: dict[str, str], **options: object) -> subprocess.Popen[st
 
 
 def finish(child: subprocess.Popen[str]) -> dict[str, object]:
-    out, err = child.communicate(timeout=300)
+    out, err = child.communicate(timeout=900)
     assert child.returncode == 0, err
     return json.loads(out)  # type: ignore[no-any-return]
 
@@ -77,7 +77,7 @@ def undisturbed(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def until_gone(processes: list[psutil.Process]) -> Iterator[psutil.Process]:
-    _, alive = psutil.wait_procs(processes, timeout=15)
+    _, alive = psutil.wait_procs(processes, timeout=120)
     yield from alive
 
 
@@ -241,14 +241,14 @@ def test_a_stopped_run_saves_its_training_and_says_how_to_go_on(
         text=True,
         start_new_session=True,
     )
-    until = time.monotonic() + 180
+    until = time.monotonic() + 600
     while not any(root.glob("checkpoints/train-*.safetensors")):
         assert child.poll() is None, child.communicate()
         assert time.monotonic() < until
         time.sleep(0.1)
     since = time.time()
     os.killpg(child.pid, number)
-    out, err = child.communicate(timeout=180)
+    out, err = child.communicate(timeout=600)
     assert child.returncode == code, err
     assert out == ""
     assert "Traceback" not in err

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -85,7 +86,9 @@ def test_half_a_provenance_is_one_error(
 def test_a_provenance_of_another_form_is_no_traceback(
     bundle: Path, reseal: Reseal, idxflow: Shell, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.reproduce.run_apart", lambda *_: {"bundle": str(bundle)})
+    made = SimpleNamespace(bundle=str(bundle))
+    monkeypatch.setattr("flows.reproduce.launch", lambda *_, **__: made)
+    monkeypatch.setattr("flows.reproduce.explain", lambda _: [])
     monkeypatch.setattr("flows.reproduce.make_plan", lambda _: None)
     for value in HALF:
         bundle = reseal(bundle, lambda made, value=value: made["provenance"].update({key: value}))

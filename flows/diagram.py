@@ -29,20 +29,9 @@ Call = Callable[..., Any]
 
 def retraining(plan: Plan, call: Call) -> Any:
     """Return what `call` makes of the last stage, publish."""
-    data, recipe, machine = plan.dataset, plan.recipe, plan.machine
-
-    raw = call(FETCH, dataset=data, source=plan.source)
-    checked = call(VALIDATE, raw=raw, num_classes=data.num_classes, title=data.title)
-    table = call(CONVERT, raw=raw, checked=checked, dataset_name=data.name)
-    normalized = call(NORMALIZE, table=table, split=recipe.split, scaling=recipe.scaling)
-    trained = call(
-        TRAIN,
-        table=table,
-        normalized=normalized,
-        model=recipe.model,
-        training=recipe.training,
-        machine=machine,
-    )
+    data, recipe = plan.dataset, plan.recipe
+    raw, checked, table = _table(plan, call)
+    normalized, trained = _trained(plan, table, call)
     evaluated = call(
         EVALUATE,
         table=table,
@@ -52,7 +41,8 @@ def retraining(plan: Plan, call: Call) -> Any:
         class_names=data.class_names,
         corrections=data.corrections,
     )
-    lineage = Lineage(recipe, data, machine, raw, checked, table, normalized, trained, evaluated)
+    outputs = (raw, checked, table, normalized, trained, evaluated)
+    lineage = Lineage(recipe, data, plan.machine, *outputs)
     return call(PUBLISH, lineage=lineage, why=plan.force_promote)
 
 
@@ -63,31 +53,37 @@ def label_audit(plans: Sequence[Plan], call: Call) -> Any:
     fetch ─► validate ─► convert ┼► normalize ─► train ─┼─► audit
                                  └► normalize ─► train ─┘
     """
-    plan = plans[0]
-    data, recipe = plan.dataset, plan.recipe
-    raw = call(FETCH, dataset=data, source=plan.source)
-    checked = call(VALIDATE, raw=raw, num_classes=data.num_classes, title=data.title)
-    table = call(CONVERT, raw=raw, checked=checked, dataset_name=data.name)
-    folds = [
-        call(NORMALIZE, table=table, split=fold.recipe.split, scaling=recipe.scaling)
-        for fold in plans
-    ]
-    trained = [
-        call(
-            TRAIN,
-            table=table,
-            normalized=normalized,
-            model=recipe.model,
-            training=recipe.training,
-            machine=plan.machine,
-        )
-        for normalized in folds
-    ]
+    data, model = plans[0].dataset, plans[0].recipe.model
+    _, _, table = _table(plans[0], call)
+    normalized, trained = zip(*(_trained(plan, table, call) for plan in plans), strict=True)
     return call(
         AUDIT,
         table=table,
-        normalized=tuple(folds),
-        trained=tuple(trained),
-        model=recipe.model,
+        normalized=normalized,
+        trained=trained,
+        model=model,
         class_names=data.class_names,
     )
+
+
+def _table(plan: Plan, call: Call) -> tuple[Any, Any, Any]:
+    """Return the outputs of the stages that depend on the data set alone."""
+    data = plan.dataset
+    raw = call(FETCH, dataset=data, source=plan.source)
+    checked = call(VALIDATE, raw=raw, num_classes=data.num_classes, title=data.title)
+    return raw, checked, call(CONVERT, raw=raw, checked=checked, dataset_name=data.name)
+
+
+def _trained(plan: Plan, table: Any, call: Call) -> tuple[Any, Any]:
+    """Return the outputs of the stages normalize and train."""
+    recipe = plan.recipe
+    normalized = call(NORMALIZE, table=table, split=recipe.split, scaling=recipe.scaling)
+    trained = call(
+        TRAIN,
+        table=table,
+        normalized=normalized,
+        model=recipe.model,
+        training=recipe.training,
+        machine=plan.machine,
+    )
+    return normalized, trained

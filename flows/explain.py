@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from flows.diagram import retraining
+from flows.diagram import Call, retraining
 from flows.plan import Plan
 from tasks.release.assemble import Lineage
 from tasks.release.bundle import bundle_folder
@@ -19,40 +19,40 @@ from tasks.runtime.store import StageRef, look
 
 @dataclass(frozen=True)
 class Missing:
-    """Stands for the output of a stage that would run."""
+    """Takes the place of the output of a stage that would run."""
 
     stage: str
 
 
 def explain(plan: Plan) -> list[Outcome]:
     """Return what every stage would do, in the order of the pipeline."""
-    lookup = LookOnly(plan.refreshed)
-    retraining(plan, lookup)
-    return lookup.outcomes
+    outcomes: list[Outcome] = []
+    retraining(plan, look_up(outcomes, plan.refreshed))
+    return outcomes
 
 
-class LookOnly:
-    """The `call` of a diagram that runs nothing and collects what each stage would do."""
+def look_up(outcomes: list[Outcome], refreshed: tuple[str, ...] = ()) -> Call:
+    """Return the `call` of a diagram that runs nothing and appends what each stage would do.
 
-    def __init__(self, refreshed: tuple[str, ...] = ()) -> None:
-        self.refreshed = refreshed
-        self.outcomes: list[Outcome] = []
+    The call returns the reference to the stage's output, or Missing.
+    """
 
-    def __call__(self, stage: Stage, **inputs: Any) -> StageRef | Missing:
-        """Look a stage up. Returns its output's reference, or Missing."""
-        since = time.perf_counter()
+    def call(stage: Stage, **inputs: Any) -> StageRef | Missing:
+        since, ref = time.perf_counter(), None
         missing = next((value for value in _leaves(inputs) if isinstance(value, Missing)), None)
+        refresh = stage.name in refreshed
         if missing is not None:
             reason = f"behind {missing.stage}"
-            self.outcomes.append(Outcome(stage.name, "pending", 0.0, None, None, reason))
-            return missing
-        refresh = stage.name in self.refreshed
-        if stage is PUBLISH:
-            self.outcomes.append(_publishing(since, refresh=refresh, **inputs))
-            return Missing(stage.name)
-        found = look(stage, inputs, refresh=refresh)
-        self.outcomes.append(found.outcome("hit" if found.ref else "miss", since))
-        return found.ref or Missing(stage.name)
+            outcomes.append(Outcome(stage.name, "pending", 0.0, None, None, reason))
+        elif stage is PUBLISH:
+            outcomes.append(_publishing(since, refresh=refresh, **inputs))
+        else:
+            found = look(stage, inputs, refresh=refresh)
+            ref = found.ref
+            outcomes.append(found.outcome("hit" if ref else "miss", since))
+        return ref or missing or Missing(stage.name)
+
+    return call
 
 
 def _leaves(inputs: dict[str, Any]) -> Iterable[Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.diagram import label_audit
-from flows.explain import LookOnly
+from flows.explain import look_up
 from flows.plan import Plan
 from flows.summary import stages_of
 from pipeline_config.recipe import OfficialTest, Split, StratifiedFold
@@ -64,9 +64,9 @@ def fold_plans(plan: Plan, num_folds: int) -> list[Plan]:
 
 def explain_audit(plans: list[Plan]) -> tuple[list[Outcome], StageRef | None]:
     """Return what every stage would do, and the audit itself if it is there and intact."""
-    lookup = LookOnly()
-    found = label_audit(plans, lookup)
-    return lookup.outcomes, found if isinstance(found, StageRef) else None
+    outcomes: list[Outcome] = []
+    found = label_audit(plans, look_up(outcomes))
+    return outcomes, found if isinstance(found, StageRef) else None
 
 
 def audited(plan: Plan, ref: StageRef, outcomes: Iterable[Outcome]) -> LabelAudit:

@@ -14,7 +14,7 @@ from pipeline_config.sections import ConfigError, Section, given_path
 from tasks.runtime.devices import DeviceChoice, Machine, probe
 from tasks.runtime.stages import STAGE_NAMES, StageName
 
-# Stands for the recipe that the data set names.
+# Means the recipe that the data set names.
 DEFAULT = "default"
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
@@ -60,11 +60,7 @@ def make_plan(choice: Choice) -> Plan:
         )
     name = dataset.default_recipe if choice.recipe == DEFAULT else choice.recipe
     recipe = load_recipe(name, choice.overrides)
-    first = (
-        len(STAGE_NAMES)
-        if choice.refresh_from is None
-        else (STAGE_NAMES.index(choice.refresh_from))
-    )
+    first = STAGE_NAMES.index(choice.refresh_from) if choice.refresh_from else len(STAGE_NAMES)
     return Plan(
         dataset=dataset,
         recipe=recipe,

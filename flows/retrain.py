@@ -44,11 +44,11 @@ TASKS: dict[str, Task[..., Any]] = {
 
 def run_name() -> str:
     """Return the name of a flow run: data set, recipe and device."""
-    asked: dict[str, Any] = flow_run.parameters
+    parameters: dict[str, Any] = flow_run.parameters
     try:
-        plan = planned.get() or make_plan(Choice(**{**asked, "overrides": ()}))
+        plan = planned.get() or make_plan(Choice(**{**parameters, "overrides": ()}))
     except (IdxflowError, ValidationError):
-        return f"{asked['dataset']} · {asked['recipe']} · {asked['device']}"
+        return f"{parameters['dataset']} · {parameters['recipe']} · {parameters['device']}"
     return f"{plan.dataset.name} · {plan.recipe.name} · {plan.machine.device}"
 
 

@@ -1,11 +1,10 @@
-"""Prefect's server as a child that serves one run and cannot outlive it.
+"""Prefect's server as a child process that serves one run and ends with it.
 
-Prefect can start such a server itself, but only when the first call is made, and a `kill -9` of the
-run leaves it behind. Ours starts while torch is still being imported, and ends at the end of its
-standard input: the kernel closes that pipe however the parent ends.
+Prefect can start such a server itself, but only at the first call, and `kill -9` of the run leaves
+it behind. Ours starts while torch is still being imported, and ends at the end of its standard
+input: the kernel closes that pipe however the parent ends.
 
-Run as a module it is that child: `python -m flows.server SOCKET DATABASE` serves on an inherited
-socket.
+`python -m flows.server SOCKET DATABASE` is the child: it serves on an inherited socket.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 import httpx
@@ -40,9 +40,9 @@ NEW_DATABASE_BYTES = 8_000_000
 def prepare_environment(*, verbose: bool = False) -> None:
     """Set the environment that Prefect and Great Expectations are imported in, before the import.
 
-    Prefect gets a home under our root, no telemetry, and a console without its own error output. A
-    variable that is set already wins, except for the console's level: an error of bad input is
-    printed once, by us.
+    Prefect gets a home below our root, no telemetry, and a console without its own error output. A
+    variable that is set already is kept, except for the console's level: an error of bad input is
+    printed once, by the command line.
     """
     home = settings().root / "prefect"
     for name, value in {
@@ -56,7 +56,7 @@ def prepare_environment(*, verbose: bool = False) -> None:
     }.items():
         os.environ.setdefault(name, str(value))
     if "PREFECT_API_URL" not in os.environ:
-        # The log of an embedded server is read by nobody, and sending it takes longer than the run.
+        # An embedded server has no UI to read the log in, and sending it takes longer than the run.
         os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
     if not verbose:
         os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
@@ -68,10 +68,9 @@ def prepare_environment(*, verbose: bool = False) -> None:
 
 @contextmanager
 def prefect_server() -> Iterator[Callable[[], None]]:
-    """A server for the block: the one that PREFECT_API_URL names, else an embedded one.
+    """Provide a server for the block: the one that PREFECT_API_URL names, else an embedded one.
 
-    Yields a function that waits until the server answers; imports can go on in the meantime.
-    Raises ServerError when it does not answer.
+    Yields a function that waits until the server answers, and raises ServerError if it does not.
     """
     url = os.environ.get("PREFECT_API_URL")
     if url:
@@ -87,27 +86,23 @@ def prefect_server() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _free_database() -> Iterator[Path]:
-    """The first database that no other run is using: two servers on one SQLite file would clash."""
+    """Yield a database that no other run is using. SQLite files cannot be shared by servers."""
     home = Path(os.environ["PREFECT_HOME"])
     home.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
+    for number in count(1):
         lock = FileLock(home / f"embedded-{number}.lock")
-        try:
+        with suppress(Timeout):
             lock.acquire(timeout=0)
-        except Timeout:
-            number += 1
-            continue
-        try:
-            yield home / f"embedded-{number}.db"
-            return
-        finally:
-            lock.release()
+            break
+    try:
+        yield home / f"embedded-{number}.db"
+    finally:
+        lock.release()
 
 
 @contextmanager
 def _child(database: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The serving child and its API's URL; the child ends with the block or with this process."""
+    """Yield the child's API URL and the child, which ends with the block or with this process."""
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     with (database.with_suffix(".log")).open("wb") as log:
@@ -136,7 +131,7 @@ def _child(database: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 
 def _wait_for(url: str, child: subprocess.Popen[bytes] | None, timeout_s: float) -> None:
-    """Return once the server at `url` says that it is healthy; raises ServerError."""
+    """Return when the server at `url` is healthy. Raises ServerError after `timeout_s` seconds."""
     end = time.monotonic() + timeout_s
     reason = "no answer"
     while time.monotonic() < end and (child is None or child.poll() is None):
@@ -165,7 +160,7 @@ def _wait_for(url: str, child: subprocess.Popen[bytes] | None, timeout_s: float)
 
 
 def is_full(folder: Path) -> bool:
-    """Is there too little room for a new database? Tried, since a log needs room, too."""
+    """Return whether a new database does not fit on the disk, by writing one of its size."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(NEW_DATABASE_BYTES))
@@ -185,7 +180,7 @@ def _end_with_parent() -> None:
 
 
 def _serve(descriptor: str, database: str, *again: str) -> None:
-    """Serve; where Prefect cannot start with the database, try once more with an empty one.
+    """Serve. If Prefect cannot start with the database, try once more with an empty one.
 
     A migration that a kill or a full disk cuts short fails at every later start.
     """

@@ -54,28 +54,28 @@ def predict(
     Photos of digits are brought to MNIST's form first; a grey PNG of the model's size, light on
     dark, is taken as it is.
     """
-    asked = {name: value for name, value in locals().items() if name != "as_json"}
+    given = {name: value for name, value in locals().items() if name != "as_json"}
     if as_json and out is None:
-        _print_all(asked)
+        _print_all(given)
         return
-    predicted = _predicted(asked)
+    predicted = _predicted(given)
     if as_json:
         console.print_json(predicted.model_dump(exclude={"first"}))
     else:
         _print(predicted)
 
 
-def _predicted(asked: dict[str, Any]) -> Predicted:
+def _predicted(given: dict[str, Any]) -> Predicted:
     from tasks.prediction.answers import Request, predict_files
 
-    return predict_files(checked(Request, asked, "idxflow predict"))
+    return predict_files(checked(Request, given, "idxflow predict"))
 
 
-def _print_all(asked: dict[str, Any]) -> None:
+def _print_all(given: dict[str, Any]) -> None:
     """Print one object with every answer, by way of a file, so that memory stays flat."""
     with TemporaryDirectory(prefix="idxflow-") as scratch:
         answers = Path(scratch) / "answers.json"
-        predicted = _predicted({**asked, "out": str(answers)})
+        predicted = _predicted({**given, "out": str(answers)})
         result = {**predicted.model_dump(mode="json", exclude={"first"}), "out": None}
         head = json.dumps(result, indent=2, ensure_ascii=False)
         sys.stdout.write(head.removesuffix("\n}") + ',\n  "answers": ')

@@ -61,7 +61,7 @@ def test_planted_errors_are_found_and_no_fold_is_trained_twice(
     assert code == 0
     assert "trains the recipe small 3 times" in err
     first = json.loads(out)
-    names = ["fetch", "validate", "convert", *["normalize"] * FOLDS, *["train"] * FOLDS, "audit"]
+    names = ["fetch", "validate", "convert", *["normalize", "train"] * FOLDS, "audit"]
     assert states(first) == [(name, "ran") for name in names]
     assert (first["num_rows"], first["num_folds"]) == (1437, FOLDS)
     assert first["num_suspects"] == pq.read_metadata(first["suspects"]).num_rows

@@ -32,10 +32,11 @@ def verify(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check bundles: every digest, the version, and recipe, weights and ONNX model by golden pairs.
+    """Check bundles and the journals of their data sets.
 
-    Also the chain of their data sets' journals, and champion.json. Works offline, and for a copied
-    bundle. Exit code 1 if something is damaged.
+    Checks every digest, the version, the recipe, and weights and ONNX model against the golden
+    pairs. Also the chain of their data sets' journals, and champion.json. Works offline, and for a
+    copied bundle. Exit code 1 if something is damaged.
     """
     from tasks.release.verify import verify_bundles
 
@@ -76,10 +77,11 @@ def reproduce(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Build a version again from its manifest, in a scratch folder, and compare the two.
+    """Build a version again, and compare the two.
 
-    With the same code, libraries, CPU features and threads it is equal to the bit; what is
-    different is named. Exit code 1 if it differs by more than another seed would. Takes a training.
+    It is built in a scratch folder from its manifest. With the same code, libraries, CPU features
+    and threads it is equal to the bit; what is different is named. Exit code 1 if it differs by
+    more than another seed would. Takes a training.
     """
     from flows.reproduce import reproduce as build_again
 
@@ -104,9 +106,9 @@ def reproduce(
 
 
 def scrub(as_json: JsonOption = False) -> None:
-    """Check everything under the root to the bit; print what is damaged and what repairs it.
+    """Check everything under the root for damage.
 
-    Exit code 1 if anything is damaged.
+    Prints what is damaged and what repairs it. Exit code 1 if anything is damaged.
     """
     from tasks.release.verify import scrub as scrub_root
 
@@ -127,10 +129,11 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would go.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove what no kept version needs: old versions, stage outputs, leftovers of killed runs.
+    """Remove what no kept version needs.
 
-    What is kept: the champion and the last ones before it, the latest versions and label audits,
-    and what they were made from. A stage output that none of them needs is kept for a day.
+    That is old versions, stage outputs, and leftovers of killed runs. What is kept: the champion
+    and the last ones before it, the latest versions and label audits, and what they were made from.
+    A stage output that none of them needs is kept for a day.
     """
     from tasks.release.garbage import collect
 

@@ -47,7 +47,10 @@ def show(
     index: Annotated[int, typer.Option(min=0, help="The image to draw in the terminal.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Look at a data set: dtype, shape, counts per class, a grid of samples as PNG, one image."""
+    """Look at a data set: counts, a grid of samples, one image.
+
+    Prints dtype, shape, rows per class and the image as text, and writes the grid as PNG.
+    """
     from flows.server import prepare_environment
 
     console.log_to_console()
@@ -128,7 +131,10 @@ def _draw_grid(
 
 
 def datasets(as_json: JsonOption = False) -> None:
-    """List the data sets that have a name: size, default recipe, sources."""
+    """List the data sets that have a name.
+
+    With size, default recipe and sources.
+    """
     known = list(named_datasets().values())
     if as_json:
         return console.print_json(known)
@@ -144,7 +150,10 @@ def recipes(
     name: Annotated[str | None, typer.Argument(help="Print this recipe whole.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the recipes with what they should score and how long they take, or print one."""
+    """List the recipes, or print one.
+
+    With the accuracy that each should reach, and how long it takes.
+    """
     known = [load_recipe(each) for each in ([name] if name else recipe_names())]
     if as_json:
         console.print_json(known)

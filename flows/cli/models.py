@@ -76,7 +76,7 @@ def models(
 def show(
     version: VersionArgument, dataset: DatasetOption = None, as_json: JsonOption = False
 ) -> None:
-    """Show a version: figures, provenance, and what was decided about it."""
+    """Show a version: figures, provenance, decisions."""
     folder = find_bundle(version, dataset)
     with as_published(folder):
         found = describe(folder)
@@ -111,7 +111,10 @@ def diff(
     dataset: DatasetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two versions: figures, classes, test rows that changed sides, recipe, code, data."""
+    """Compare two versions.
+
+    Figures, recalls, test rows that changed sides, recipe, code, libraries, machine, data.
+    """
     folders = find_bundle(first, dataset), find_bundle(second, dataset)
     with as_published(*folders):
         found = diff_versions(*folders)
@@ -164,10 +167,10 @@ def rollback(
     version: FromOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the champion before this one champion again; called again, the one before that.
+    """Make the champion before this one champion again.
 
-    With --from it may be called again at any time: unless that version is the champion, nothing is
-    done.
+    Called again, it takes the one before that. With --from it may be called again at any time:
+    unless that version is the champion, nothing is done.
     """
     known_dataset(dataset)
     name = None if version is None else find_bundle(version, dataset).name
@@ -182,7 +185,10 @@ def rollback(
 
 @app.command(epilog="Example: idxflow models history --dataset mnist")
 def history(dataset: OneDatasetOption = DEFAULT_DATASET, as_json: JsonOption = False) -> None:
-    """Print every decision on a data set's models, and how often its test rows were scored."""
+    """Print every decision on a data set's models.
+
+    And how often its test rows were scored.
+    """
     entries = read_journal(known_dataset(dataset))
     if as_json:
         console.print_json(entries)

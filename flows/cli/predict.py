@@ -49,10 +49,10 @@ def predict(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Classify images: a class and a probability each, or no class below the threshold.
+    """Classify images with a published model.
 
-    Photos of digits are brought to MNIST's form first; a grey PNG of the model's size, light on
-    dark, is taken as it is.
+    Each gets a class and a probability, or no class below the threshold. Photos of digits are
+    brought to MNIST's form first; a grey PNG of the model's size, light on dark, is taken as it is.
     """
     given = {name: value for name, value in locals().items() if name != "as_json"}
     if as_json and out is None:

@@ -29,8 +29,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Print Prefect's log, too.")]
 DatasetOption = typer.Option("--dataset", "-d", help="A data set's name, or a folder.")
 RecipeOption = typer.Option("--recipe", "-r", help="A name or a file; 'default': the data set's.")
-SetOption = typer.Option("--set", help="Change the recipe: training.epochs=3. Repeatable.")
-SourceOption = typer.Option("--source", help="A folder to try first for the data set's files.")
+SetOption = typer.Option(
+    "--set", metavar="KEY=VALUE", help="Change the recipe: training.epochs=3. May be repeated."
+)
+SourceOption = typer.Option(
+    "--source", metavar="FOLDER", help="Where to look first for the data set's files."
+)
 ClassesOption = typer.Option(
     "--classes", min=2, max=256, help="The classes of a folder.  [default: 10]"
 )
@@ -98,7 +102,7 @@ def run(
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the pipeline: raw IDX files in, a published model and its report out.
+    """Run the pipeline: raw IDX files in, a published model out.
 
     Stages whose inputs did not change are skipped; if nothing changed at all, nothing is started.
     Exit code 3: the model is published, and the gate refused to make it champion.
@@ -130,9 +134,10 @@ def run(
 
 @with_options("dataset", "recipe", "device", "overrides", "source", "classes", "refresh_from")
 def explain(choice: Choice, as_json: JsonOption = False) -> None:
-    """Print for each stage whether it would run, and which component of its key changed.
+    """Print what a run would do, stage by stage, and why.
 
-    Nothing is run. hit: found intact; miss: would run; pending: waits for a stage that would.
+    Nothing is run. A component of a key that changed is printed with its old and new value. hit:
+    found intact; miss: would run; pending: waits for a stage that would.
     """
     outlook = look_at_stages(make_plan(choice))
     if as_json:
@@ -150,9 +155,10 @@ def audit_labels(
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Rank the training rows whose label is likely wrong, by confident learning, with a gallery.
+    """Rank the training rows whose label is likely wrong.
 
-    Trains once for each fold; what is trained is kept.
+    Uses confident learning, and draws a gallery. Trains once for each fold; what is trained is
+    kept.
     """
     console.log_to_console()
     choice = choice.model_copy(update={"dataset": dataset})

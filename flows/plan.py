@@ -96,7 +96,7 @@ def _dataset(choice: str, classes: int | None) -> Dataset:
                 remedy="Leave it out.",
             )
         return dataset
-    from tasks.raw.local import folder_dataset
+    from tasks.raw.folder import folder_dataset
 
     return folder_dataset(given_path(choice), classes or 10)
 

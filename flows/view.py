@@ -8,12 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.plan import Plan
-from pipeline_config.datasets import FILES
 from pipeline_config.sections import Section
 from pipeline_config.settings import settings
-from tasks.raw.idx import read_idx
-from tasks.raw.obtain import obtain
-from tasks.raw.structure import check_structure
+from tasks.raw.idx import read_splits
+from tasks.raw.sources import obtain
 from tasks.runtime.errors import ConfigError
 from tasks.runtime.files import built_aside, root_lock
 from tasks.runtime.stages import FETCH
@@ -45,9 +43,7 @@ def look_at(plan: Plan, split: str, index: int) -> View:
     data = plan.dataset
     with root_lock():
         raw = build(FETCH, {"dataset": data}, lambda folder: obtain(data, plan.source, folder))
-    check_structure(raw.path, data.num_classes, data.title)
-    names = FILES[:2] if split == "train" else FILES[2:]
-    images, labels = (read_idx(raw.path / name) for name in names)
+    images, labels = read_splits(raw.path, data.num_classes, data.title)[split]
     if index >= len(images):
         raise ConfigError(
             f"--index {index}",

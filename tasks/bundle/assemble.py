@@ -121,8 +121,7 @@ def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
 
     from tasks.bundle.golden import GOLDEN, golden_bytes, golden_rows
     from tasks.bundle.onnx_export import check_against_torch, onnx_bytes
-    from tasks.dataset.splits import read_split
-    from tasks.dataset.table import read_rows
+    from tasks.dataset.table import read_rows, read_split
     from tasks.model.network import load_network
 
     (folder / RECIPE).write_text(recipe_text(lineage), encoding="utf-8")

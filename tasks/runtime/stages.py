@@ -46,7 +46,7 @@ FETCH = Stage(
 VALIDATE = Stage(
     "validate",
     "tasks.dataset.validate",
-    libraries=("numpy", "pandas", "pyarrow", "great-expectations", "jinja2"),
+    libraries=("numpy", "pandas", "pyarrow", "great-expectations", "jinja2", "pillow"),
     data=("tasks/dataset/validation.html",),
     ignores=("title",),
 )

@@ -27,8 +27,8 @@ from pipeline_config.datasets import FILES
 from pipeline_config.gate import gate_for
 from tasks.bundle.contents import BundleManifest, inspect_bundle
 from tasks.bundle.golden import GOLDEN
+from tasks.raw.folder import folder_dataset
 from tasks.raw.idx import write_idx
-from tasks.raw.local import folder_dataset
 from tasks.release.journal import read_looks
 from tasks.runtime.errors import ConfigError, DeviceError, GateRefused, ReleaseError
 from tasks.runtime.manifest import list_files

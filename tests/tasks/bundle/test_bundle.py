@@ -17,7 +17,7 @@ from tasks.bundle.assemble import ensure_bundle
 from tasks.bundle.contents import bundle_folder, read_bundle, version_of
 from tasks.bundle.lineage import Lineage
 from tasks.bundle.report import thinned
-from tasks.raw.local import folder_dataset
+from tasks.raw.folder import folder_dataset
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.store import Clock, Manifest
 

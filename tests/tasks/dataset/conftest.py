@@ -13,7 +13,7 @@ import pytest
 
 from pipeline_config.datasets import FILES, Dataset
 from tasks.dataset.validate import write_profiles
-from tasks.raw.idx import write_idx
+from tasks.raw.idx import read_splits, write_idx
 from tasks.runtime.files import sha256_file
 from tasks.runtime.stages import FETCH, VALIDATE
 from tasks.runtime.store import StageRef, build
@@ -102,7 +102,7 @@ def stages(arrays: Arrays, make_raw: MakeRaw) -> tuple[StageRef, StageRef]:
     raw = make_raw(arrays)
 
     def write(folder: Path) -> dict[str, Any]:
-        write_profiles(folder, raw.path)
+        write_profiles(folder, read_splits(raw.path, 3))
         return {"num_classes": 3, "image_shape": [6, 5], "rows": {"train": 40, "test": 30}}
 
     return raw, build(VALIDATE, {"raw": raw, "num_classes": 3}, write)

@@ -11,7 +11,7 @@ from prefect.states import Failed
 
 from pipeline_config.datasets import FILES, named_dataset
 from tasks.raw.fetch import fetch, only_transient
-from tasks.raw.local import folder_dataset
+from tasks.raw.folder import folder_dataset
 from tasks.runtime.errors import FetchError, RawDataError, StorageError
 from tasks.runtime.store import inspect
 
@@ -47,7 +47,7 @@ def test_a_folder_is_another_output_when_its_content_is(tmp_path, raw, arrays):
 
 def test_the_stage_says_where_the_files_came_from(raw, make_dataset, monkeypatch):
     shown = []
-    monkeypatch.setattr("tasks.raw.fetch.show_table", lambda key, rows, words: shown.extend(rows))
+    monkeypatch.setattr("tasks.raw.sources.show_table", lambda key, rows, words: shown.extend(rows))
     fetch.fn(make_dataset("folder:/nowhere", str(raw)))
     assert [row["source"] for row in shown] == ["folder:/nowhere", str(raw)]
     assert "No such file" in shown[0]["result"]

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tasks.raw.idx import DTYPES, read_header, read_idx, write_idx
+from tasks.raw.idx import DTYPES, read_header, read_idx, read_splits, write_idx
 from tasks.runtime.errors import RawDataError
 
 any_array = st.sampled_from(list(DTYPES.values())).flatmap(
@@ -91,7 +91,7 @@ def test_every_truncation_and_every_trailing_byte_is_refused(array, data):
         path.write_bytes(content[:length])
         assert "truncated" in told(path) or "empty file" in told(path)
         path.write_bytes(content + b"x")
-        assert "1 trailing bytes" in told(path)
+        assert "trailing bytes" in told(path)
 
 
 @quick
@@ -122,7 +122,7 @@ def test_any_bytes_are_an_array_or_an_error_of_ours(content):
     ("content", "words"),
     [
         (b"", "an empty file"),
-        (b"\x00", "a truncated header of 1 bytes, expected at least 4"),
+        (b"\x00", "a truncated header of 1 bytes, expected 4"),
         (b"\x00\x00\x08\x03\x00\x00", "a truncated header of 6 bytes, expected 16"),
         (b"\n<!DOCTYPE html><html>", "a web page (HTML)"),
         (gzip.compress(b"x", mtime=0), "a gzip file"),
@@ -147,3 +147,69 @@ def test_what_cannot_be_opened_is_said(tmp_path):
     assert "symbolic links" in told(tmp_path / "loop")
     assert "No such file" in told(tmp_path / "none")
     assert "directory" in told(tmp_path)
+
+
+# The four files together
+
+TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+
+
+def u8(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.uint8)
+
+
+def test_the_arrays_of_an_intact_data_set(raw):
+    found = read_splits(raw, 10)
+    shapes = [(images.shape, labels.shape) for images, labels in found.values()]
+    assert [*found] == ["train", "test"]
+    assert shapes == [((20, 4, 4), (20,)), ((10, 4, 4), (10,))]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({TRAIN_IMAGES: u8(20), TRAIN_LABELS: u8(20, 4, 4)}, "files are swapped"),
+        ({TRAIN_LABELS: u8(19)}, "19 labels, expected 20, one for each image"),
+        ({TRAIN_IMAGES: u8(20, 16)}, "20×16 uint8, 2 dimensions, expected uint8 in 3"),
+        ({TRAIN_LABELS: np.zeros((20, 8), np.int32)}, "20×8 int32, 2 dimensions"),
+        ({TEST_LABELS: np.zeros(10, np.int16)}, "10 int16, 1 dimensions, expected uint8 in 1"),
+        ({TEST_IMAGES: u8(10, 4, 5)}, "images of 4×5, expected 4×4 as in training"),
+        ({TEST_IMAGES: u8(0, 4, 4), TEST_LABELS: u8(0)}, "no rows or no pixels"),
+        ({TRAIN_IMAGES: u8(20, 0, 4)}, "no rows or no pixels (20×0×4)"),
+        (
+            {TRAIN_LABELS: np.array([1, 2, 3, 10, 4, 11] + [0] * 14, np.uint8)},
+            "label 10 in row 3 (2 rows outside the classes), expected labels from 0 to 9",
+        ),
+    ],
+)
+def test_what_does_not_fit(tmp_path, arrays, changes, words):
+    for name, array in {**arrays, **changes}.items():
+        write_idx(tmp_path / name, array)
+    with pytest.raises(RawDataError) as caught:
+        read_splits(tmp_path, 10)
+    assert words in str(caught.value)
+    assert caught.value.what == str(tmp_path / next(iter(changes)))
+
+
+def test_more_classes_than_ten(tmp_path, arrays):
+    labels = arrays[TRAIN_LABELS] + np.uint8(20)
+    for name, array in {**arrays, TRAIN_LABELS: labels}.items():
+        write_idx(tmp_path / name, array)
+    assert len(read_splits(tmp_path, 30)["train"][1]) == 20
+    with pytest.raises(RawDataError, match="--classes 30"):
+        read_splits(tmp_path, 29)
+
+
+def test_an_error_says_whose_file_it_is_about(tmp_path, arrays):
+    for name, array in {**arrays, TRAIN_LABELS: u8(19)}.items():
+        write_idx(tmp_path / name, array)
+    with pytest.raises(RawDataError) as caught:
+        read_splits(tmp_path, 10, "the folder /home/me/digits")
+    assert caught.value.what == f"{TRAIN_LABELS} of the folder /home/me/digits"
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(RawDataError, match=TRAIN_IMAGES):
+        read_splits(tmp_path, 10)

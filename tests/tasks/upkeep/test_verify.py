@@ -20,8 +20,7 @@ from tasks.bundle.assemble import ensure_bundle
 from tasks.bundle.contents import BundleManifest, bundle_folder, inspect_bundle
 from tasks.bundle.golden import GOLDEN, NUM_GOLDEN, golden_rows, read_golden
 from tasks.bundle.lineage import Lineage
-from tasks.dataset.splits import read_split
-from tasks.dataset.table import read_rows
+from tasks.dataset.table import read_rows, read_split
 from tasks.release.record import Candidate
 from tasks.release.registry import promote
 from tasks.runtime.errors import ReleaseError

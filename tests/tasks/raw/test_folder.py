@@ -15,9 +15,9 @@ import pytest
 
 from pipeline_config.datasets import FILES
 from pipeline_config.sections import ConfigError
-from tasks.raw.local import folder_dataset, survey
-from tasks.raw.obtain import obtain
-from tasks.raw.structure import SPLITS
+from tasks.raw.folder import folder_dataset, survey
+from tasks.raw.idx import SPLITS
+from tasks.raw.sources import obtain
 from tasks.runtime.errors import RawDataError
 
 VARIANTS = {
@@ -144,7 +144,7 @@ def test_what_is_read_is_what_was_named_when_the_folder_changes(
     tmp_path, target, arrays, raw, monkeypatch, name
 ):
     """The file changes the moment that its digest is taken."""
-    from tasks.raw import local
+    from tasks.raw import folder as local
 
     folder = in_dress(name, raw, arrays, tmp_path / "a")
     dataset = folder_dataset(folder)
@@ -257,7 +257,7 @@ def test_an_unreadable_file(tmp_path, raw, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("tasks.raw.local.sha256_file", refuse)
+    monkeypatch.setattr("tasks.raw.folder.sha256_file", refuse)
     assert "Permission denied" in told(folder)
 
 
@@ -274,7 +274,7 @@ def test_two_data_sets_in_one_folder_are_not_chosen_between(tmp_path, arrays, ra
     assert "several data sets (a.npz, b.npz)" in told(tmp_path)
     for name in FILES:
         shutil.copy(raw / name, tmp_path)
-    assert {place.path.name for place in survey(tmp_path).values()} == set(FILES)
+    assert {file.name for file in survey(tmp_path).values()} == set(FILES)
 
 
 def test_a_bomb_in_a_zip_stops(tmp_path, target, raw):

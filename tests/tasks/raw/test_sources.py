@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline_config.datasets import FILES, RawFile, named_dataset
-from tasks.raw.obtain import obtain
+from tasks.raw.sources import obtain
 from tasks.runtime.errors import FetchError
 
 FIRST = f"{FILES[0]}.gz"
@@ -31,6 +31,16 @@ def failure(dataset, target, source: str | None = None) -> FetchError:
     return caught.value
 
 
+@pytest.fixture
+def attempts(monkeypatch) -> list[dict[str, str]]:
+    """The rows of the table of sources, as they are shown."""
+    rows: list[dict[str, str]] = []
+    monkeypatch.setattr(
+        "tasks.raw.sources.show_table", lambda key, found, words: rows.extend(found)
+    )
+    return rows
+
+
 def closed_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -40,9 +50,12 @@ def closed_port() -> int:
 # The web
 
 
-def test_gzips_from_the_web(web, target, raw, files, make_dataset):
+def test_gzips_from_the_web(web, target, raw, files, make_dataset, monkeypatch):
     shares: list[float] = []
-    facts = obtain(make_dataset(web.url), None, target, show=shares.append)
+    monkeypatch.setattr(
+        "tasks.runtime.show.ProgressArtifact.show", lambda _, share: shares.append(share)
+    )
+    facts = obtain(make_dataset(web.url), None, target)
     assert same_as(raw, target)
     assert facts == {
         "sha256": {name: files[name].sha256 for name in FILES},
@@ -108,7 +121,7 @@ def stalling(web):
 def test_a_misbehaving_server(
     web, target, raw, make_dataset, monkeypatch, misbehaviour, words, transient
 ):
-    monkeypatch.setattr("tasks.raw.download.TIMEOUT", 0.1)
+    monkeypatch.setattr("tasks.raw.sources.TIMEOUT", 0.1)
     web.answer = misbehaviour(web)
     error = failure(make_dataset(web.url), target)
     assert words in str(error)
@@ -155,15 +168,14 @@ def test_an_address_that_is_none(target, make_dataset, address):
     assert address in str(failure(make_dataset(address), target))
 
 
-def test_what_one_source_gave_is_kept_when_it_fails(web, target, raw, make_dataset):
+def test_what_one_source_gave_is_kept_when_it_fails(web, target, raw, make_dataset, attempts):
     web.answer = lambda handler, name: (
         web.serve(handler, name) if name == FIRST else web.send(handler, b"", status=404)
     )
-    attempts = []
-    obtain(make_dataset(web.url, str(raw)), None, target, attempts.append)
+    obtain(make_dataset(web.url, str(raw)), None, target)
     assert same_as(raw, target)
-    assert [attempt.files for attempt in attempts] == [FILES[:1], FILES[1:]]
-    assert "404" in attempts[0].result
+    assert "404" in attempts[0]["result"]
+    assert attempts[1]["result"] == f"gave {', '.join(FILES[1:])}"
 
 
 def test_a_gzip_digest_where_the_raw_one_is_unknown(web, target, raw, make_dataset):
@@ -174,14 +186,14 @@ def test_a_gzip_digest_where_the_raw_one_is_unknown(web, target, raw, make_datas
     }
     obtain(make_dataset(web.url, files=known), None, target)
     assert same_as(raw, target)
-    assert "no gzip file" in str(failure(make_dataset(str(raw), files=known), target))
+    assert "the gzip file as published" in str(failure(make_dataset(str(raw), files=known), target))
 
 
 # Folders
 
 
 def test_the_given_source_comes_first_and_is_held_to_the_digests(
-    tmp_path, web, target, raw, make_dataset
+    tmp_path, web, target, raw, make_dataset, attempts
 ):
     folder = shutil.copytree(raw, tmp_path / "mine")
     obtain(make_dataset(web.url), str(folder), target)
@@ -190,11 +202,11 @@ def test_the_given_source_comes_first_and_is_held_to_the_digests(
     for name in FILES:
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    attempts = []
-    obtain(make_dataset(web.url), str(folder), target, attempts.append)
+    attempts.clear()
+    obtain(make_dataset(web.url), str(folder), target)
     assert same_as(raw, target)
-    assert "the SHA-256" in attempts[0].result
-    assert attempts[1].source == web.url
+    assert "the SHA-256" in attempts[0]["result"]
+    assert attempts[1]["source"] == web.url
 
 
 def test_the_last_error_lists_every_source_and_says_what_to_do(target, raw, make_dataset):
@@ -261,7 +273,7 @@ def test_a_package_is_downloaded_once(tmp_path, client, package, target, raw, ma
     assert same_as(raw, target)
     told = log.read_text().splitlines()
     assert len(told) == (1 if source.startswith("npm") else 2)
-    assert ("pack @scope/some-data@1.0.0" in told[0]) == source.startswith("npm")
+    assert told[0].endswith("@scope/some-data@1.0.0") == source.startswith("npm")
     # The clients' own retries are off: they would multiply those of the task.
     assert any(option in told[0] for option in ("--fetch-retries=0", "Acquire::Retries=0"))
 
@@ -272,14 +284,14 @@ def test_a_package_is_downloaded_once(tmp_path, client, package, target, raw, ma
         (None, "npm: not installed", False),
         ("echo 'npm error 404 Not Found' >&2; exit 1", "exit code 1 (npm error 404", False),
         ("echo 'npm error code ENOTFOUND' >&2; exit 1", "ENOTFOUND", True),
-        ("exit 0", "0 *.tgz files", False),
+        ("exit 0", "0 packages from the client", False),
         ("echo nothing > a.tgz", "unreadable or damaged file", False),
         ("/bin/tar cf a.tgz /dev/null 2>/dev/null", "no usr/data/train-images", False),
         ("/bin/sleep 60 & echo $! > ../../../pid; wait", "no end after", True),
     ],
 )
 def test_a_client_that_fails(client, target, make_dataset, monkeypatch, script, words, transient):
-    monkeypatch.setattr("tasks.raw.packages.TIMEOUT_S", 0.3)
+    monkeypatch.setattr("tasks.raw.sources.CLIENT_TIMEOUT_S", 0.3)
     if script is not None:
         client("npm", script)
     error = failure(make_dataset("npm:some-data@1.0.0/usr/data/"), target)
@@ -290,7 +302,7 @@ def test_a_client_that_fails(client, target, make_dataset, monkeypatch, script, 
 def test_a_client_that_hangs_takes_its_children_along(
     tmp_path, client, target, make_dataset, monkeypatch
 ):
-    monkeypatch.setattr("tasks.raw.packages.TIMEOUT_S", 0.3)
+    monkeypatch.setattr("tasks.raw.sources.CLIENT_TIMEOUT_S", 0.3)
     client("apt-get", f"/bin/sleep 60 & echo $! > {tmp_path}/pid; wait")
     assert "no end after" in str(failure(make_dataset("deb:some-data/x/"), target))
     status = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/status")

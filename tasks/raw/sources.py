@@ -138,42 +138,6 @@ def _failure(
     )
 
 
-def _files_of(
-    source: str,
-    missing: Mapping[str, RawFile],
-    scratch: Path,
-    content: str | None,
-    advance: Advance,
-) -> Source:
-    """Return the source at an address; an address without a scheme is a folder's path."""
-    limits = {name: file.num_bytes or MAX_BYTES for name, file in missing.items()}
-    # Gzip makes no file much longer. The rest leaves room for its header.
-    wanted = {name: limit + limit // 100 + CHUNK_BYTES for name, limit in limits.items()}
-    if source.startswith(("http:", "https:")):
-        return _web_files(source, wanted, scratch, advance)
-    if source.startswith(("npm:", "deb:")):
-        return package_files(source, wanted, scratch)
-    if source == "sklearn:digits":
-        return sklearn_digits(scratch, wanted)
-    return folder_files(given_path(source.removeprefix("folder:")), wanted, scratch, content)
-
-
-def _failure(dataset: Dataset, rows: Sequence[Mapping[str, str]], is_transient: bool) -> FetchError:
-    """Return the error that lists the sources with their failures."""
-    reasons = "".join(f"\n  {row['source']}\n    {row['result']}" for row in rows)
-    return FetchError(
-        f"data set {dataset.name}",
-        found=f"none of {len(rows)} sources working",
-        expected="the four files with the right digests",
-        remedy=(
-            "Put the files, as they are published, into a folder and name it: "
-            f"idxflow run --dataset {dataset.name} --source FOLDER\n"
-            f"Each source and its failure:{reasons}"
-        ),
-        transient=is_transient,
-    )
-
-
 def _web_files(address: str, wanted: Mapping[str, int], scratch: Path, advance: Advance) -> Source:
     """Download `<name>.gz` from below an http(s) address.
 

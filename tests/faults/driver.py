@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from flows.environment import prepare_environment
+from flows.server import prepare_environment
 from pipeline_config.sections import IdxflowError
 
 prepare_environment()

@@ -10,11 +10,9 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -104,25 +102,18 @@ def check_size(header: Header, num_bytes: int, what: str) -> None:
         raise RawDataError(what, found=found, expected=f"{header.num_bytes:,} bytes for {header}")
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
-    """Yield an IDX file, open for reading, and its header, which agrees with the file's size."""
-    try:
-        with path.open("rb") as file:
-            header = parse_header(file.read(MAX_HEADER_BYTES), str(path))
-            check_size(header, os.fstat(file.fileno()).st_size, str(path))
-            yield file, header
-    except OSError as error:
-        raise RawDataError(path, found=f"an unreadable file ({error.strerror})") from error
-
-
 def read_header(path: Path) -> Header:
     """Return the header of an IDX file; nothing else is read.
 
     Raises RawDataError for a file that is unreadable, malformed, truncated or too long.
     """
-    with _opened(path) as (_, header):
-        return header
+    try:
+        with path.open("rb") as file:
+            header = parse_header(file.read(MAX_HEADER_BYTES), str(path))
+            check_size(header, os.fstat(file.fileno()).st_size, str(path))
+    except OSError as error:
+        raise RawDataError(path, found=f"an unreadable file ({error.strerror})") from error
+    return header
 
 
 def read_idx(path: Path) -> Array:
@@ -130,8 +121,8 @@ def read_idx(path: Path) -> Array:
 
     Raises RawDataError as `read_header` does.
     """
-    with _opened(path) as (file, header):
-        return np.asarray(np.memmap(file, header.dtype, "r", header.offset, header.shape))
+    header = read_header(path)
+    return np.asarray(np.memmap(path, header.dtype, "r", header.offset, header.shape))
 
 
 def write_idx(path: Path, array: Array) -> None:
@@ -141,13 +132,9 @@ def write_idx(path: Path, array: Array) -> None:
     """
     dtype = array.dtype.newbyteorder(">")
     if dtype not in CODES or any(size >= 2**32 for size in array.shape):
+        found = f"an array of {array.dtype} and the shape {array.shape}"
         known = ", ".join(known.name for known in CODES)
-        raise RawDataError(
-            path,
-            found=f"an array of {array.dtype} and the shape {array.shape}",
-            expected=f"one of {known}, and sizes under 2^32",
-            remedy="Convert it or divide it.",
-        )
+        raise RawDataError(path, found=found, expected=f"one of {known}, and sizes under 2^32")
     header = bytes((0, 0, CODES[dtype], array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape)
     write_atomically(path, header + array.astype(dtype, copy=False).tobytes())
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import lzma
 import math
 import struct
 import tarfile
@@ -32,21 +31,9 @@ MAX_BYTES = 1 << 32
 # What readers raise for damaged bytes. RuntimeError is for an encrypted member of a zip, ValueError
 # for a name that is not text, OverflowError for an offset that no file has.
 UNREADABLE = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    lzma.LZMAError,
-    tarfile.TarError,
-    zipfile.BadZipFile,
+    *(OSError, EOFError, RuntimeError, ValueError, OverflowError),
+    *(struct.error, zlib.error, tarfile.TarError, zipfile.BadZipFile),
 )
-
-
-# The types of a tar's members that have no content: links, devices, folders and pipes.
-WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")
 
 # A source yields the canonical name of each file, where it is, and what errors call it.
 Source = Generator[tuple[str, Path, str], None, None]
@@ -88,7 +75,8 @@ def tar_members(archive: Path) -> Iterator[tuple[str, Iterator[bytes]]]:
         with opened(archive) as tar:
             while any(block := tar.read(tarfile.BLOCKSIZE)):
                 member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-                size = 0 if member.type in WITHOUT_CONTENT else member.size
+                # Links, devices, folders and pipes have no content.
+                size = 0 if member.type in b"123456" else member.size
                 content = chunks_of(tar, archive.name, size)
                 if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
                     yield member.name.removeprefix("./"), content

@@ -13,19 +13,18 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
 import httpx
-import numpy as np
 
 from pipeline_config.datasets import FILES, Dataset, RawFile
 from pipeline_config.sections import given_path
 from tasks.raw.folder import folder_files
-from tasks.raw.idx import write_idx
 from tasks.raw.receive import CHUNK_BYTES, MAX_BYTES, Source, receive, save, tar_members
+from tasks.raw.tables import sklearn_digits
 from tasks.runtime.errors import FetchError, IdxflowError, RawDataError, SourceError
 from tasks.runtime.manifest import FileEntry
 from tasks.runtime.show import Advance, ProgressArtifact, progress, show_table
@@ -170,24 +169,6 @@ def _shown(response: httpx.Response, file: str, advance: Advance) -> Iterator[by
     for chunk in response.iter_raw(CHUNK_BYTES):
         advance(0, f"{file}, {response.num_bytes_downloaded / 1e6:.1f} MB")
         yield chunk
-
-
-def sklearn_digits(scratch: Path, wanted: Iterable[str] = FILES) -> Source:
-    """Write the digits in scikit-learn: 1,437 and 360 of 8×8 pixels, stratified, grey 0 to 255."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    labels = digits.target.astype(np.uint8)
-    train_images, test_images, train_labels, test_labels = train_test_split(
-        images, labels, test_size=360, stratify=labels, random_state=0
-    )
-    arrays = (train_images, train_labels, test_images, test_labels)
-    for name, array in zip(FILES, arrays, strict=True):
-        if name in wanted:
-            write_idx(scratch / name, array)
-            yield name, scratch / name, name
 
 
 def package_files(source: str, wanted: Mapping[str, int], scratch: Path) -> Source:

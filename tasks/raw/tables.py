@@ -11,15 +11,16 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, TextIO
 
 import numpy as np
 
+from pipeline_config.datasets import FILES
 from tasks.raw.idx import SPLITS, Array, write_idx
-from tasks.raw.receive import MAX_BYTES, UNREADABLE, damaged, open_member
+from tasks.raw.receive import MAX_BYTES, UNREADABLE, Source, damaged, open_member
 from tasks.runtime.errors import RawDataError
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,24 @@ def write_as_idx(path: Path, split: str, folder: Path) -> None:
     pair = read_csv(path) if path.suffix.lower() == ".csv" else read_npz(path, split)
     for name, array in zip(SPLITS[split], pair, strict=True):
         write_idx(folder / name, array)
+
+
+def sklearn_digits(scratch: Path, wanted: Iterable[str] = FILES) -> Source:
+    """Write the digits in scikit-learn: 1,437 and 360 of 8×8 pixels, stratified, grey 0 to 255."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    labels = digits.target.astype(np.uint8)
+    train_images, test_images, train_labels, test_labels = train_test_split(
+        images, labels, test_size=360, stratify=labels, random_state=0
+    )
+    arrays = (train_images, train_labels, test_images, test_labels)
+    for name, array in zip(FILES, arrays, strict=True):
+        if name in wanted:
+            write_idx(scratch / name, array)
+            yield name, scratch / name, name
 
 
 def read_csv(path: Path) -> tuple[Array, Array]:

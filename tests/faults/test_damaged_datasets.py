@@ -19,7 +19,8 @@ from tasks.dataset.validate import judge
 from tasks.evaluation.confident_learning import find_label_errors
 from tasks.raw.folder import folder_dataset
 from tasks.raw.idx import read_idx, read_splits, write_idx
-from tasks.raw.sources import obtain, sklearn_digits
+from tasks.raw.sources import obtain
+from tasks.raw.tables import sklearn_digits
 from tasks.runtime.errors import FetchError, RawDataError
 
 # Train images and labels, then those of test; by canonical name.

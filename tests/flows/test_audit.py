@@ -15,7 +15,7 @@ import pytest
 
 from flows.folds import explain_audit, fold_plans
 from flows.plan import Choice, make_plan
-from tasks.raw.sources import sklearn_digits
+from tasks.raw.tables import sklearn_digits
 
 pytestmark = pytest.mark.flow
 Shell = Callable[..., tuple[int, str, str]]

@@ -8,7 +8,7 @@ from tasks.dataset.expectations import MAX_BLANK_SHARE, MAX_LEAKED_SHARE
 from tasks.dataset.profile import frame_of, profile
 from tasks.dataset.validate import judge, validate
 from tasks.raw.idx import read_idx
-from tasks.raw.sources import sklearn_digits
+from tasks.raw.tables import sklearn_digits
 from tasks.runtime.errors import RawDataError, StorageError, ValidationError
 
 FITTING = {"train": 1.0, "test": 1.0}

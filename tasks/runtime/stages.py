@@ -47,7 +47,7 @@ VALIDATE = Stage(
     "validate",
     "tasks.dataset.validate",
     libraries=("numpy", "pandas", "pyarrow", "great-expectations", "jinja2", "pillow"),
-    data=("tasks/dataset/validation.html",),
+    data=("tasks/dataset/expectations.yaml", "tasks/dataset/validation.html"),
     ignores=("title",),
 )
 CONVERT = Stage("convert", "tasks.dataset.convert", libraries=("numpy", "pyarrow"))

@@ -4,7 +4,6 @@ import os
 import numpy as np
 import pytest
 
-from tasks.dataset.expectations import MAX_BLANK_SHARE, MAX_LEAKED_SHARE
 from tasks.dataset.profile import frame_of, profile
 from tasks.dataset.validate import judge, validate
 from tasks.raw.idx import read_idx
@@ -172,8 +171,8 @@ def test_the_critical_shares_are_borders(too_many):
     images = rng.integers(0, 256, (2 * rows, 4, 4)).astype(np.uint8)
     labels = (np.arange(rows) % 2).astype(np.uint8)
     train, test = images[:rows].copy(), images[rows:].copy()
-    train[: round(MAX_BLANK_SHARE * 2 * rows) + too_many] = 0
-    leaks = round(MAX_LEAKED_SHARE * rows) + too_many
+    train[: round(0.01 * 2 * rows) + too_many] = 0
+    leaks = round(0.001 * rows) + too_many
     test[:leaks] = train[-leaks:]
     findings = {
         outcome["name"]: outcome

@@ -71,39 +71,30 @@ def _profile(
     columns = {
         "index": np.arange(start, start + len(images_BHW)),
         "label": np.asarray(labels_B),
-        **_levels(images_BHW),
-        **_places(images_BHW),
+        **_figures(images_BHW),
         "sha256": [hashlib.sha256(image).digest() for image in images_BHW],
     }
     arrays = [pa.array(columns[field.name], type=field.type) for field in SCHEMA]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
-def _levels(images_BHW: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-    """Return mean, std (over the image's pixels), min and max of the grey levels 0..255."""
-    pixels_BP = images_BHW.reshape(len(images_BHW), -1)
-    num_pixels = pixels_BP.shape[1]
+def _figures(images_BHW: NDArray[np.uint8]) -> dict[str, Any]:
+    """Return the columns of SCHEMA about pixels; `std` is over an image's pixels, not a sample's.
+
+    The centre of mass and the box are in pixels from the first one.
+    """
+    num_images, height, width = images_BHW.shape
+    pixels_BP = images_BHW.reshape(num_images, height * width)
     floats_BP = pixels_BP.astype(np.float64)
-    sums_B = floats_BP.sum(axis=1).astype(np.int64)
     squares_B = np.einsum("bp,bp->b", floats_BP, floats_BP).astype(np.int64)
-    # The numerator of the variance in whole numbers: exactly zero for a constant image.
-    spread_B = num_pixels * squares_B - sums_B * sums_B
-    return {
-        "mean": sums_B / num_pixels,
-        "std": np.sqrt(spread_B) / num_pixels,
-        "min": pixels_BP.min(axis=1),
-        "max": pixels_BP.max(axis=1),
-    }
-
-
-def _places(images_BHW: NDArray[np.uint8]) -> dict[str, Any]:
-    """Return ink, edge, centre of mass in pixels from the first one, and the box of the ink."""
-    _, height, width = images_BHW.shape
     rows_BH = images_BHW.sum(axis=2, dtype=np.int64)
     columns_BW = images_BHW.sum(axis=1, dtype=np.int64)
-    mass_B = rows_BH.sum(axis=1)
-    blank_B = mass_B == 0
-    divisor_B = np.where(blank_B, 1, mass_B)
+    sums_B = rows_BH.sum(axis=1)
+    # The numerator of the variance in whole numbers: exactly zero for a constant image.
+    spread_B = height * width * squares_B - sums_B * sums_B
+    edge_B = rows_BH[:, 0] + rows_BH[:, -1] + columns_BW[:, 0] + columns_BW[:, -1]
+    blank_B = sums_B == 0
+    divisor_B = np.where(blank_B, 1, sums_B)
     inked_BH, inked_BW = rows_BH > 0, columns_BW > 0
     box = {
         "top": inked_BH.argmax(axis=1),
@@ -111,13 +102,16 @@ def _places(images_BHW: NDArray[np.uint8]) -> dict[str, Any]:
         "bottom": height - inked_BH[:, ::-1].argmax(axis=1),
         "right": width - inked_BW[:, ::-1].argmax(axis=1),
     }
-    edge_B = rows_BH[:, 0] + rows_BH[:, -1] + columns_BW[:, 0] + columns_BW[:, -1]
     return {
+        "mean": sums_B / (height * width),
+        "std": np.sqrt(spread_B) / (height * width),
+        "min": pixels_BP.min(axis=1),
+        "max": pixels_BP.max(axis=1),
+        "ink": np.count_nonzero(pixels_BP, axis=1) / (height * width),
         "edge": edge_B / (2 * (height + width)),
-        "ink": np.count_nonzero(images_BHW, axis=(1, 2)) / (height * width),
         "centre_y": pa.array((rows_BH @ np.arange(height)) / divisor_B, mask=blank_B),
         "centre_x": pa.array((columns_BW @ np.arange(width)) / divisor_B, mask=blank_B),
-        **{side: np.where(blank_B, 0, edge_B) for side, edge_B in box.items()},
+        **{side: np.where(blank_B, 0, place_B) for side, place_B in box.items()},
     }
 
 

@@ -89,14 +89,14 @@ def split_rows(split: Split, labels_N: NDArray[np.int64], num_train: int) -> Par
         rest = np.arange(num_train, dtype=np.int64)
         test = np.arange(num_train, len(labels_N), dtype=np.int64)
     if isinstance(split.validation, LastRows):
-        train, validation = _last(rest, split.validation.rows)
-    elif isinstance(split.validation, StratifiedShare):
-        train, validation = _stratified(rest, labels_N[rest], split.validation)
+        return PartIndices(*_last(rest, split.validation.rows), test)
+    if isinstance(split.validation, StratifiedShare):
+        held = _stratified(labels_N[rest], split.validation)
     elif isinstance(split.validation, StratifiedFold):
-        train, validation = _fold(rest, labels_N[rest], split.validation)
+        held = _fold(labels_N[rest], split.validation)
     else:
-        train, validation = rest, rest[:0]
-    return PartIndices(train, validation, test)
+        return PartIndices(rest, rest[:0], test)
+    return PartIndices(np.sort(rest[~held]), np.sort(rest[held]), test)
 
 
 def _pooled(test: PooledTest, num_rows: int) -> tuple[Indices, Indices]:
@@ -129,12 +129,10 @@ def _last(rest: Indices, rows: int) -> tuple[Indices, Indices]:
     return rest[:-rows], rest[-rows:]
 
 
-def _stratified(
-    rest: Indices, labels: NDArray[np.int64], validation: StratifiedShare
-) -> tuple[Indices, Indices]:
-    """Return (train, validation), ascending: of each class the share, to the nearest row."""
+def _stratified(labels: NDArray[np.int64], validation: StratifiedShare) -> NDArray[np.bool_]:
+    """Return whether each row is for validation: of each class the share, to the nearest row."""
     generator = np.random.default_rng(validation.seed)
-    held = np.zeros(len(rest), bool)
+    held = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         places = np.flatnonzero(labels == label)
         num_held = round(validation.share * len(places))
@@ -146,13 +144,11 @@ def _stratified(
                 remedy="Choose a share nearer to 0.5, or the kind none or last.",
             )
         held[generator.permutation(places)[:num_held]] = True
-    return np.sort(rest[~held]), np.sort(rest[held])
+    return held
 
 
-def _fold(
-    rest: Indices, labels: NDArray[np.int64], validation: StratifiedFold
-) -> tuple[Indices, Indices]:
-    """Return (train, validation), ascending: each class is shuffled and its rows dealt in turn.
+def _fold(labels: NDArray[np.int64], validation: StratifiedFold) -> NDArray[np.bool_]:
+    """Return whether each row is for validation: each class is shuffled and dealt in turn.
 
     No two folds differ by more than one row, neither in total nor in any class.
     """
@@ -164,11 +160,11 @@ def _fold(
             expected="a row of every class in each fold",
             remedy="Take fewer folds.",
         )
-    shuffled = np.random.default_rng(validation.seed).permutation(len(rest))
+    shuffled = np.random.default_rng(validation.seed).permutation(len(labels))
     dealt = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    held = np.zeros(len(rest), bool)
+    held = np.zeros(len(labels), bool)
     held[dealt[validation.fold :: validation.folds]] = True
-    return np.sort(rest[~held]), np.sort(rest[held])
+    return held
 
 
 def first_of_each_class(labels_N: NDArray[np.int64], num_rows: int) -> Indices:

@@ -58,7 +58,7 @@ def write_table(path: Path, images: Path, profile: Path, facts: Facts) -> None:
                 start += len(batch)
 
 
-def show(ref: StageRef) -> None:
+def show_files(ref: StageRef) -> None:
     """Attach the table of files to the task run."""
     facts = ref.facts
     rows = [
@@ -69,7 +69,7 @@ def show(ref: StageRef) -> None:
     show_table("tables", rows, words)
 
 
-@stage_task(CONVERT, timeout_s=900, show=show)
+@stage_task(CONVERT, timeout_s=900, show=show_files)
 def convert(folder: Path, raw: StageRef, checked: StageRef, dataset_name: str) -> Facts:
     """Write `train.parquet` and `test.parquet`; their metadata are the facts."""
     facts: Facts = {

@@ -57,7 +57,7 @@ def fit(scaling: Scaling, images_RP: NDArray[np.uint8]) -> tuple[float, float]:
     return total / number, math.sqrt(spread) / number
 
 
-def show(ref: StageRef) -> None:
+def show_scaling(ref: StageRef) -> None:
     """Attach the number of rows of each part, and the scaling, to the task run."""
     facts = ref.facts
     rows = [{"part": part, "rows": count} for part, count in facts["rows"].items()]
@@ -65,7 +65,7 @@ def show(ref: StageRef) -> None:
     show_table("normalization", rows, f"Rows of each part; {scale}, fitted on the training rows.")
 
 
-@stage_task(NORMALIZE, timeout_s=300, show=show)
+@stage_task(NORMALIZE, timeout_s=300, show=show_scaling)
 def normalize(folder: Path, table: StageRef, split: Split, scaling: Scaling) -> Facts:
     """Write `train.npy`, `validation.npy`, `test.npy` (int64) and return the fitted numbers."""
     indices = split_rows(split, read_labels(table), table.facts["rows"]["train"])

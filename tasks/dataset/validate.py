@@ -24,7 +24,7 @@ from tasks.dataset.profile import Labelled, agreements, frame_of, profile
 from tasks.raw.idx import read_splits
 from tasks.runtime.errors import ValidationError
 from tasks.runtime.files import built_aside, canonical_json
-from tasks.runtime.show import show_markdown, show_table
+from tasks.runtime.show import show_table
 from tasks.runtime.stages import VALIDATE
 from tasks.runtime.store import Facts, StageRef, output_name
 from tasks.runtime.task import stage_task
@@ -51,7 +51,7 @@ def write_profiles(folder: Path, splits: Mapping[str, Labelled]) -> dict[str, pa
     return profiles
 
 
-def judge(
+def check_expectations(
     train: pa.Table, test: pa.Table, num_classes: int, agreement: Mapping[str, float]
 ) -> list[dict[str, Any]]:
     """Return the outcome of each expectation on two profiles and each split's kappa, as JSON.
@@ -105,15 +105,13 @@ def report_of(
     num_classes: int,
 ) -> dict[str, Any]:
     """Return the report as JSON; the failed expectations come first."""
-    failed = {"critical": list[str](), "warning": list[str]()}
-    for outcome in outcomes:
-        if not outcome["success"]:
-            failed[outcome["severity"]].append(outcome["name"])
+    failed = [outcome for outcome in outcomes if not outcome["success"]]
+    critical = [outcome["name"] for outcome in failed if outcome["severity"] == "critical"]
     labels = {split: table["label"].to_numpy() for split, table in profiles.items()}
     return {
-        "verdict": "rejected" if failed["critical"] else "passed",
-        "critical": failed["critical"],
-        "warnings": failed["warning"],
+        "verdict": "rejected" if critical else "passed",
+        "critical": critical,
+        "warnings": [each["name"] for each in failed if each["severity"] == "warning"],
         "num_classes": num_classes,
         "image_shape": list(image_shape),
         "rows": {split: len(table) for split, table in profiles.items()},
@@ -190,9 +188,8 @@ def _rejection(report: Mapping[str, Any], rejected: Path) -> ValidationError:
 
 
 def _show(folder: Path) -> None:
-    """Attach the report to the task run: a table of the expectations and a summary."""
+    """Attach the table of the expectations to the task run, the failed ones first."""
     report = json.loads((folder / REPORT).read_bytes())
-    outcomes = report["expectations"]
     rows = [
         {
             "expectation": outcome["name"],
@@ -200,18 +197,17 @@ def _show(folder: Path) -> None:
             "result": "passed" if outcome["success"] else "FAILED",
             "observed": outcome["observed"],
             "rows": ", ".join(outcome["rows"][:NAMED_ROWS]),
+            "remedy": "" if outcome["success"] else outcome["remedy"],
         }
-        for outcome in outcomes
+        for outcome in report["expectations"]
     ]
-    show_table("expectations", rows, "The expectations of the data set, the failed ones first.")
-    failed = [outcome for outcome in outcomes if not outcome["success"]]
-    lines = [
-        f"**{report['verdict']}**: {len(rows) - len(failed)} of {len(rows)} expectations met, "
-        f"{report['rows']['train']:,} train and {report['rows']['test']:,} test rows.",
-        *(f"- **{each['name']}**: {each['observed']}. {each['remedy']}" for each in failed),
-        f"\nThe page: `{folder / PAGE}`",
-    ]
-    show_markdown("validation", "\n".join(lines), "The report on the data set.")
+    num_failed = len(report["critical"]) + len(report["warnings"])
+    words = (
+        f"**{report['verdict']}**: {len(rows) - num_failed} of {len(rows)} expectations met, "
+        f"{report['rows']['train']:,} train and {report['rows']['test']:,} test rows. "
+        f"The page: `{folder / PAGE}`"
+    )
+    show_table("expectations", rows, words)
 
 
 @stage_task(VALIDATE, timeout_s=600, show=lambda ref: _show(ref.path))
@@ -224,7 +220,7 @@ def validate(folder: Path, raw: StageRef, num_classes: int, title: str = "") -> 
     splits = read_splits(raw.path, num_classes, title)
     profiles = write_profiles(folder, splits)
     agreement = agreements(splits["train"], splits["test"])
-    outcomes = judge(profiles["train"], profiles["test"], num_classes, agreement)
+    outcomes = check_expectations(profiles["train"], profiles["test"], num_classes, agreement)
     image_shape = splits["train"][0].shape[1:]
     report = report_of(profiles, image_shape, outcomes, raw.facts["sha256"], num_classes)
     page = page_of(report, {split: images for split, (images, _) in splits.items()})
@@ -235,10 +231,5 @@ def validate(folder: Path, raw: StageRef, num_classes: int, title: str = "") -> 
         _show(rejected)
         raise _rejection(report, rejected)
     _write_report(folder, report, page)
-    return {
-        "num_classes": num_classes,
-        "image_shape": report["image_shape"],
-        "rows": report["rows"],
-        "expectations": len(outcomes),
-        "warnings": len(report["warnings"]),
-    }
+    facts: Facts = {name: report[name] for name in ("num_classes", "image_shape", "rows")}
+    return {**facts, "expectations": len(outcomes), "warnings": len(report["warnings"])}

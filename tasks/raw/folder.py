@@ -141,22 +141,23 @@ def survey(path: Path) -> Layout:
 
 def _recognised(path: Path) -> list[Path]:
     """Return the files with names that mean something here, sorted; folders are left out."""
+    recognised = []
     try:
         str(path).encode()
-        modes = {}
         for file in sorted(path.iterdir()) if stat.S_ISDIR(path.stat().st_mode) else [path]:
             if RECOGNISED.fullmatch(file.name):
                 file.name.encode()
-                modes[file] = file.stat().st_mode
+                mode = file.stat().st_mode
+                if stat.S_ISREG(mode):
+                    recognised.append(file)
+                elif not stat.S_ISDIR(mode):
+                    raise RawDataError(file, found="neither a file nor a folder")
     except OSError as error:
         raise damaged(error.filename or path, error) from error
     except ValueError as error:
         # A NUL, or bytes that are not letters: neither a digest nor a message can have them.
         raise RawDataError(ascii(str(path)), found="a name that is not text") from error
-    for file, mode in modes.items():
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise RawDataError(file, found="neither a file nor a folder")
-    return [file for file, mode in modes.items() if stat.S_ISREG(mode)]
+    return recognised
 
 
 def _layouts(files: list[Path]) -> Iterator[list[Layout]]:

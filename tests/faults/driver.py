@@ -238,7 +238,7 @@ def draw_nothing(path: Path, *_: object, **__: object) -> None:
 
 def hurry() -> None:
     """Leave out what takes long and has nothing to do with files: judging, drawing."""
-    tasks.dataset.validate.judge = lambda *_: []
+    tasks.dataset.validate.check_expectations = lambda *_: []
     for name in vars(drawing).copy():
         if name.startswith("draw_") and name != "draw_figures":
             setattr(drawing, name, draw_nothing)

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline_config.datasets import FILES, named_dataset
 from tasks.dataset.profile import agreements, profile
-from tasks.dataset.validate import judge
+from tasks.dataset.validate import check_expectations
 from tasks.evaluation.confident_learning import find_label_errors
 from tasks.raw.folder import folder_dataset
 from tasks.raw.idx import read_idx, read_splits, write_idx
@@ -263,7 +263,9 @@ NOT_CAUGHT: dict[str, Callable[[Arrays], Arrays]] = {
 def found(arrays: Arrays) -> set[str]:
     """The expectations that a data set breaks; critical ones, which stop a run, with a !."""
     train, test = ((arrays[IMAGES], arrays[LABELS]), (arrays[TEST_IMAGES], arrays[TEST_LABELS]))
-    outcomes = judge(profile(*train), profile(*test), NUM_CLASSES, agreements(train, test))
+    outcomes = check_expectations(
+        profile(*train), profile(*test), NUM_CLASSES, agreements(train, test)
+    )
     return {
         outcome["name"] + "!" * (outcome["severity"] == "critical")
         for outcome in outcomes

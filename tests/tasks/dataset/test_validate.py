@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tasks.dataset.profile import frame_of, profile
-from tasks.dataset.validate import judge, validate
+from tasks.dataset.validate import check_expectations, validate
 from tasks.raw.idx import read_idx
 from tasks.raw.tables import sklearn_digits
 from tasks.runtime.errors import RawDataError, StorageError, ValidationError
@@ -16,7 +16,10 @@ FITTING = {"train": 1.0, "test": 1.0}
 def findings_of(arrays, num_classes=3):
     train = profile(arrays.train_images, arrays.train_labels)
     test = profile(arrays.test_images, arrays.test_labels)
-    return {outcome["name"]: outcome for outcome in judge(train, test, num_classes, FITTING)}
+    return {
+        outcome["name"]: outcome
+        for outcome in check_expectations(train, test, num_classes, FITTING)
+    }
 
 
 def failed(findings):
@@ -176,7 +179,7 @@ def test_the_critical_shares_are_borders(too_many):
     test[:leaks] = train[-leaks:]
     findings = {
         outcome["name"]: outcome
-        for outcome in judge(profile(train, labels), profile(test, labels), 2, FITTING)
+        for outcome in check_expectations(profile(train, labels), profile(test, labels), 2, FITTING)
     }
     assert findings["few-blank-images"]["success"] is not too_many
     assert findings["few-leaks"]["success"] is not too_many

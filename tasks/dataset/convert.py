@@ -18,7 +18,7 @@ from tasks.runtime.stages import CONVERT
 from tasks.runtime.store import Facts, StageRef
 from tasks.runtime.task import stage_task
 
-# The rows of a row group, and its bytes, at least one image: what a reader holds at a time.
+# A reader holds a row group: at most this many rows, and this many bytes or a single image.
 ROW_GROUP = 8192
 GROUP_BYTES = ROW_GROUP * 28 * 28
 

@@ -72,7 +72,7 @@ def normalize(folder: Path, table: StageRef, split: Split, scaling: Scaling) -> 
     images, _ = read_rows(table, indices.train if scaling == "standard" else indices.train[:0])
     mean, std = fit(scaling, images)
     for part in PARTS:
-        # To memory first: on a full disk `np.save` loses the end of a file without an error.
+        # Not to the file: on a full disk `np.save` loses the end of a file without an error.
         content = io.BytesIO()
         np.save(content, getattr(indices, part))
         (folder / f"{part}.npy").write_bytes(content.getvalue())

@@ -1,7 +1,4 @@
-"""The fetch stage: the four raw IDX files of a data set, unpacked, with their digests.
-
-Axes: N images, H rows and W columns of pixels; images are N × H × W, labels N.
-"""
+"""The fetch stage: the four raw IDX files of a data set, unpacked, with their digests."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from tasks.runtime.task import stage_task
 
 
 def only_transient(task: object, task_run: object, state: Any) -> bool:
-    """Return whether the network is to blame: a wrong digest is not worth another try."""
+    """Return whether a failed fetch is tried again: after a network error, not a wrong digest."""
     return getattr(state.data, "transient", False) is True
 
 

@@ -105,7 +105,7 @@ def folder_files(
             else:
                 yield name, file, f"{what}"
     except RawDataError as error:
-        # A person knows the file in the folder, not the copy.
+        # Errors name the file in the folder, not its copy.
         error.what = error.what.replace(str(scratch), str(folder))
         raise
 
@@ -140,7 +140,7 @@ def survey(path: Path) -> Layout:
 
 
 def _recognised(path: Path) -> list[Path]:
-    """Return the files with names that mean something here, sorted; folders are left out."""
+    """Return the files with a name that RECOGNISED matches, sorted; folders are left out."""
     recognised = []
     try:
         str(path).encode()
@@ -155,7 +155,7 @@ def _recognised(path: Path) -> list[Path]:
     except OSError as error:
         raise damaged(error.filename or path, error) from error
     except ValueError as error:
-        # A NUL, or bytes that are not letters: neither a digest nor a message can have them.
+        # A name with a NUL or with undecodable bytes cannot be hashed or printed.
         raise RawDataError(ascii(str(path)), found="a name that is not text") from error
     return recognised
 

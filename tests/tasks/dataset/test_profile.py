@@ -24,7 +24,7 @@ def labels_of(images):
 
 
 @given(stacks)
-def test_each_row_says_what_its_image_is(images):
+def test_each_row_has_the_figures_of_its_image(images):
     rows = profile(images, labels_of(images)).to_pylist()
     for index, (image, row) in enumerate(zip(images, rows, strict=True)):
         assert (row["index"], row["label"]) == (index, index % 3)
@@ -54,8 +54,8 @@ def test_pieces_of_any_size_give_the_same_profile(images, num_bytes):
     assert pieces.equals(profile(images, labels_of(images)))
 
 
-def test_large_images_are_looked_at_one_by_one():
-    """Twelve of 4 MB: all at once took 384 MB."""
+def test_the_profile_of_large_images_takes_little_memory():
+    """The bound is for twelve images of 4 MB, of which one is converted at a time."""
     images = np.random.default_rng(0).integers(0, 256, (12, 2000, 2000), np.uint8)
     tracemalloc.start()
     try:
@@ -72,7 +72,7 @@ def test_a_constant_image_has_a_spread_of_exactly_zero():
     assert profile(images, labels_of(images))["std"].to_pylist() == [0.0] * 3
 
 
-def test_the_frame_knows_each_rows_copies():
+def test_the_frame_names_the_copies_of_each_row():
     blank, dot, line = np.zeros((3, 2, 2), np.uint8)
     dot[0, 0] = line[0] = 9
     train = profile(np.stack([dot, blank, dot, line]), np.array([0, 0, 1, 1], np.uint8))
@@ -91,7 +91,7 @@ LABELS = (np.arange(300) % 3).astype(np.uint8)
 
 
 def squares(labels, height=9, width=7, seed=0):
-    """Noise, and a bright square whose place tells the label."""
+    """Return images of noise with a bright square at a place that depends on the label."""
     images = np.random.default_rng(seed).integers(0, 90, (len(labels), height, width))
     for image, label in zip(images, labels.tolist(), strict=True):
         image[: height // 3, label * width // 3 : (label + 1) * width // 3] += 150
@@ -99,13 +99,13 @@ def squares(labels, height=9, width=7, seed=0):
 
 
 @given(npst.arrays(np.int64, (2, 20), elements=st.integers(0, 3)))
-def test_kappa_is_the_one_that_is_known(classes):
+def test_kappa_is_that_of_scikit_learn(classes):
     given_R, named_R = classes
     known = 1.0 if len(set(classes.ravel())) == 1 else cohen_kappa_score(given_R, named_R)
     assert kappa(given_R, named_R) == pytest.approx(known)
 
 
-def test_it_is_the_nearest_centroid_on_rows_that_it_has_not_seen():
+def test_the_agreement_is_that_of_a_nearest_centroid_on_unseen_rows():
     train, test = squares(LABELS), squares(LABELS[:90], seed=1)
     mixed = np.random.default_rng(0).permutation(LABELS[:90])
     found = agreements((train, LABELS), (test, mixed))
@@ -115,7 +115,7 @@ def test_it_is_the_nearest_centroid_on_rows_that_it_has_not_seen():
 
 
 @pytest.mark.parametrize("side", [SAMPLE_SIDE, 5 * SAMPLE_SIDE + 1])
-def test_large_images_are_sampled_and_one_row_is_enough(side):
+def test_the_agreement_of_large_images_and_of_single_rows(side):
     labels = LABELS[:60]
     split = (squares(labels, side, side), labels)
     assert agreements(split, split) == {"train": 1, "test": 1}
@@ -123,7 +123,7 @@ def test_large_images_are_sampled_and_one_row_is_enough(side):
     assert agreements(one, one) == {"train": 1, "test": 1}
 
 
-def test_labels_that_have_nothing_to_do_with_the_images():
+def test_the_agreement_of_shuffled_labels_is_near_zero():
     labels = np.random.default_rng(1).permutation(LABELS)
     found = agreements((squares(LABELS), labels), (squares(LABELS), LABELS))
     assert abs(found["train"]) < 0.1

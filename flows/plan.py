@@ -89,7 +89,7 @@ def _dataset(choice: str, classes: int | None) -> Dataset:
     """Return the named data set, or a folder as a data set. A name comes before a folder."""
     is_path = given_path(choice).exists() or "/" in choice
     if choice not in named_datasets() and is_path:
-        from tasks.raw.local import folder_dataset
+        from tasks.raw.folder import folder_dataset
 
         return folder_dataset(given_path(choice), classes or 10)
     dataset = named_dataset(choice)

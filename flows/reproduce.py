@@ -158,7 +158,7 @@ def _raw_files(manifest: BundleManifest) -> Path | None:
 
 def _refuse_other_content(dataset: str, place: Path | None) -> None:
     """Raise ConfigError unless a folder has the content that the data set is named after."""
-    from tasks.raw.local import content_of
+    from tasks.raw.folder import content_of
 
     content = dataset.rpartition("-")[2]
     found = "no folder" if place is None else f"the content {content_of(place)[: len(content)]}"

@@ -10,7 +10,7 @@ import typer
 from flows import console
 from flows.cli.run import JsonOption, with_options
 from flows.plan import Choice, Plan, make_plan
-from pipeline_config.datasets import FILES, named_datasets
+from pipeline_config.datasets import named_datasets
 from pipeline_config.recipe_files import cautions_of, load_recipe, recipe_file, recipe_names
 from pipeline_config.sections import ConfigError
 from pipeline_config.settings import settings
@@ -89,9 +89,8 @@ def show(
 
 def _read(plan: Plan, split: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return images and labels of a split; the raw files are fetched if they are not there."""
-    from tasks.raw.idx import read_idx
-    from tasks.raw.obtain import obtain
-    from tasks.raw.structure import check_structure
+    from tasks.raw.idx import read_splits
+    from tasks.raw.sources import obtain
     from tasks.runtime.files import root_lock
     from tasks.runtime.stages import FETCH
     from tasks.runtime.store import build
@@ -99,9 +98,7 @@ def _read(plan: Plan, split: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]
     data = plan.dataset
     with root_lock():
         raw = build(FETCH, {"dataset": data}, lambda folder: obtain(data, plan.source, folder))
-    check_structure(raw.path, data.num_classes, data.title)
-    images, labels = FILES[:2] if split == "train" else FILES[2:]
-    return read_idx(raw.path / images), read_idx(raw.path / labels)
+    return read_splits(raw.path, data.num_classes, data.title)[split]
 
 
 def _counts(labels_N: NDArray[np.uint8], num_classes: int) -> list[int]:

@@ -1,7 +1,13 @@
-"""The table that later stages read: the pooled rows, training split first, then test."""
+"""The pooled rows of a data set: reading them, and dividing them into parts.
+
+Row i of the N pooled rows is row i of the training split for i below its length, and of the test
+split after that. Images have H×W pixels.
+"""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +15,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline_config.recipe import LastRows, PooledTest, Split, StratifiedFold, StratifiedShare
+from pipeline_config.sections import ConfigError
+from tasks.raw.idx import SPLITS
 from tasks.runtime.store import StageRef
 
-SPLITS = ("train", "test")
+Indices = NDArray[np.int64]
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class PartIndices:
+    """Disjoint indices, int64, that together are every row; `validation` may be empty."""
+
+    train: Indices
+    validation: Indices
+    test: Indices
 
 
 def read_labels(table: StageRef) -> NDArray[np.int64]:
@@ -20,9 +39,7 @@ def read_labels(table: StageRef) -> NDArray[np.int64]:
     return np.concatenate([column.to_numpy() for column in labels]).astype(np.int64)
 
 
-def read_rows(
-    table: StageRef, rows_R: NDArray[np.int64]
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def read_rows(table: StageRef, rows_R: Indices) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return (images uint8 (R, H*W), labels int64 (R,)) of some rows of the pooled table.
 
     Only the row groups that hold them are read, one at a time.
@@ -50,9 +67,111 @@ def _file(table: StageRef, split: str) -> Path:
 
 
 def pixels(images_B: pa.FixedSizeBinaryArray, num_pixels: int) -> NDArray[np.uint8]:
-    """The bytes of an Arrow column as (B, H*W), not copied."""
+    """Return the bytes of an Arrow column as (B, H*W), not copied."""
     _, content = images_B.buffers()
-    flat = np.frombuffer(
-        content, np.uint8, len(images_B) * num_pixels, images_B.offset * num_pixels
-    )
-    return flat.reshape(len(images_B), num_pixels)
+    start, count = images_B.offset * num_pixels, len(images_B) * num_pixels
+    return np.frombuffer(content, np.uint8, count, start).reshape(-1, num_pixels)
+
+
+def read_split(normalized: StageRef) -> PartIndices:
+    """Return the indices that a normalize stage wrote."""
+    return PartIndices(*(np.load(normalized.path / f"{part}.npy") for part in PARTS))
+
+
+def split_rows(split: Split, labels_N: NDArray[np.int64], num_train: int) -> PartIndices:
+    """Return the rows of each part; the first `num_train` are the data set's training split.
+
+    Raises ConfigError where a part of the recipe would be empty or out of proportion.
+    """
+    if isinstance(split.test, PooledTest):
+        rest, test = _pooled(split.test, len(labels_N))
+    else:
+        rest = np.arange(num_train, dtype=np.int64)
+        test = np.arange(num_train, len(labels_N), dtype=np.int64)
+    if isinstance(split.validation, LastRows):
+        return PartIndices(*_last(rest, split.validation.rows), test)
+    if isinstance(split.validation, StratifiedShare):
+        held = _stratified(labels_N[rest], split.validation)
+    elif isinstance(split.validation, StratifiedFold):
+        held = _fold(labels_N[rest], split.validation)
+    else:
+        return PartIndices(rest, rest[:0], test)
+    return PartIndices(np.sort(rest[~held]), np.sort(rest[held]), test)
+
+
+def _pooled(test: PooledTest, num_rows: int) -> tuple[Indices, Indices]:
+    """Return (rest, test) in the order of scikit-learn's `train_test_split`."""
+    from sklearn.model_selection import train_test_split
+
+    num_test = math.ceil(test.share * num_rows)
+    if num_test >= num_rows:
+        raise ConfigError(
+            f"split.test.share = {test.share}",
+            found=f"{num_test} of {num_rows} rows for testing",
+            expected="a share that leaves rows to train on",
+            remedy="Lower split.test.share.",
+        )
+    rows = np.arange(num_rows, dtype=np.int64)
+    rest, tested = train_test_split(rows, test_size=test.share, random_state=test.seed)
+    return rest, tested
+
+
+def _last(rest: Indices, rows: int) -> tuple[Indices, Indices]:
+    """Return (train, validation). Raises ConfigError for more than half of the rows."""
+    if rows > len(rest) / 2:
+        raise ConfigError(
+            f"split.validation.rows = {rows}",
+            found=f"only {len(rest)} rows that are not for testing",
+            expected=f"at most {len(rest) // 2}, half of them, so that the model has rows to learn",
+            remedy=f"Lower it: --set split.validation.rows={max(1, len(rest) // 10)}. For none: "
+            "--set 'split.validation={kind: none}'",
+        )
+    return rest[:-rows], rest[-rows:]
+
+
+def _stratified(labels: NDArray[np.int64], validation: StratifiedShare) -> NDArray[np.bool_]:
+    """Return whether each row is for validation: of each class the share, to the nearest row."""
+    generator = np.random.default_rng(validation.seed)
+    held = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        places = np.flatnonzero(labels == label)
+        num_held = round(validation.share * len(places))
+        if not 0 < num_held < len(places):
+            raise ConfigError(
+                f"split.validation.share = {validation.share}",
+                found=f"{len(places)} rows of class {label}, {num_held} of them for validation",
+                expected="rows of every class to train on and to validate with",
+                remedy="Choose a share nearer to 0.5, or the kind none or last.",
+            )
+        held[generator.permutation(places)[:num_held]] = True
+    return held
+
+
+def _fold(labels: NDArray[np.int64], validation: StratifiedFold) -> NDArray[np.bool_]:
+    """Return whether each row is for validation: each class is shuffled and dealt in turn.
+
+    No two folds differ by more than one row, neither in total nor in any class.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    if counts.min() < validation.folds:
+        raise ConfigError(
+            f"split.validation.folds = {validation.folds}",
+            found=f"{counts.min()} rows of class {classes[counts.argmin()]}",
+            expected="a row of every class in each fold",
+            remedy="Take fewer folds.",
+        )
+    shuffled = np.random.default_rng(validation.seed).permutation(len(labels))
+    dealt = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    held = np.zeros(len(labels), bool)
+    held[dealt[validation.fold :: validation.folds]] = True
+    return held
+
+
+def first_of_each_class(labels_N: NDArray[np.int64], num_rows: int) -> Indices:
+    """Return `num_rows` rows: the first of each class, then the second, and so on."""
+    turn_N = np.zeros(len(labels_N), dtype=np.int64)
+    for label in np.unique(labels_N):
+        rows = labels_N == label
+        turn_N[rows] = np.arange(rows.sum())
+    chosen: Indices = np.lexsort((labels_N, turn_N))[:num_rows]
+    return chosen

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.dataset.splits import first_of_each_class
+from tasks.dataset.table import first_of_each_class
 from tasks.evaluation.figure_page import WIDTH_IN, page
 
 ROWS, COLUMNS = 3, 5

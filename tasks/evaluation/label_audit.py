@@ -40,7 +40,7 @@ def out_of_fold(
     num_classes: int,
 ) -> NDArray[np.float32]:
     """The probabilities (N, C) of each row from the network of the fold that it validates."""
-    from tasks.dataset.splits import read_split
+    from tasks.dataset.table import read_split
     from tasks.model.network import load_network, probabilities
     from tasks.runtime.devices import one_thread
 

@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline_config.recipe import Model
-from tasks.dataset.splits import first_of_each_class, read_split
-from tasks.dataset.table import read_labels
+from tasks.dataset.table import first_of_each_class, read_labels, read_split
 from tasks.dataset.table import read_rows as table_rows
 from tasks.model.network import Temperature, load_network, logits_in_batches
 from tasks.runtime.store import StageRef

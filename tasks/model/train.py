@@ -83,8 +83,7 @@ def _read_rows(table: StageRef, normalized: StageRef, device: torch.device) -> t
     import numpy as np
     import torch
 
-    from tasks.dataset.splits import read_split
-    from tasks.dataset.table import read_rows
+    from tasks.dataset.table import read_rows, read_split
     from tasks.model.scoring import Rows
 
     split = read_split(normalized)

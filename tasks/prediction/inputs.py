@@ -20,7 +20,7 @@ from pipeline_config.datasets import RawFile
 from pipeline_config.sections import given_path
 from tasks.prediction.pictures import Form, name_of, read_picture
 from tasks.raw.idx import GZIP_MAGIC, read_header
-from tasks.raw.receive import chunks_of, damaged, receive
+from tasks.raw.receive import damaged, receive
 from tasks.runtime.errors import RawDataError
 from tasks.runtime.files import storage_errors
 
@@ -157,8 +157,7 @@ def _gzip(path: Path, form: Form) -> Iterator[NDArray[np.uint8]]:
     """Unpacked into a temporary file, checked to its end, then read as any other."""
     with TemporaryDirectory(prefix="idxflow-") as scratch, storage_errors(Path(scratch)):
         raw, name = Path(scratch) / "images", name_of(path)
-        with path.open("rb") as stream:
-            receive(chunks_of(stream, name), name, RawFile(), raw, lambda _: None)
+        receive(path, name, RawFile(), raw)
         yield from _idx(raw, form, named=path)
 
 

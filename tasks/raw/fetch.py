@@ -1,7 +1,4 @@
-"""Stage 1, fetch: the four raw IDX files of a data set, decompressed and known by their digests.
-
-Axes: N images, H rows and W columns of pixels; images are N × H × W, labels N.
-"""
+"""The fetch stage: the four raw IDX files of a data set, unpacked, with their digests."""
 
 from __future__ import annotations
 
@@ -9,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_config.datasets import Dataset
-from tasks.runtime.show import ProgressArtifact, show_table
 from tasks.runtime.stages import FETCH
 from tasks.runtime.store import Facts
 from tasks.runtime.task import stage_task
 
 
 def only_transient(task: object, task_run: object, state: Any) -> bool:
-    """Whether the network stood in the way: wrong digests alone are not worth another try."""
+    """Return whether a failed fetch is tried again: after a network error, not a wrong digest."""
     return getattr(state.data, "transient", False) is True
 
 
@@ -34,12 +30,6 @@ def fetch(folder: Path, dataset: Dataset, source: str | None = None) -> Facts:
     Raises FetchError when no source gives them, RawDataError for a folder that cannot be used and
     StorageError where there is no room for them.
     """
-    from tasks.raw.obtain import Attempt, obtain
+    from tasks.raw.sources import obtain
 
-    attempts: list[Attempt] = []
-    bar = ProgressArtifact("fetch-progress", f"raw files of {dataset.name}")
-    try:
-        return obtain(dataset, source, folder, attempts.append, bar.show)
-    finally:
-        rows = [{"source": attempt.source, "result": attempt.result} for attempt in attempts]
-        show_table("fetch-sources", rows, f"Where the raw files of {dataset.name} came from")
+    return obtain(dataset, source, folder)

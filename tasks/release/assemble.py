@@ -189,8 +189,7 @@ def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
     import numpy as np
     from safetensors.numpy import save
 
-    from tasks.dataset.splits import read_split
-    from tasks.dataset.table import read_rows
+    from tasks.dataset.table import read_rows, read_split
     from tasks.model.network import load_network
     from tasks.release.onnx_export import compare_with_torch, onnx_bytes
 

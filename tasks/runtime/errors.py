@@ -37,6 +37,7 @@ class SourceError(IdxflowError):
     """A source that did not give a file. `transient`: the network may be to blame."""
 
     expected = "the file"
+    remedy = "Check the network or name another source."
 
     def __init__(self, what: object, *, transient: bool = False, **words: str) -> None:
         super().__init__(what, **words)

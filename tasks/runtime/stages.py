@@ -46,8 +46,8 @@ FETCH = Stage(
 VALIDATE = Stage(
     "validate",
     "tasks.dataset.validate",
-    libraries=("numpy", "pandas", "pyarrow", "great-expectations", "jinja2"),
-    data=("tasks/dataset/validation.html",),
+    libraries=("numpy", "pandas", "pyarrow", "great-expectations", "jinja2", "pillow"),
+    data=("tasks/dataset/expectations.yaml", "tasks/dataset/validation.html"),
     ignores=("title",),
 )
 CONVERT = Stage("convert", "tasks.dataset.convert", libraries=("numpy", "pyarrow"))

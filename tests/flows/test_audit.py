@@ -15,7 +15,7 @@ import pytest
 
 from flows.folds import explain_audit, fold_plans
 from flows.plan import Choice, make_plan
-from tasks.raw.digits import sklearn_digits
+from tasks.raw.tables import sklearn_digits
 
 pytestmark = pytest.mark.flow
 Shell = Callable[..., tuple[int, str, str]]
@@ -39,8 +39,7 @@ def noisy(tmp_path: Path, wrong: set[int]) -> Path:
     """The real 8×8 digits, 30 of their 1,437 training labels planted wrong."""
     folder = tmp_path / "noisy"
     folder.mkdir()
-    with sklearn_digits(folder):
-        labels = folder / "train-labels-idx1-ubyte"
+    _, (_, labels, _), *_ = sklearn_digits(folder)
     content = np.frombuffer(labels.read_bytes(), np.uint8).copy()
     content[[8 + row for row in wrong]] = (content[[8 + row for row in wrong]] + 5) % 10
     labels.write_bytes(content.tobytes())

@@ -26,8 +26,8 @@ from flows.reproduce import compare, reproduce
 from flows.summary import Summary
 from pipeline_config.datasets import FILES
 from pipeline_config.gate import gate_for
+from tasks.raw.folder import folder_dataset
 from tasks.raw.idx import write_idx
-from tasks.raw.local import folder_dataset
 from tasks.release.bundle import GOLDEN, BundleManifest, inspect_bundle
 from tasks.release.looks import read_looks
 from tasks.runtime import devices

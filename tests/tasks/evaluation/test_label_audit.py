@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline_config.recipe import OfficialTest, Split, StratifiedFold
 from pipeline_config.recipe_files import load_recipe
 from tasks.dataset.normalize import normalize
-from tasks.dataset.splits import read_split
+from tasks.dataset.table import read_split
 from tasks.evaluation.image_figures import draw_suspects
 from tasks.evaluation.label_audit import audit, out_of_fold
 from tasks.evaluation.suspects import GALLERY, NOISE, SUSPECTS, read_suspects

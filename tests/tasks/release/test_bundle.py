@@ -12,7 +12,7 @@ import pytest
 from pipeline_config.recipe import Expectation
 from pipeline_config.recipe_files import load_recipe
 from pipeline_config.settings import settings
-from tasks.raw.local import folder_dataset
+from tasks.raw.folder import folder_dataset
 from tasks.release import assemble
 from tasks.release.assemble import Lineage, ensure_bundle
 from tasks.release.bundle import bundle_folder, inspect_bundle

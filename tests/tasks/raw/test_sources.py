@@ -1,4 +1,4 @@
-"""Sources, one after the other: a web server that misbehaves, package clients, digits, a folder."""
+"""Tests of the sources: web servers, package clients, scikit-learn's digits and folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline_config.datasets import FILES, RawFile, named_dataset
-from tasks.raw.obtain import obtain
+from tasks.raw.sources import obtain
 from tasks.runtime.errors import FetchError
 
 FIRST = f"{FILES[0]}.gz"
@@ -31,6 +31,16 @@ def failure(dataset, target, source: str | None = None) -> FetchError:
     return caught.value
 
 
+@pytest.fixture
+def attempts(monkeypatch) -> list[dict[str, str]]:
+    """Return the rows of the table of sources in the Prefect UI."""
+    rows: list[dict[str, str]] = []
+    monkeypatch.setattr(
+        "tasks.raw.sources.show_table", lambda key, found, words: rows.extend(found)
+    )
+    return rows
+
+
 def closed_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -40,9 +50,12 @@ def closed_port() -> int:
 # The web
 
 
-def test_gzips_from_the_web(web, target, raw, files, make_dataset):
+def test_gzip_files_are_downloaded(web, target, raw, files, make_dataset, monkeypatch):
     shares: list[float] = []
-    facts = obtain(make_dataset(web.url), None, target, show=shares.append)
+    monkeypatch.setattr(
+        "tasks.runtime.show.ProgressArtifact.show", lambda _, share: shares.append(share)
+    )
+    facts = obtain(make_dataset(web.url), None, target)
     assert same_as(raw, target)
     assert facts == {
         "sha256": {name: files[name].sha256 for name in FILES},
@@ -50,7 +63,7 @@ def test_gzips_from_the_web(web, target, raw, files, make_dataset):
     }
     assert shares == sorted(shares)
     assert shares[-1] == 1
-    assert set(web.asked.values()) == {1}
+    assert set(web.requests.values()) == {1}
 
 
 def html(web):
@@ -93,7 +106,7 @@ def stalling(web):
 
 
 @pytest.mark.parametrize(
-    ("misbehaviour", "words", "transient"),
+    ("fault", "words", "transient"),
     [
         (html, "a web page (HTML) instead of data", False),
         (not_found, "HTTP status 404", False),
@@ -105,35 +118,28 @@ def stalling(web):
         (stalling, "a broken download", True),
     ],
 )
-def test_a_misbehaving_server(
-    web, target, raw, make_dataset, monkeypatch, misbehaviour, words, transient
+def test_a_failing_server_is_left_at_its_first_failure(
+    web, target, raw, make_dataset, monkeypatch, fault, words, transient
 ):
-    monkeypatch.setattr("tasks.raw.download.TIMEOUT", 0.1)
-    web.answer = misbehaviour(web)
+    monkeypatch.setattr("tasks.raw.sources.TIMEOUT", 0.1)
+    web.answer = fault(web)
     error = failure(make_dataset(web.url), target)
     assert words in str(error)
     assert error.transient is transient
-    # A source is left at its first failure: only Prefect's task tries again, three times in all.
-    assert web.asked == {FIRST: 1}
+    # Only Prefect's task tries a source again.
+    assert web.requests == {FIRST: 1}
     obtain(make_dataset(web.url, f"folder:{raw}"), None, target)
     assert same_as(raw, target)
 
 
-def test_a_mirror_that_breaks_off_is_left_for_the_next_at_once(web, target, raw, make_dataset):
-    web.answer = broken_off(web)
-    obtain(make_dataset(web.url, str(raw)), None, target)
-    assert same_as(raw, target)
-    assert web.asked == {FIRST: 1}
-
-
-def test_one_source_that_may_answer_in_a_moment_is_worth_another_try(web, target, make_dataset):
+def test_a_failure_is_transient_if_that_of_any_source_is(web, target, make_dataset):
     web.answer = busy(web)
     assert failure(make_dataset(web.url, "folder:/nowhere"), target).transient
     web.answer = not_found(web)
     assert not failure(make_dataset(web.url, "folder:/nowhere"), target).transient
 
 
-def test_a_refused_port_costs_one_try_for_four_files(target, make_dataset, monkeypatch):
+def test_a_refused_connection_is_tried_once(target, make_dataset, monkeypatch):
     import httpx
 
     tries = []
@@ -151,22 +157,21 @@ def test_a_refused_port_costs_one_try_for_four_files(target, make_dataset, monke
 
 
 @pytest.mark.parametrize("address", ["http://", "http://[::1", "https://a b/"])
-def test_an_address_that_is_none(target, make_dataset, address):
+def test_a_malformed_address_is_refused(target, make_dataset, address):
     assert address in str(failure(make_dataset(address), target))
 
 
-def test_what_one_source_gave_is_kept_when_it_fails(web, target, raw, make_dataset):
+def test_files_of_a_source_that_fails_later_are_kept(web, target, raw, make_dataset, attempts):
     web.answer = lambda handler, name: (
         web.serve(handler, name) if name == FIRST else web.send(handler, b"", status=404)
     )
-    attempts = []
-    obtain(make_dataset(web.url, str(raw)), None, target, attempts.append)
+    obtain(make_dataset(web.url, str(raw)), None, target)
     assert same_as(raw, target)
-    assert [attempt.files for attempt in attempts] == [FILES[:1], FILES[1:]]
-    assert "404" in attempts[0].result
+    assert "404" in attempts[0]["result"]
+    assert attempts[1]["result"] == f"gave {', '.join(FILES[1:])}"
 
 
-def test_a_gzip_digest_where_the_raw_one_is_unknown(web, target, raw, make_dataset):
+def test_the_gzip_digest_is_checked_where_the_raw_one_is_unknown(web, target, raw, make_dataset):
     from hashlib import sha256
 
     known = {
@@ -174,52 +179,52 @@ def test_a_gzip_digest_where_the_raw_one_is_unknown(web, target, raw, make_datas
     }
     obtain(make_dataset(web.url, files=known), None, target)
     assert same_as(raw, target)
-    assert "no gzip file" in str(failure(make_dataset(str(raw), files=known), target))
+    assert "the gzip file as published" in str(failure(make_dataset(str(raw), files=known), target))
 
 
 # Folders
 
 
-def test_the_given_source_comes_first_and_is_held_to_the_digests(
-    tmp_path, web, target, raw, make_dataset
+def test_the_given_source_is_tried_first_and_its_digests_are_checked(
+    tmp_path, web, target, raw, make_dataset, attempts
 ):
     folder = shutil.copytree(raw, tmp_path / "mine")
     obtain(make_dataset(web.url), str(folder), target)
     assert same_as(raw, target)
-    assert not web.asked
+    assert not web.requests
     for name in FILES:
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    attempts = []
-    obtain(make_dataset(web.url), str(folder), target, attempts.append)
+    attempts.clear()
+    obtain(make_dataset(web.url), str(folder), target)
     assert same_as(raw, target)
-    assert "the SHA-256" in attempts[0].result
-    assert attempts[1].source == web.url
+    assert "the SHA-256" in attempts[0]["result"]
+    assert attempts[1]["source"] == web.url
 
 
-def test_the_last_error_lists_every_source_and_says_what_to_do(target, raw, make_dataset):
+def test_the_error_lists_each_source_and_a_remedy(target, raw, make_dataset):
     refused = f"http://127.0.0.1:{closed_port()}/"
     dataset = make_dataset(refused, "npm:nothing", "deb:-o/x", "sklearn:iris", "folder:/nowhere")
     error = failure(dataset, target, "/not/here")
     for source in ("/not/here", *dataset.sources):
         assert f"\n  {source}\n" in str(error)
     assert "idxflow run --dataset small --source FOLDER" in str(error)
-    assert error.transient  # the refused port may be open in a moment
+    assert error.transient  # The refused port may be open later.
     assert not failure(make_dataset(), target).transient
 
 
-def test_digits_need_no_network(target):
+def test_the_digits_of_scikit_learn_need_no_network(target):
     dataset = named_dataset("digits8x8")
     facts = obtain(dataset, None, target)
     assert facts["sha256"] == {name: dataset.files[name].sha256 for name in FILES}
 
 
-# Package clients: small scripts in their place
+# Package clients, replaced by small scripts
 
 
 @pytest.fixture
 def client(tmp_path, monkeypatch):
-    """Put a shell script called `name` on an otherwise empty PATH."""
+    """Return a function that puts a shell script called `name` on an otherwise empty PATH."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
@@ -234,7 +239,7 @@ def client(tmp_path, monkeypatch):
 
 @pytest.fixture
 def package(tmp_path, web) -> Path:
-    """A tar archive with the gzips in `./usr/data/`, and with members that would escape."""
+    """Return a tar archive with gzip files in `./usr/data/` and with links outside of it."""
     path = tmp_path / "package.tar"
     with tarfile.open(path, "w:gz") as tar:
         for name in FILES:
@@ -259,11 +264,11 @@ def test_a_package_is_downloaded_once(tmp_path, client, package, target, raw, ma
     client("dpkg-deb", f'{note}; /bin/cat "$2"')
     obtain(make_dataset(source), None, target)
     assert same_as(raw, target)
-    told = log.read_text().splitlines()
-    assert len(told) == (1 if source.startswith("npm") else 2)
-    assert ("pack @scope/some-data@1.0.0" in told[0]) == source.startswith("npm")
-    # The clients' own retries are off: they would multiply those of the task.
-    assert any(option in told[0] for option in ("--fetch-retries=0", "Acquire::Retries=0"))
+    commands = log.read_text().splitlines()
+    assert len(commands) == (1 if source.startswith("npm") else 2)
+    assert commands[0].endswith("@scope/some-data@1.0.0") == source.startswith("npm")
+    # The clients do not retry, since their retries would multiply those of the task.
+    assert any(option in commands[0] for option in ("--fetch-retries=0", "Acquire::Retries=0"))
 
 
 @pytest.mark.parametrize(
@@ -272,14 +277,16 @@ def test_a_package_is_downloaded_once(tmp_path, client, package, target, raw, ma
         (None, "npm: not installed", False),
         ("echo 'npm error 404 Not Found' >&2; exit 1", "exit code 1 (npm error 404", False),
         ("echo 'npm error code ENOTFOUND' >&2; exit 1", "ENOTFOUND", True),
-        ("exit 0", "0 *.tgz files", False),
+        ("exit 0", "0 packages from the client", False),
         ("echo nothing > a.tgz", "unreadable or damaged file", False),
         ("/bin/tar cf a.tgz /dev/null 2>/dev/null", "no usr/data/train-images", False),
         ("/bin/sleep 60 & echo $! > ../../../pid; wait", "no end after", True),
     ],
 )
-def test_a_client_that_fails(client, target, make_dataset, monkeypatch, script, words, transient):
-    monkeypatch.setattr("tasks.raw.packages.TIMEOUT_S", 0.3)
+def test_a_failing_package_client_is_a_source_error(
+    client, target, make_dataset, monkeypatch, script, words, transient
+):
+    monkeypatch.setattr("tasks.raw.sources.CLIENT_TIMEOUT_S", 0.3)
     if script is not None:
         client("npm", script)
     error = failure(make_dataset("npm:some-data@1.0.0/usr/data/"), target)
@@ -287,10 +294,10 @@ def test_a_client_that_fails(client, target, make_dataset, monkeypatch, script, 
     assert error.transient is transient
 
 
-def test_a_client_that_hangs_takes_its_children_along(
+def test_a_client_that_hangs_is_killed_with_its_children(
     tmp_path, client, target, make_dataset, monkeypatch
 ):
-    monkeypatch.setattr("tasks.raw.packages.TIMEOUT_S", 0.3)
+    monkeypatch.setattr("tasks.raw.sources.CLIENT_TIMEOUT_S", 0.3)
     client("apt-get", f"/bin/sleep 60 & echo $! > {tmp_path}/pid; wait")
     assert "no end after" in str(failure(make_dataset("deb:some-data/x/"), target))
     status = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/status")
@@ -298,10 +305,10 @@ def test_a_client_that_hangs_takes_its_children_along(
         if not status.exists() or "(zombie)" in status.read_text():
             return
         time.sleep(0.02)
-    pytest.fail("the client's child outlived it")
+    pytest.fail("the client's child is still running")
 
 
-def test_a_client_without_room_is_a_full_disk(client, target, make_dataset):
+def test_a_client_that_finds_the_disk_full_raises_an_os_error(client, target, make_dataset):
     client("npm", "echo 'npm error nospc ENOSPC: no space left on device' >&2; exit 228")
     with pytest.raises(OSError, match="No space left") as caught:
         obtain(make_dataset("npm:some-data@1.0.0/x/"), None, target)
@@ -309,9 +316,7 @@ def test_a_client_without_room_is_a_full_disk(client, target, make_dataset):
     assert list(target.iterdir()) == []
 
 
-def test_the_environment_of_a_client_is_ours_in_plain_english(
-    tmp_path, client, target, make_dataset
-):
-    client("npm", f'echo "$LC_ALL $HOME" > {tmp_path}/told; exit 1')
+def test_a_client_runs_in_our_environment_with_the_c_locale(tmp_path, client, target, make_dataset):
+    client("npm", f'echo "$LC_ALL $HOME" > {tmp_path}/environment; exit 1')
     failure(make_dataset("npm:some-data@1.0.0/x/"), target)
-    assert (tmp_path / "told").read_text().strip() == f"C {os.environ['HOME']}"
+    assert (tmp_path / "environment").read_text().strip() == f"C {os.environ['HOME']}"

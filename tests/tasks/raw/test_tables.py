@@ -1,4 +1,4 @@
-"""CSV and NPZ become the very IDX files; what they cannot mean is an error that names the place."""
+"""Tests of CSV and NPZ files: the IDX files made from them, and their faults."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pipeline_config.datasets import FILES
-from tasks.raw.obtain import obtain
-from tasks.raw.tabular import read_csv, read_npz
+from tasks.raw.sources import obtain
+from tasks.raw.tables import read_csv, read_npz
 from tasks.runtime.errors import RawDataError
 
 
@@ -46,7 +46,7 @@ def bytes_of(folder, dataset) -> dict[str, bytes]:
 )
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 def test_csv_gives_the_same_idx_files(tmp_path, target, arrays, raw, header, newline):
-    from tasks.raw.local import folder_dataset
+    from tasks.raw.folder import folder_dataset
 
     images = list(arrays.values())
     write_csv(tmp_path / "mnist_train.csv", images[0], images[1], header, newline)
@@ -55,21 +55,21 @@ def test_csv_gives_the_same_idx_files(tmp_path, target, arrays, raw, header, new
     assert found == {name: (raw / name).read_bytes() for name in FILES}
 
 
-@pytest.mark.parametrize("dress", ["plain", "compressed", "int64", "channel", "flat", "fortran"])
-def test_npz_gives_the_same_idx_files(tmp_path, target, arrays, raw, dress):
-    from tasks.raw.local import folder_dataset
+@pytest.mark.parametrize("variant", ["plain", "compressed", "int64", "channel", "flat", "fortran"])
+def test_npz_gives_the_same_idx_files(tmp_path, target, arrays, raw, variant):
+    from tasks.raw.folder import folder_dataset
 
     named = keywords(arrays)
     for name, array in named.items():
-        if dress == "int64":
+        if variant == "int64":
             named[name] = array.astype(np.int64)
-        elif dress == "fortran":
+        elif variant == "fortran":
             named[name] = np.asfortranarray(array)
-        elif dress == "channel":
+        elif variant == "channel":
             named[name] = array[..., None]
-        elif dress == "flat":
+        elif variant == "flat":
             named[name] = array.reshape(len(array), -1)
-    save = np.savez_compressed if dress == "compressed" else np.savez
+    save = np.savez_compressed if variant == "compressed" else np.savez
     save(tmp_path / "any.npz", **named)
     found = bytes_of(target, folder_dataset(tmp_path))
     assert found == {name: (raw / name).read_bytes() for name in FILES}
@@ -78,20 +78,20 @@ def test_npz_gives_the_same_idx_files(tmp_path, target, arrays, raw, dress):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("1,0,0,0,0\n2,0,0,x,0\n", "'x' in row 2, column 4"),
-        ("1,0,x,0,0\n2,0,0,0,0\n", "'x' in row 1, column 3"),
-        ("label,a,b,c,d\n1,0,0,0,256\n", "'256' in row 2, column 5"),
-        ("1,0,0,0,0\n2,0,0,-1,0\n", "'-1' in row 2, column 4"),
-        ("1,0,0,0,0\n1,0,0.5,0,0\n", "'0.5' in row 2, column 3"),
-        ("1,0,0,0,0\n1,,0,0,0\n", "'' in row 2, column 2"),
-        ("1,0,0,0,0\n1,0,0,0,0\n1,0,0\n", "3 columns in row 3, where the first row has 5"),
-        ("1,0,0,0\n", "3 pixels a row, which make no square"),
+        ("1,0,0,0,0\n2,0,0,x,0\n", "row 2: 'x', column 4"),
+        ("1,0,x,0,0\n2,0,0,0,0\n", "row 1: 'x', column 3"),
+        ("label,a,b,c,d\n1,0,0,0,256\n", "row 2: '256', column 5"),
+        ("1,0,0,0,0\n2,0,0,-1,0\n", "row 2: '-1', column 4"),
+        ("1,0,0,0,0\n1,0,0.5,0,0\n", "row 2: '0.5', column 3"),
+        ("1,0,0,0,0\n1,,0,0,0\n", "row 2: '', column 2"),
+        ("1,0,0,0,0\n1,0,0,0,0\n1,0,0\n", "row 3: the number of columns changed from 5 to 3"),
+        ("1,0,0,0\n", "3 pixels a row, which is not a square number"),
         ("label,a,b,c,d\n", "no rows below the header"),
         ("", "0 pixels a row"),
         ("<html>\n", "0 pixels a row"),
     ],
 )
-def test_each_fault_of_a_csv_names_its_row(tmp_path, content, words):
+def test_each_fault_in_a_csv_file_names_its_row(tmp_path, content, words):
     path = tmp_path / "mnist_train.csv"
     path.write_text(content)
     with pytest.raises(RawDataError) as caught:
@@ -100,40 +100,40 @@ def test_each_fault_of_a_csv_names_its_row(tmp_path, content, words):
     assert str(path) in str(caught.value)
 
 
-NO_LABELS = ("-1", "+1", "1.0", "1e0", "NaN", "inf", "", "NA", "x", "0x10", "1_0", "١", "²", "-")
+NO_LABELS = ("-1", "1.0", "1e0", "NaN", "inf", "", "NA", "x", "0x10", "1_0", "١", "²", "-")
 
 
 @pytest.mark.parametrize("label", NO_LABELS)
-def test_a_first_row_whose_label_is_none_is_no_header(tmp_path, label):
+def test_a_first_row_with_a_bad_label_is_not_a_header(tmp_path, label):
     path = tmp_path / "train.csv"
     path.write_text(f"{label},7,0,0,0\n2,0,0,0,0\n", encoding="utf-8")
     with pytest.raises(RawDataError) as caught:
         read_csv(path)
-    assert f"{label!r} in row 1, column 1" in str(caught.value)
+    assert f"row 1: {label!r}, column 1" in str(caught.value)
 
 
 @pytest.mark.parametrize("cell", ["0x10", "0X1f", " 0x1 ", '"0x1"'])
 @pytest.mark.parametrize("column", [1, 4])
 @pytest.mark.parametrize("header", ["", "label,x0,x1,x2,x3\n"])
 @pytest.mark.parametrize("newline", ["\n", "\r"])
-def test_no_number_is_in_hexadecimal(tmp_path, cell, column, header, newline):
+def test_hexadecimal_numbers_are_refused(tmp_path, cell, column, header, newline):
     rows = [["1", "0", "0", "0", "0"] for _ in range(3)]
     rows[2][column - 1] = cell
     content = header + "".join(",".join(row) + "\n" for row in rows)
     (tmp_path / "train.csv").write_bytes(content.replace("\n", newline).encode())
     row = 4 if header else 3
-    with pytest.raises(RawDataError, match=f"in row {row}, column {column}, expected a label"):
+    with pytest.raises(RawDataError, match=f"row {row}: .*, column {column}, expected a label"):
         read_csv(tmp_path / "train.csv")
 
 
-def test_what_csv_allows_beside_the_number_does_not_change_it(tmp_path):
+def test_spaces_quotes_and_leading_zeros_do_not_change_a_number(tmp_path):
     (tmp_path / "train.csv").write_text(' 1,"7", 007 ,0,\t255\n')
     images, labels = read_csv(tmp_path / "train.csv")
     assert labels.tolist() == [1]
     assert images.tolist() == [[[7, 7], [0, 255]]]
 
 
-def test_csv_bytes_that_are_no_text(tmp_path):
+def test_a_csv_file_with_bytes_that_are_not_text_is_refused(tmp_path):
     path = tmp_path / "train.csv"
     path.write_bytes(b"1,0,0,0,0\n" + bytes(range(256)))
     with pytest.raises(RawDataError):
@@ -152,7 +152,7 @@ def test_csv_bytes_that_are_no_text(tmp_path):
         ({"y_train": np.array([{}] * 20)}, "an array of object"),
     ],
 )
-def test_each_fault_of_an_npz_has_its_own_words(tmp_path, arrays, changes, words):
+def test_each_fault_in_an_npz_file_has_its_own_message(tmp_path, arrays, changes, words):
     np.savez(tmp_path / "a.npz", **{**keywords(arrays), **changes})
     with pytest.raises(RawDataError) as caught:
         read_npz(tmp_path / "a.npz", "train")
@@ -160,7 +160,7 @@ def test_each_fault_of_an_npz_has_its_own_words(tmp_path, arrays, changes, words
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_an_array_that_is_there_twice_is_refused(tmp_path, arrays):
+def test_an_npz_file_with_an_array_twice_is_refused(tmp_path, arrays):
     np.savez(tmp_path / "a.npz", **keywords(arrays))
     with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
         archive.writestr("y_train.npy", archive.read("y_test.npy"))
@@ -187,7 +187,7 @@ def npy(shape, content: bytes, descr: str = "|u1") -> bytes:
         b"nothing of the kind",
     ],
 )
-def test_an_array_that_lies_is_refused(tmp_path, member):
+def test_a_malformed_npy_header_is_refused(tmp_path, member):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         for name in ("x_train", "y_train"):
             archive.writestr(f"{name}.npy", member)

@@ -1,4 +1,4 @@
-"""A folder of a person's own: what is recognised, what it is called, and how it may be broken."""
+"""Tests of folders as data sets: the files that are found, their names and their faults."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 
 from pipeline_config.datasets import FILES
 from pipeline_config.sections import ConfigError
-from tasks.raw.local import folder_dataset, survey
-from tasks.raw.obtain import obtain
-from tasks.raw.structure import SPLITS
+from tasks.raw.folder import folder_dataset, survey
+from tasks.raw.idx import SPLITS
+from tasks.raw.sources import obtain
 from tasks.runtime.errors import RawDataError
 
 VARIANTS = {
@@ -28,7 +28,7 @@ VARIANTS = {
 }
 
 
-def dressed(raw, folder, names) -> None:
+def write_files(raw, folder, names) -> None:
     for name, file in names.items():
         content = (raw / name).read_bytes()
         (folder / file).write_bytes(gzip.compress(content) if file.endswith(".gz") else content)
@@ -38,7 +38,7 @@ def same_as(raw, folder) -> bool:
     return all((folder / name).read_bytes() == (raw / name).read_bytes() for name in FILES)
 
 
-def told(path) -> str:
+def message_of(path) -> str:
     with pytest.raises(RawDataError) as caught:
         folder_dataset(path)
     return str(caught.value)
@@ -47,9 +47,9 @@ def told(path) -> str:
 @pytest.mark.parametrize(
     "names", [dict(zip(FILES, FILES, strict=True)), {n: f"{n}.gz" for n in FILES}, VARIANTS]
 )
-def test_idx_files_under_all_their_names(tmp_path, target, raw, names):
-    dressed(raw, tmp_path, names)
-    # Some archives unpack to folders of the very names that the files should have.
+def test_idx_files_are_found_under_each_of_their_names(tmp_path, target, raw, names):
+    write_files(raw, tmp_path, names)
+    # Some archives unpack to folders that have the names of the files.
     for name in set(FILES) - set(names.values()):
         (tmp_path / name).mkdir()
     obtain(folder_dataset(tmp_path), None, target)
@@ -57,26 +57,26 @@ def test_idx_files_under_all_their_names(tmp_path, target, raw, names):
     assert sorted(path.name for path in target.iterdir()) == sorted(FILES)
 
 
-def test_a_zip_with_the_four_files_in_a_folder_of_it(tmp_path, target, raw):
+def test_a_zip_may_have_the_four_files_in_a_folder(tmp_path, target, raw):
     with zipfile.ZipFile(tmp_path / "archive.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in FILES:
             archive.writestr(f"MNIST/raw/{name}.gz", gzip.compress((raw / name).read_bytes()))
         archive.writestr("readme.txt", "words")
     obtain(folder_dataset(tmp_path), None, target)
     assert same_as(raw, target)
-    # The archive alone may stand for the folder.
+    # The archive may be given in place of its folder.
     assert folder_dataset(tmp_path / "archive.zip").content == folder_dataset(tmp_path).content
 
 
 @pytest.mark.parametrize(
     "member", ["../train-images-idx3-ubyte", "/etc/x", "a\\..\\..\\b", "a/../../b"]
 )
-def test_no_member_of_a_zip_leaves_its_folder(tmp_path, raw, member):
+def test_a_zip_with_a_member_outside_its_folder_is_refused(tmp_path, raw, member):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for name in FILES:
             archive.write(raw / name, name)
         archive.writestr(member, "x")
-    assert "leaves its folder" in told(tmp_path)
+    assert "leaves its folder" in message_of(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -84,26 +84,26 @@ def test_no_member_of_a_zip_leaves_its_folder(tmp_path, raw, member):
     "member",
     [FILES[1], f"other/{FILES[1]}", f"other/{FILES[1]}.gz", "train-labels.idx1-ubyte"],
 )
-def test_a_zip_that_has_a_file_twice_is_not_chosen_from(tmp_path, raw, member):
+def test_a_zip_with_a_file_twice_is_refused(tmp_path, raw, member):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for name in FILES:
             archive.write(raw / name, name)
         archive.writestr(member, b"other labels")
-    words = told(tmp_path)
+    words = message_of(tmp_path)
     assert repr(FILES[1]) in words and repr(member) in words
     assert f"expected {FILES[1]} once" in words
 
 
-def test_of_a_member_and_its_gzip_the_raw_one_counts(tmp_path, target, raw):
+def test_a_raw_member_is_used_before_its_gzip(tmp_path, target, raw):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for name in FILES:
-            archive.writestr(f"raw/{name}.gz", b"not looked at")
+            archive.writestr(f"raw/{name}.gz", b"not read")
             archive.write(raw / name, f"raw/{name}")
     obtain(folder_dataset(tmp_path), None, target)
     assert same_as(raw, target)
 
 
-def test_the_name_and_the_key_follow_from_the_content(tmp_path, raw):
+def test_name_and_content_digest_follow_from_the_files(tmp_path, raw):
     folder = tmp_path / "My  Digits (2)"
     shutil.copytree(raw, folder)
     first = folder_dataset(folder, num_classes=12)
@@ -118,7 +118,7 @@ def test_the_name_and_the_key_follow_from_the_content(tmp_path, raw):
     assert folder_dataset(folder).content != first.content
 
 
-def test_a_folder_that_changes_after_it_was_named(tmp_path, target, raw):
+def test_a_folder_that_changed_after_the_plan_is_refused(tmp_path, target, raw):
     shutil.copytree(raw, tmp_path / "a")
     dataset = folder_dataset(tmp_path / "a")
     labels = tmp_path / "a" / "train-labels-idx1-ubyte"
@@ -127,7 +127,7 @@ def test_a_folder_that_changes_after_it_was_named(tmp_path, target, raw):
         obtain(dataset, None, target)
 
 
-# Exchange a file and one with another last byte, without end and never by halves.
+# Replaces a file, atomically and without end, by a copy with another last byte and back.
 FLIP = """
 import os, sys
 path = sys.argv[1]
@@ -140,15 +140,15 @@ while True:
 
 
 @pytest.mark.parametrize("name", ["train-labels-idx1-ubyte", "mnist_train.csv", "a.npz", "a.zip"])
-def test_what_is_read_is_what_was_named_when_the_folder_changes(
+def test_the_files_are_read_as_planned_while_the_folder_changes(
     tmp_path, target, arrays, raw, monkeypatch, name
 ):
-    """The file changes the moment that its digest is taken."""
-    from tasks.raw import local
+    """The file changes just after its digest is computed."""
+    from tasks.raw import folder as folder_module
 
-    folder = in_dress(name, raw, arrays, tmp_path / "a")
+    folder = folder_with(name, raw, arrays, tmp_path / "a")
     dataset = folder_dataset(folder)
-    digest, flipped = local.sha256_file, []
+    digest, flipped = folder_module.sha256_file, []
 
     def digest_and_flip(file):
         found = digest(file)
@@ -156,7 +156,7 @@ def test_what_is_read_is_what_was_named_when_the_folder_changes(
         flipped.append(name)
         return found
 
-    monkeypatch.setattr(local, "sha256_file", digest_and_flip)
+    monkeypatch.setattr(folder_module, "sha256_file", digest_and_flip)
     obtain(dataset, None, target)
     assert flipped
     assert same_as(raw, target)
@@ -164,8 +164,8 @@ def test_what_is_read_is_what_was_named_when_the_folder_changes(
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["train-labels-idx1-ubyte", "mnist_train.csv", "a.npz", "a.zip"])
-def test_a_folder_that_flips_all_the_time_is_read_as_named_or_refused(tmp_path, arrays, raw, name):
-    folder = in_dress(name, raw, arrays, tmp_path / "a")
+def test_a_folder_that_keeps_changing_is_read_as_planned_or_refused(tmp_path, arrays, raw, name):
+    folder = folder_with(name, raw, arrays, tmp_path / "a")
     dataset = folder_dataset(folder)
     outcomes = Counter()
     flipping = subprocess.Popen([sys.executable, "-c", FLIP, folder / name])
@@ -187,8 +187,8 @@ def test_a_folder_that_flips_all_the_time_is_read_as_named_or_refused(tmp_path, 
     assert outcomes["read"] and outcomes["refused"]
 
 
-def test_an_error_in_a_copy_names_the_file_that_it_is_of(tmp_path, target, arrays, raw):
-    folder = in_dress("mnist_train.csv", raw, arrays, tmp_path / "a")
+def test_an_error_names_the_file_in_the_folder_and_not_its_copy(tmp_path, target, arrays, raw):
+    folder = folder_with("mnist_train.csv", raw, arrays, tmp_path / "a")
     (folder / "mnist_train.csv").write_text("1,0,0,0,x\n")
     with pytest.raises(RawDataError) as caught:
         obtain(folder_dataset(folder), None, target)
@@ -196,8 +196,8 @@ def test_an_error_in_a_copy_names_the_file_that_it_is_of(tmp_path, target, array
     assert list(target.iterdir()) == []
 
 
-def in_dress(name, raw, arrays, folder):
-    """A folder that holds the data set in a file called `name`, and what belongs to it."""
+def folder_with(name, raw, arrays, folder):
+    """Return a folder with the data set in a file called `name` and those that belong to it."""
     if name in FILES:
         return shutil.copytree(raw, folder)
     folder.mkdir()
@@ -216,13 +216,13 @@ def in_dress(name, raw, arrays, folder):
     return folder
 
 
-def test_a_folder_as_a_data_set_has_no_source_but_itself(target, raw):
+def test_a_folder_as_a_data_set_ignores_other_sources(target, raw):
     dataset = folder_dataset(raw)
     obtain(dataset, "/nowhere", target)
     assert same_as(raw, target)
 
 
-def test_a_broken_file_of_a_folder_is_its_own_error(tmp_path, target, raw):
+def test_a_broken_file_in_a_folder_is_a_raw_data_error(tmp_path, target, raw):
     shutil.copytree(raw, tmp_path / "a")
     (tmp_path / "a" / "t10k-labels-idx1-ubyte").write_bytes(b"<html>")
     with pytest.raises(RawDataError, match="t10k-labels-idx1-ubyte: found a web page") as caught:
@@ -231,53 +231,53 @@ def test_a_broken_file_of_a_folder_is_its_own_error(tmp_path, target, raw):
 
 
 @pytest.mark.parametrize("num_classes", [1, 257])
-def test_more_classes_than_labels_can_name_are_one_clear_error(raw, num_classes):
+def test_a_number_of_classes_out_of_range_is_a_config_error(raw, num_classes):
     with pytest.raises(ConfigError, match="num_classes"):
         folder_dataset(raw, num_classes)
 
 
-def test_folders_that_cannot_be_used(tmp_path, raw):
-    assert "found no data" in told(tmp_path)
-    assert "No such file" in told(tmp_path / "none")
+def test_folders_that_cannot_be_used_are_refused(tmp_path, raw):
+    assert "found no data" in message_of(tmp_path)
+    assert "No such file" in message_of(tmp_path / "none")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    assert "symbolic links" in told(tmp_path / "loop")
+    assert "symbolic links" in message_of(tmp_path / "loop")
     for name in FILES[:3]:
         shutil.copy(raw / name, tmp_path)
-    assert "found no t10k-labels-idx1-ubyte," in told(tmp_path)
+    assert "found no t10k-labels-idx1-ubyte," in message_of(tmp_path)
     (tmp_path / FILES[3]).symlink_to(FILES[3])
-    assert "symbolic links" in told(tmp_path)
+    assert "symbolic links" in message_of(tmp_path)
     (tmp_path / FILES[3]).unlink()
     os.mkfifo(tmp_path / FILES[3])
-    assert "neither a file nor a folder" in told(tmp_path)
+    assert "neither a file nor a folder" in message_of(tmp_path)
 
 
-def test_an_unreadable_file(tmp_path, raw, monkeypatch):
+def test_an_unreadable_file_is_refused(tmp_path, raw, monkeypatch):
     folder = shutil.copytree(raw, tmp_path / "a")
 
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("tasks.raw.local.sha256_file", refuse)
-    assert "Permission denied" in told(folder)
+    monkeypatch.setattr("tasks.raw.folder.sha256_file", refuse)
+    assert "Permission denied" in message_of(folder)
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.npz"])
-def test_an_archive_that_is_none(tmp_path, name):
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"nothing of the kind")
-    assert name in told(tmp_path)
+    assert name in message_of(tmp_path)
 
 
-def test_two_data_sets_in_one_folder_are_not_chosen_between(tmp_path, arrays, raw):
+def test_two_data_sets_of_one_kind_in_a_folder_are_refused(tmp_path, arrays, raw):
     named = dict(zip(("x_train", "y_train", "x_test", "y_test"), arrays.values(), strict=True))
     np.savez(tmp_path / "a.npz", **named)
     np.savez(tmp_path / "b.npz", **named)
-    assert "several data sets (a.npz, b.npz)" in told(tmp_path)
+    assert "several data sets (a.npz, b.npz)" in message_of(tmp_path)
     for name in FILES:
         shutil.copy(raw / name, tmp_path)
-    assert {place.path.name for place in survey(tmp_path).values()} == set(FILES)
+    assert {file.name for file in survey(tmp_path).values()} == set(FILES)
 
 
-def test_a_bomb_in_a_zip_stops(tmp_path, target, raw):
+def test_a_zip_bomb_is_refused(tmp_path, target, raw):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in FILES:
             archive.writestr(name, (raw / name).read_bytes() + bytes(1 << 24))

@@ -1,0 +1,241 @@
+"""The sources of raw files: the web, npm and Debian packages, scikit-learn's digits, folders.
+
+A source is a generator. It puts the wanted files, raw or gzip, into a scratch folder, one after the
+other, and yields each one.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+
+import httpx
+
+from pipeline_config.datasets import FILES, Dataset, RawFile
+from pipeline_config.sections import given_path
+from tasks.raw.folder import folder_files
+from tasks.raw.receive import CHUNK_BYTES, MAX_BYTES, Source, receive, save, tar_members
+from tasks.raw.tables import sklearn_digits
+from tasks.runtime.errors import FetchError, IdxflowError, RawDataError, SourceError
+from tasks.runtime.manifest import FileEntry
+from tasks.runtime.show import Advance, ProgressArtifact, progress, show_table
+from tasks.runtime.store import Facts
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+# Not compressed on the way: a server that packs a file again changes the gzip's digest.
+HEADERS = {"Accept-Encoding": "identity", "User-Agent": "idxflow"}
+BUSY = {408, 425, 429, 500, 502, 503, 504}
+
+# The forms are strict, so that no part of an address is read as an option of the client.
+NPM = re.compile(r"npm:((?:@[\w.-]+/)?\w[\w.-]*@\w[\w.+-]*)/(.*)")
+DEB = re.compile(r"deb:([a-z0-9][a-z0-9+.-]+)/(.*)")
+CLIENT_TIMEOUT_S = 600.0
+# The words of the clients for a network that fails and for a full disk.
+NETWORK = re.compile(
+    r"ENOTFOUND|EAI_AGAIN|ETIMEDOUT|ECONNRE|ENETUNREACH|ERR_SOCKET|network|resolve|[Cc]onnect"
+)
+FULL = re.compile(r"ENOSPC|[Nn]o space left")
+
+
+def obtain(dataset: Dataset, source: str | None, folder: Path) -> Facts:
+    """Put the four raw files into `folder` under their canonical names; return digests and sizes.
+
+    `source` is tried before the data set's own sources. A source is left at its first failure; the
+    files that it gave are kept. No source is tried twice, since Prefect retries the task. A folder
+    as a data set has no other source. Raises FetchError when no source gives a file, and
+    RawDataError for a folder as a data set that cannot be used.
+    """
+    received: dict[str, FileEntry] = {}
+    rows: list[dict[str, str]] = []
+    errors: list[IdxflowError] = []
+    is_folder = dataset.content is not None
+    bar = progress(f"fetch {dataset.name}", dataset.num_bytes or None, "bytes")
+    artifact = ProgressArtifact("fetch-progress", f"raw files of {dataset.name}")
+    with TemporaryDirectory(prefix=".scratch-", dir=folder) as scratch, bar as advance:
+        for place in dataset.sources if is_folder or source is None else (source, *dataset.sources):
+            aside = Path(mkdtemp(dir=scratch))
+            try:
+                given = _receive_from(place, dataset, received, folder, aside, advance)
+                result = f"gave {', '.join(given)}"
+            except (RawDataError, SourceError) as error:
+                if is_folder:
+                    raise
+                errors.append(error)
+                result = f"{error.what}: {error.found}, expected {error.expected}"
+            logger.info("%s: %s: %s", dataset.name, place, result)
+            rows.append({"source": place, "result": result})
+            artifact.show(len(received) / len(FILES))
+            if len(received) == len(FILES):
+                break
+    show_table("fetch-sources", rows, f"The sources of the raw files of {dataset.name}")
+    if len(received) < len(FILES):
+        raise _failure(dataset, rows, errors)
+    return {
+        field: {name: getattr(received[name], field) for name in FILES}
+        for field in ("sha256", "num_bytes")
+    }
+
+
+def _receive_from(
+    source: str,
+    dataset: Dataset,
+    received: dict[str, FileEntry],
+    folder: Path,
+    scratch: Path,
+    advance: Advance,
+) -> list[str]:
+    """Receive the missing files from one source; return their names, and add to `received`."""
+    missing = {name: dataset.files.get(name, RawFile()) for name in FILES if name not in received}
+    # Gzip makes no file much longer. The rest leaves room for its header.
+    limits = {name: file.num_bytes or MAX_BYTES for name, file in missing.items()}
+    wanted = {name: limit + limit // 100 + CHUNK_BYTES for name, limit in limits.items()}
+    advance(0, source)
+    if source.startswith(("http:", "https:")):
+        files = _web_files(source, wanted, scratch, advance)
+    elif source.startswith(("npm:", "deb:")):
+        files = package_files(source, wanted, scratch)
+    elif source == "sklearn:digits":
+        files = sklearn_digits(scratch, wanted)
+    else:
+        path = given_path(source.removeprefix("folder:"))
+        files = folder_files(path, wanted, scratch, dataset.content)
+    with closing(files):
+        for name, path, what in files:
+            target = scratch / f"received-{name}"
+            received[name] = receive(path, what, missing[name], target)
+            target.rename(folder / name)
+            advance(received[name].num_bytes, name)
+    return list(missing)
+
+
+def _failure(
+    dataset: Dataset, rows: Sequence[Mapping[str, str]], errors: Sequence[IdxflowError]
+) -> FetchError:
+    """Return the error that lists the sources with their failures."""
+    reasons = "".join(f"\n  {row['source']}\n    {row['result']}" for row in rows)
+    return FetchError(
+        f"data set {dataset.name}",
+        found=f"none of {len(rows)} sources working",
+        expected="the four files with the right digests",
+        remedy=(
+            "Put the files, as they are published, into a folder and name it: "
+            f"idxflow run --dataset {dataset.name} --source FOLDER\n"
+            f"Each source and its failure:{reasons}"
+        ),
+        transient=any(getattr(error, "transient", False) for error in errors),
+    )
+
+
+def _web_files(address: str, wanted: Mapping[str, int], scratch: Path, advance: Advance) -> Source:
+    """Download `<name>.gz` from below an http(s) address.
+
+    Raises SourceError, which is `transient` where the network or a busy server is to blame.
+    """
+    file = address
+    try:
+        with httpx.Client(timeout=TIMEOUT, headers=HEADERS, follow_redirects=True) as client:
+            for name, limit in wanted.items():
+                file = f"{name}.gz"
+                with client.stream("GET", f"{address.rstrip('/')}/{file}") as response:
+                    status = response.status_code
+                    if not response.is_success:
+                        found = f"HTTP status {status}"
+                        raise SourceError(file, found=found, transient=status in BUSY)
+                    path = save(_shown(response, file, advance), scratch / file, limit, file)
+                yield name, path, name
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        is_away = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+        found = "no connection" if is_away else "a broken download"
+        raise SourceError(
+            file,
+            found=f"{found} ({str(error) or type(error).__name__})",
+            transient=isinstance(error, httpx.TransportError),
+        ) from error
+
+
+def _shown(response: httpx.Response, file: str, advance: Advance) -> Iterator[bytes]:
+    """Yield the bytes of a download, and show how many have come."""
+    for chunk in response.iter_raw(CHUNK_BYTES):
+        advance(0, f"{file}, {response.num_bytes_downloaded / 1e6:.1f} MB")
+        yield chunk
+
+
+def package_files(source: str, wanted: Mapping[str, int], scratch: Path) -> Source:
+    """Fetch `npm:NAME@VERSION/folder/` or `deb:NAME/folder/` with `npm pack` or `apt-get download`.
+
+    The package is not installed, and only members with the exact names are read. Raises SourceError
+    for a missing client, one that fails, and a package without the files.
+    """
+    match = NPM.fullmatch(source) or DEB.fullmatch(source)
+    if match is None:
+        form = "npm:NAME@VERSION/folder/ or deb:NAME/folder/"
+        raise SourceError(source, found="an address that cannot be read", expected=form)
+    # Without retries: Prefect retries the task, and the clients' own would multiply.
+    npm = ["npm", "pack", "--ignore-scripts", "--loglevel=error", "--fetch-retries=0"]
+    # Without its first option apt, run by root, changes to a user who may not write here.
+    deb = ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=0"]
+    _run([*(npm if match.re is NPM else deb), match[1]], scratch)
+    archives = [*scratch.glob("*.tgz"), *scratch.glob("*.deb")]
+    if len(archives) != 1:
+        raise SourceError(source, found=f"{len(archives)} packages from the client", expected="one")
+    archive = archives[0]
+    if match.re is DEB:
+        archive = scratch / "content.tar"
+        _run(["dpkg-deb", "--fsys-tarfile", str(archives[0])], scratch, archive)
+    folder, missing = match[2].strip("/"), dict(wanted)
+    for path, chunks in tar_members(archive):
+        name = path.removesuffix(".gz").removeprefix(f"{folder}/")
+        if path.startswith(f"{folder}/") and name in missing:
+            yield name, save(chunks, scratch / name, missing.pop(name), name), name
+        if not missing:
+            return
+    raise SourceError(archive.name, found=f"no {folder}/{next(iter(missing))} in it")
+
+
+def _run(command: Sequence[str], folder: Path, output: Path = Path(os.devnull)) -> None:
+    """Run a client in `folder` and write its standard output to `output`.
+
+    The client leads a process group, so that its children end with it. Raises SourceError if it is
+    missing or fails, and OSError for a full disk.
+    """
+    client = command[0]
+    if shutil.which(client) is None:
+        raise SourceError(client, found="not installed", expected="the client on PATH")
+    with (
+        output.open("wb") as sink,
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env={**os.environ, "LC_ALL": "C"},
+        ) as process,
+    ):
+        try:
+            words = process.communicate(timeout=CLIENT_TIMEOUT_S)[1].decode(errors="replace")
+        except BaseException as error:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            found = f"no end after {CLIENT_TIMEOUT_S:.0f} s"
+            raise SourceError(client, found=found, transient=True) from error
+    if process.returncode:
+        if FULL.search(words):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+        last = " ".join(words.split())[-400:] or "no message"
+        found, is_transient = f"exit code {process.returncode} ({last})", NETWORK.search(words)
+        raise SourceError(client, found=found, transient=is_transient is not None)

@@ -29,8 +29,12 @@ from tasks.model.network import copied
 from tasks.model.schedule import learning_rate_at
 from tasks.model.scoring import Rows, score
 from tasks.runtime.devices import Precision
-from tasks.runtime.errors import ConfigError, InterruptedTraining, TrainingError
-from tasks.runtime.interrupts import interrupts_deferred
+from tasks.runtime.errors import (
+    ConfigError,
+    InterruptedTraining,
+    TrainingError,
+    interrupts_deferred,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from pipeline_config.datasets import Dataset
 from pipeline_config.sections import Record, Section
 from pipeline_config.settings import settings
 from tasks.runtime.files import built_aside, canonical_json, digest_of, locked
-from tasks.runtime.keys import Change, Components, changes_between, components_of, key_of
+from tasks.runtime.keys import Components, changes_between, components_of, key_of
 from tasks.runtime.manifest import (
     MANIFEST,
     FileEntry,
@@ -30,8 +30,7 @@ from tasks.runtime.manifest import (
     read_sealed,
     sealed,
 )
-from tasks.runtime.outcomes import Outcome, State, record
-from tasks.runtime.stages import Stage
+from tasks.runtime.stages import Change, Outcome, Stage, State, record
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,7 @@ from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from prefect.results import get_result_store
 
-from tasks.runtime.outcomes import record
-from tasks.runtime.stages import FETCH, Stage
+from tasks.runtime.stages import FETCH, Stage, record
 from tasks.runtime.store import Facts, StageRef, build, look
 
 P = ParamSpec("P")

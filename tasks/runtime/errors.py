@@ -1,4 +1,4 @@
-"""The errors that reach a person, and the interrupts that a training turns into one of them.
+"""The errors that reach a person, and the signals that a training turns into one of them.
 
 Each message has four parts: what, found, expected, what to do. `IdxflowError`, the base class, and
 `ConfigError` are defined in `pipeline_config/sections.py`.
@@ -104,7 +104,7 @@ def refuse_not_finite(
 
 
 @contextmanager
-def interrupts_deferred() -> Iterator[Callable[[], str | None]]:
+def signals_deferred() -> Iterator[Callable[[], str | None]]:
     """Defer the first SIGINT or SIGTERM until the block ends; yields what returns its name or None.
 
     SIGINT is Ctrl-C; a cancelled Prefect run gets SIGTERM. The block should check often and end

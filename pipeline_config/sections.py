@@ -116,7 +116,7 @@ def checked(cls: type[SectionT], content: dict[str, Any], where: str) -> Section
 
 
 def _in_words(fault: Any) -> str:
-    """Return where one value does not fit, and why. A whole section is never printed."""
+    """Return which value does not fit, and why. The content of a section is not printed."""
     where = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"{where} (an unknown key)"

@@ -16,7 +16,7 @@ from flows.plan import DEFAULT, Choice, make_plan, planned
 from flows.retrain import run_stages
 from tasks.runtime.devices import DeviceChoice
 from tasks.runtime.files import root_lock
-from tasks.runtime.outcomes import recording
+from tasks.runtime.stages import recording
 
 
 @flow(

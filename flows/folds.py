@@ -12,7 +12,7 @@ from flows.plan import Plan
 from flows.summary import stages_of
 from pipeline_config.recipe import OfficialTest, Split, StratifiedFold
 from pipeline_config.sections import ConfigError, Section
-from tasks.runtime.outcomes import Outcome
+from tasks.runtime.stages import Outcome
 from tasks.runtime.store import StageRef
 
 

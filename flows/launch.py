@@ -17,7 +17,7 @@ from flows.server import is_full, prefect_server, prepare_environment
 from pipeline_config.sections import IdxflowError
 from tasks.runtime.errors import ServerError
 from tasks.runtime.files import root_lock
-from tasks.runtime.outcomes import Outcome
+from tasks.runtime.stages import Outcome
 
 # The exit code of a program that Ctrl-C ended: 128 + SIGINT.
 INTERRUPTED = 130

@@ -28,8 +28,7 @@ from tasks.release.publish import publish
 from tasks.release.registry import Decision
 from tasks.runtime.devices import DeviceChoice
 from tasks.runtime.files import root_lock
-from tasks.runtime.outcomes import recording
-from tasks.runtime.stages import PUBLISH, Stage, StageName
+from tasks.runtime.stages import PUBLISH, Stage, StageName, recording
 
 # A deployment's form offers these names. A call from Python may also name a folder or a file.
 DatasetChoice = Annotated[str, WithJsonSchema({"type": "string", "enum": list(named_datasets())})]

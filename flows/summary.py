@@ -12,7 +12,7 @@ from tasks.release.bundle import METRICS, bundle_folder
 from tasks.release.journal import champion_of, read_journal
 from tasks.release.pages import page_path
 from tasks.runtime.errors import GateRefused
-from tasks.runtime.outcomes import Outcome
+from tasks.runtime.stages import Outcome
 
 
 class Summary(Section):

@@ -1,4 +1,4 @@
-"""The data sets: four IDX files each, known by their digests, with the places to get them from."""
+"""The data sets: four IDX files each, with their digests and sources."""
 
 from __future__ import annotations
 
@@ -7,16 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from pipeline_config.sections import (
-    HERE,
-    ConfigError,
-    Section,
-    checked,
-    did_you_mean,
-    read_yaml,
-)
+from pipeline_config.sections import HERE, ConfigError, Section, checked, did_you_mean, read_yaml
 
-# The four canonical names, in the order in which they are always spoken of.
+# The names of the four files, in the order that is used everywhere.
 FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
@@ -30,7 +23,7 @@ Row = Annotated[int, Field(ge=0)]
 
 
 class RawFile(Section):
-    """One IDX file: its raw size in bytes and the digests that it is held to, where published."""
+    """The size in bytes of one IDX file, and its digests, as far as they are published."""
 
     num_bytes: Annotated[int, Field(ge=4)] | None = None
     sha256: Digest | None = None
@@ -38,9 +31,9 @@ class RawFile(Section):
 
 
 class Corrections(Section):
-    """What is known to be wrong with test labels, by row of the official test split.
+    """Known errors of test labels, by row of the official test split.
 
-    `labels` are the right labels of wrong ones; `disputed` rows have no label that people agree on.
+    `labels` has the correct labels; `disputed` rows have no label that people agree on.
     """
 
     source: str
@@ -49,10 +42,10 @@ class Corrections(Section):
 
 
 class Dataset(Section):
-    """What a data set is.
+    """The description of a data set.
 
-    `image_shape` is (height, width), None where only the files know. `content` is the digest over a
-    local folder's files and None for a data set with a name. `corrections` change no file and no
+    `image_shape` is (height, width), or None where only the files say. `content` is the digest of a
+    local folder's files, and None for a named data set. `corrections` change no file and no
     official score.
     """
 
@@ -69,13 +62,13 @@ class Dataset(Section):
 
     @property
     def num_bytes(self) -> int:
-        """The size of the raw files together, as far as it is known."""
+        """The total size of the raw files, as far as it is known."""
         return sum(file.num_bytes or 0 for file in self.files.values())
 
 
 @cache
 def named_datasets() -> dict[str, Dataset]:
-    """Every data set of `datasets.yaml`, by name, in the file's order."""
+    """Return every data set of `datasets.yaml`, by name, in the file's order."""
     catalogue: dict[str, Any] = read_yaml(HERE / "datasets.yaml")
     return {
         name: checked(Dataset, {"name": name, **entry}, f"data set {name} in datasets.yaml")
@@ -84,7 +77,7 @@ def named_datasets() -> dict[str, Dataset]:
 
 
 def named_dataset(name: str) -> Dataset:
-    """The data set called `name`; raises ConfigError for an unknown one."""
+    """Return the data set with this name. Raises ConfigError for an unknown one."""
     known = named_datasets()
     if name not in known:
         raise ConfigError(

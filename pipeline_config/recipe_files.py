@@ -1,6 +1,6 @@
-"""Recipes read from YAML, with overrides, and the cautions about what a recipe chooses.
+"""Reads recipes from YAML, with overrides, and lists the cautions about a recipe.
 
-Not in `recipe.py`, so that a change here is in no stage's key.
+This is not in `recipe.py`, so that a change here changes no stage's key.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pipeline_config.sections import (
 
 RECIPES = HERE / "recipes"
 
-# The classic mistakes of training, which a recipe may make on purpose. The figures are mean
-# accuracies on MNIST's test split, with and without the one choice that the sentence is about: five
-# seeds of digit-classifier, three of keras-blog.
+# Classic mistakes of training, which a recipe may make on purpose. The figures are mean accuracies
+# on MNIST's test split with and without that one choice, over five seeds of digit-classifier and
+# three of keras-blog.
 RAW_INPUT = (
     "The pixels enter raw, 0 to 255, so the first layer's gradients are hundreds of times larger "
     "than with inputs near 1: digit-classifier reaches 11 % instead of 97 %, and keras-blog 94 % "
@@ -47,12 +47,12 @@ NO_VALIDATION = (
 
 
 def recipe_names() -> list[str]:
-    """The names of the recipes that come with the project, sorted."""
+    """Return the sorted names of the recipes that come with the project."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def recipe_file(choice: str) -> Path:
-    """The YAML file of a recipe's name, or of its path; raises ConfigError where there is none."""
+    """Return the YAML file of a recipe's name or path. Raises ConfigError where there is none."""
     if choice in recipe_names():
         return RECIPES / f"{choice}.yaml"
     path = given_path(choice)
@@ -67,7 +67,7 @@ def recipe_file(choice: str) -> Path:
 
 
 def cautions_of(recipe: Recipe) -> tuple[str, ...]:
-    """Return the cautions about the classic mistakes that a recipe makes, with what they cost."""
+    """Return the cautions about the classic mistakes that a recipe makes."""
     made = {
         RAW_INPUT: recipe.scaling == "none",
         MSE: recipe.training.loss == "mse",
@@ -78,10 +78,10 @@ def cautions_of(recipe: Recipe) -> tuple[str, ...]:
 
 
 def load_recipe(choice: str, overrides: tuple[str, ...] = ()) -> Recipe:
-    """The recipe of a name or a YAML file, with `a.b=value` overrides applied before the checks.
+    """Return the recipe of a name or a YAML file, with `a.b=value` overrides applied.
 
-    Raises ConfigError, about the overrides if they are at fault, for an unknown name, an unknown
-    key or a value out of bounds.
+    Raises ConfigError for an unknown name, an unknown key or a value out of bounds; it names the
+    overrides that caused it.
     """
     path = recipe_file(choice)
     content = {"name": path.stem, **read_yaml(path)}
@@ -108,18 +108,18 @@ def _dotted(content: dict[str, Any], above: str = "") -> Iterator[str]:
 
 
 def _is_blamed(override: str, error: BaseException | None) -> bool:
-    """Whether pydantic's error is about the key of an override, or about a section around it."""
+    """Return whether pydantic's error is about an override's key, or about a section around it."""
     assert isinstance(error, ValidationError)
     key = override.partition("=")[0].strip().split(".")
-    # The kind of a section may stand in between: split.validation.last.rows.
+    # pydantic adds the kind of a section: split.validation.last.rows.
     places = [[str(part) for part in fault["loc"]] for fault in error.errors()]
     return any(set(key) <= set(place) or place == key[: len(place)] for place in places)
 
 
 def _apply(content: dict[str, Any], override: str) -> str:
-    """Set one `a.b=value` in `content`, a value in YAML; returns the one before it in that form.
+    """Set one `a.b=value` (the value in YAML) in `content`, and return `a.b=` with the old value.
 
-    Raises ConfigError.
+    Raises ConfigError for a key that `content` does not have and for broken YAML.
     """
     dotted, equals, text = override.partition("=")
     *parents, leaf = dotted.strip().split(".")

@@ -1,7 +1,6 @@
-"""The base of everything read from YAML: frozen sections, unknown keys refused, clear errors.
+"""The base classes of everything that is read from YAML, and of all errors.
 
-The root of the error tree is here too, below everything else. Its branches are in
-`tasks/runtime/errors.py`.
+The other errors are in `tasks/runtime/errors.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 HERE = Path(__file__).parent
-# YAML takes a few hundred times its size in memory. Recipes and catalogues are far smaller.
+# Parsed YAML takes a few hundred times its size in memory. Recipes are far smaller than this.
 MAX_YAML = 1 << 16
 YAML = f"readable YAML without aliases, of at most {MAX_YAML:,} characters"
 
@@ -23,10 +22,7 @@ SectionT = TypeVar("SectionT", bound="Section")
 
 
 class IdxflowError(Exception):
-    """Bad input or a failing machine, in four parts: what, found, expected, what to do.
-
-    A class of errors has defaults for the last two.
-    """
+    """Bad input or a failing machine. A subclass may have defaults for `expected` and `remedy`."""
 
     expected = ""
     remedy = ""
@@ -41,7 +37,7 @@ class IdxflowError(Exception):
 
 
 class ConfigError(IdxflowError):
-    """A recipe, a data set's name or a setting that cannot be used."""
+    """A recipe, a name or a setting that cannot be used."""
 
     remedy = "Correct it."
 
@@ -53,7 +49,7 @@ class Section(BaseModel):
 
 
 class Record(Section):
-    """A frozen group of facts that another version of this project may have written.
+    """A frozen group of facts, perhaps written by another version of this project.
 
     An unknown key is ignored. A new field needs a default.
     """
@@ -62,20 +58,16 @@ class Record(Section):
 
 
 def given_path(text: str | Path) -> Path:
-    """Return a path as a person types it. Raises ConfigError for an unknown user's home."""
+    """Return the path for a text that may begin with ~. Raises ConfigError for an unknown user."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise ConfigError(
-            text,
-            found="the home folder of an unknown user",
-            expected="a path, or ~ for your own home",
-            remedy="Write the whole path.",
-        ) from error
+        found, expected = "the home folder of an unknown user", "a path, or ~ for your own home"
+        raise ConfigError(text, found=found, expected=expected) from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the question after the closest known name, or nothing."""
+    """Return "Did you mean …?" with the closest known name, or an empty text."""
     close = get_close_matches(name, list(known), n=1)
     return f"Did you mean {close[0]!r}? " if close else ""
 
@@ -89,30 +81,28 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def parsed_yaml(source: Path | str, what: str, expected: str = YAML) -> Any:
-    """Return the content of a YAML file or text. Raises ConfigError about `what`."""
+def parsed_yaml(
+    source: Path | str, what: str, expected: str = YAML, kind: type[Any] = object
+) -> Any:
+    """Return the content of a YAML file or text, a `kind`. Raises ConfigError about `what`."""
     try:
         size = len(source) if isinstance(source, str) else source.stat().st_size
         if size > MAX_YAML:
             raise ValueError(f"{size:,} characters")
         text = source if isinstance(source, str) else source.read_text(encoding="utf-8")
-        return yaml.load(text, _Loader)  # noqa: S506
-    except Exception as error:  # PyYAML raises many kinds of errors, for example for deep nesting
+        content = yaml.load(text, _Loader)  # noqa: S506
+        if not isinstance(content, kind):
+            raise ValueError(f"a {type(content).__name__} at the top")
+        return content
+    except Exception as error:  # PyYAML raises many kinds, such as RecursionError
         found = " ".join(str(error).split())
         raise ConfigError(what, found=found, expected=expected) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file. Raises ConfigError for anything else."""
-    content = parsed_yaml(path, str(path))
-    if isinstance(content, dict):
-        return content
-    raise ConfigError(
-        path,
-        found=f"a {type(content).__name__} at the top",
-        expected="a mapping of keys to values",
-        remedy="Compare it with a file in pipeline_config/recipes/.",
-    )
+    content: dict[str, Any] = parsed_yaml(path, str(path), f"a mapping in {YAML}", dict)
+    return content
 
 
 def checked(cls: type[SectionT], content: dict[str, Any], where: str) -> SectionT:
@@ -120,16 +110,13 @@ def checked(cls: type[SectionT], content: dict[str, Any], where: str) -> Section
     try:
         return cls.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(
-            where,
-            found="; ".join(_in_words(fault) for fault in error.errors()),
-            expected=f"the keys and bounds of {cls.__name__}",
-            remedy="Correct the first key; the fields are explained in pipeline_config/.",
-        ) from error
+        found = "; ".join(_in_words(fault) for fault in error.errors())
+        expected = f"the keys and bounds of {cls.__name__} in pipeline_config/"
+        raise ConfigError(where, found=found, expected=expected) from error
 
 
 def _in_words(fault: Any) -> str:
-    """Return where one value does not fit, and why. A whole section is never printed."""
+    """Return which value does not fit, and why. The content of a section is not printed."""
     where = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"{where} (an unknown key)"

@@ -18,9 +18,8 @@ from pipeline_config.recipe_files import cautions_of
 from pipeline_config.sections import checked
 from tasks.runtime.devices import DeviceChoice
 from tasks.runtime.errors import GateRefused
-from tasks.runtime.outcomes import Outcome
 from tasks.runtime.show import confidence_in_words
-from tasks.runtime.stages import StageName
+from tasks.runtime.stages import Outcome, StageName
 
 # The exit code of a run in which the gate refused the model.
 REFUSED = 3

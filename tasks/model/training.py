@@ -29,8 +29,7 @@ from tasks.model.network import copied
 from tasks.model.schedule import learning_rate_at
 from tasks.model.scoring import Rows, score
 from tasks.runtime.devices import Precision
-from tasks.runtime.errors import ConfigError, InterruptedTraining, TrainingError
-from tasks.runtime.interrupts import interrupts_deferred
+from tasks.runtime.errors import ConfigError, InterruptedTraining, TrainingError, signals_deferred
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +89,7 @@ class Trainer:
         """
         num_batches = num_batches_of(self.network, len(train), self.training.batch_size)
         devices = [train.images.device.index or 0] if train.images.is_cuda else []
-        with interrupts_deferred() as interrupt, torch.random.fork_rng(devices=devices):
+        with signals_deferred() as interrupt, torch.random.fork_rng(devices=devices):
             self._restore()
             tell(len(self.position.history) * num_batches + self.position.batch, "")
             while not self._is_done():

@@ -26,9 +26,8 @@ from tasks.release.looks import count_look, pinned_digest, read_looks
 from tasks.release.pages import page_path
 from tasks.release.registry import Decision, candidate_of, settle
 from tasks.runtime.files import locked
-from tasks.runtime.outcomes import Outcome, record
 from tasks.runtime.show import emit, show_image, show_markdown, show_table
-from tasks.runtime.stages import PUBLISH
+from tasks.runtime.stages import PUBLISH, Outcome, record
 
 
 def _count_evaluation(lineage: Lineage, version: str) -> None:

@@ -26,7 +26,7 @@ TORN = "its last line is torn; the next append cuts it off"
 class Line(Record):
     """One line of a chain. `digest` covers the rest; `previous` is the digest of the line before.
 
-    `may_lack_digest`: lines of this kind were once written without one. They have no `previous`.
+    `may_lack_digest`: earlier versions wrote such lines without `digest` and `previous`.
     """
 
     may_lack_digest: ClassVar[bool] = False
@@ -43,7 +43,10 @@ def read_chain(path: Path, cls: type[LineT]) -> list[LineT | None]:
 
 
 def append_line(path: Path, line: LineT, before: LineT | None) -> LineT:
-    """Append `line` behind `before`, fsync the file, and return the line with its digests."""
+    """Append `line`, fsync the file, and return the line with its digests.
+
+    `before` is the line before. A write that fails is undone.
+    """
     content = {**line.model_dump(mode="json"), "previous": before.digest if before else NO_LINE}
     chained = type(line).model_validate(sealed(content))
     encoded = _encoded(chained.model_dump(mode="json"))
@@ -67,7 +70,7 @@ def append_line(path: Path, line: LineT, before: LineT | None) -> LineT:
 
 
 def chain_faults(path: Path, cls: type[Line]) -> list[str]:
-    """Return what is wrong with a chain, in words; [] for an intact one."""
+    """Return a sentence for each fault of a chain; [] for an intact one."""
     faults, before = [], NO_LINE
     for number, line in enumerate(read_chain(path, cls), 1):
         if line is None:

@@ -1,22 +1,16 @@
-"""The error tree. Each message has four parts: what, found, expected, what to do.
+"""The errors that reach a person, and the signals that a training turns into one of them.
 
-IdxflowError
-├── ConfigError            a recipe, a name, a setting            (pipeline_config/sections.py)
-├── RawDataError           bytes that are not the file they claim to be
-├── SourceError            a source that did not give a file
-│   └── FetchError         no source gave all the files
-├── ValidationError        rows that break a critical expectation
-├── StorageError           a full disk, or a folder that cannot be written
-├── DeviceError            a device that is not there
-├── TrainingError          a loss that is not a number
-├── InterruptedTraining    a training that was asked to stop and has saved its state
-├── ServerError            a Prefect server that does not answer
-├── ReleaseError           a bundle, journal or pointer that is damaged or missing
-└── GateRefused            a candidate that the gate refused; the run ends with exit code 3
+Each message has four parts: what, found, expected, what to do. `IdxflowError`, the base class, and
+`ConfigError` are defined in `pipeline_config/sections.py`.
 """
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pipeline_config.sections import ConfigError, IdxflowError
@@ -24,6 +18,8 @@ from pipeline_config.sections import ConfigError, IdxflowError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+__all__ = ["ConfigError", "IdxflowError"]  # for the rooms, beside all that is defined here
 
 
 class RawDataError(IdxflowError):
@@ -57,7 +53,7 @@ class StorageError(IdxflowError):
 
 
 class DeviceError(IdxflowError):
-    """A device that is not there."""
+    """A device that does not exist on this machine."""
 
 
 class TrainingError(IdxflowError):
@@ -68,7 +64,7 @@ class TrainingError(IdxflowError):
 
 
 class InterruptedTraining(IdxflowError):
-    """A training that was asked to stop and has saved its state."""
+    """A training that was interrupted and has saved its state."""
 
 
 class ServerError(IdxflowError):
@@ -83,14 +79,11 @@ class ReleaseError(IdxflowError):
 
 
 class GateRefused(IdxflowError):
-    """A candidate that the gate refused. `result` is the summary of the run."""
+    """A candidate that the gate refused; exit code 3. `result` is the summary of the run."""
 
     def __init__(self, what: object, *, result: Any = None, **words: str) -> None:
         super().__init__(what, **words)
         self.result = result
-
-
-__all__ = ["ConfigError", "IdxflowError"]  # for the rooms, beside all that is defined here
 
 
 def refuse_not_finite(
@@ -102,12 +95,44 @@ def refuse_not_finite(
     """
     import numpy as np
 
-    num_rows = len(numbers_NC)
-    num_bad = num_rows - int(np.isfinite(numbers_NC).all(axis=1).sum())
-    if num_rows == 0:
-        raise TrainingError(
-            what, found=f"no {row}s", expected=f"at least one {row}", remedy=without_rows
-        )
+    if not len(numbers_NC):
+        found, expected = f"no {row}s", f"at least one {row}"
+        raise TrainingError(what, found=found, expected=expected, remedy=without_rows)
+    num_bad = np.count_nonzero(~np.isfinite(numbers_NC).all(axis=1))
     if num_bad:
-        found = f"{kind} that are not numbers for {num_bad:,} of {num_rows:,} rows"
+        found = f"{kind} that are not numbers for {num_bad:,} of {len(numbers_NC):,} rows"
         raise TrainingError(what, found=found, expected=f"C finite {kind} for each {row}")
+
+
+@contextmanager
+def signals_deferred() -> Iterator[Callable[[], str | None]]:
+    """Defer the first SIGINT or SIGTERM until the block ends; yields what returns its name or None.
+
+    SIGINT is Ctrl-C; a cancelled Prefect run gets SIGTERM. The block should check often and end
+    soon. At its end the deferred signal goes to its earlier handler; a second signal goes there at
+    once. Outside the main thread nothing is deferred, since only that one can set handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    deferred: list[int] = []
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    # Ignored signals stay ignored; None is a handler that Python cannot restore.
+    earlier = {each: old for each, old in handlers.items() if old not in (None, signal.SIG_IGN)}
+
+    def restore() -> None:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+    def defer(number: int, frame: FrameType | None) -> None:
+        deferred.append(number)
+        restore()
+
+    for number in earlier:
+        signal.signal(number, defer)
+    try:
+        yield lambda: signal.Signals(deferred[0]).name if deferred else None
+    finally:
+        restore()
+        if deferred:
+            signal.raise_signal(deferred[0])

@@ -24,7 +24,7 @@ from tasks.runtime.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
-# A temporary file older than this belongs to a killed process.
+# A temporary file older than this was left by a killed process.
 STALE_S = 24 * 3600
 # The error numbers of a full disk.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -56,7 +56,7 @@ def digest_of(content: Any) -> str:
 
 
 def fsync_path(path: Path) -> None:
-    """Write a file's bytes, or a folder's entries, to disk, so that they survive a power cut."""
+    """Write a file's bytes, or a folder's entries, to disk; afterwards they survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -68,7 +68,7 @@ def fsync_path(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary file beside `path`; on success it is fsynced and replaces `path`.
 
-    On any error nothing is left behind. A day-old temporary file of a killed process is removed.
+    On an error the temporary file is removed, as are those that killed processes left a day ago.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,8 +100,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 def built_aside(final: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `final`; on success it is fsynced and renamed to `final`.
 
-    The caller holds the lock of `final`. An earlier `final` is moved away first. On any error
-    nothing is left behind, and what a killed process left is removed.
+    The caller holds the lock of `final`. An earlier `final` is replaced. Temporary folders are
+    removed in any case, also those that a killed process left.
     """
     with storage_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def _remove_temporaries(final: Path) -> None:
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Hold the kernel lock called `name`, which the kernel releases when its holder ends."""
+    """Hold the kernel lock `name`, which the kernel releases when the process ends."""
     folder = settings().locks
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,45 +146,38 @@ def locked(name: str) -> Iterator[None]:
 
 @contextmanager
 def root_lock(*, exclusive: bool = False) -> Iterator[None]:
-    """Hold the root: runs share it, and `idxflow gc` (`exclusive`) waits until no run does.
+    """Hold the lock of the root: shared for a run, exclusive for `idxflow gc`.
 
-    With fcntl, since filelock has no shared locks.
+    With fcntl, since filelock's shared lock is a database.
     """
     folder = settings().locks
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / "root.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-    try:
+        file = folder.joinpath("root.lock").open("ab")
+    with file:
+        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
         try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = "the runs that use this root" if exclusive else "`idxflow gc`"
             logger.info("waiting for %s", holder)
-            fcntl.flock(descriptor, kind)
+            fcntl.flock(file, kind)
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses for a write at `path` into a StorageError."""
+    """Raise StorageError where a write at `path` fails for a full disk or missing permission."""
     try:
         yield
     except OSError as error:
         if error.errno in FULL:
-            raise StorageError(
-                error.filename or path,
-                found=f"no room to write ({error.strerror})",
-                expected="enough free disk",
-                remedy="Free some space and run the same command again; it resumes from here.",
-            ) from error
-        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-            raise StorageError(
-                error.filename or path,
-                found=f"no permission to write ({error.strerror})",
-                expected="a folder that this user may write to",
-                remedy="Change its owner, or set IDXFLOW_ROOT to another folder.",
-            ) from error
-        raise
+            found, expected = "no room to write", "enough free disk"
+            remedy = "Free some space and run the same command again; it resumes from here."
+        elif isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            found, expected = "no permission to write", "a folder that this user may write to"
+            remedy = "Change its owner, or set IDXFLOW_ROOT to another folder."
+        else:
+            raise
+        what, found = error.filename or path, f"{found} ({error.strerror})"
+        raise StorageError(what, found=found, expected=expected, remedy=remedy) from error

@@ -1,8 +1,8 @@
 """The key of a stage: a digest of all that determines its output's bytes.
 
 A key is made of named components: code by module, versions of libraries, digests of the inputs, the
-choices that the stage reads, and the machine where results differ by it. They are kept in the
-output's manifest, so that `explain` can say which of them changed, old → new.
+choices that the stage reads, and the machine where results differ by it. The output's manifest
+keeps them, so that `explain` can show which of them changed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from importlib.util import resolve_name
@@ -21,19 +20,17 @@ from pydantic import BaseModel
 
 from pipeline_config.settings import CHECKOUT
 from tasks.runtime.files import digest_of, sha256_bytes
-from tasks.runtime.stages import Stage
+from tasks.runtime.stages import Change, Stage
 
 FIRST_PARTY = ("tasks", "pipeline_config")
-# These modules run every stage and decide no byte of its output. A stage's own declaration shows in
-# the other components of its key.
+# These modules run every stage and decide no byte of its output. What a stage's own declaration
+# decides is in the other components of its key.
 NOT_IN_KEYS = {
     "pipeline_config.sections",
     "pipeline_config.settings",
     "tasks.runtime.errors",
-    "tasks.runtime.interrupts",
     "tasks.runtime.keys",
     "tasks.runtime.manifest",
-    "tasks.runtime.outcomes",
     "tasks.runtime.show",
     "tasks.runtime.stages",
     "tasks.runtime.store",
@@ -42,25 +39,13 @@ NOT_IN_KEYS = {
 KEY_DIGITS = 16
 
 Components = dict[str, str | int | float | bool | None]
-version_of_library = cache(version)  # asked by every stage, and a search on disk
-
-
-@dataclass(frozen=True)
-class Change:
-    """A component of a key that changed. Digests are shortened to eight digits."""
-
-    component: str
-    old: str
-    new: str
-
-    def __str__(self) -> str:
-        return f"{self.component}: {self.old} → {self.new}"
+version_of_library = cache(version)  # each lookup searches the disk
 
 
 def components_of(stage: Stage, inputs: Mapping[str, Any]) -> Components:
     """Return the components of a stage's key for the inputs of its task.
 
-    Raises TypeError for an input without a stable form, so that no key depends on a memory address.
+    Raises TypeError for an input without a stable form, such as a set or an object.
     """
     found: Components = {f"code {name}": sha for name, sha in code_digests(stage.module).items()}
     for file in stage.data:
@@ -97,8 +82,8 @@ def _short(value: object) -> str:
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str | int | float | bool | None]]:
     """Yield the leaves of an input under their dotted names.
 
-    A reference to an output is its digest, under `input` and its stage's name, or its place where
-    it is one of several.
+    A reference to an output gives its digest, under `input` and the name of its stage, or its
+    position where it is one of several.
     """
     if isinstance(value, BaseModel):
         content = value.model_dump(mode="json")
@@ -165,13 +150,12 @@ class _Reader(ast.NodeTransformer):
         self.imports: list[str] = []
 
     def visit_Import(self, node: ast.Import) -> ast.AST:
-        """Collect `import a.b`."""
         self.imports += [alias.name for alias in node.names]
         return node
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
-        """Collect `from a import b`, where b may be a module or a name in one."""
         base = resolve_name("." * node.level + (node.module or ""), self.package)
+        # An imported name may be a module.
         self.imports += [base, *(f"{base}.{alias.name}" for alias in node.names)]
         return node
 

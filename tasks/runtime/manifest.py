@@ -25,16 +25,16 @@ class FileEntry(Record):
 
 
 def sealed(content: Mapping[str, Any], seal: str = "digest") -> dict[str, Any]:
-    """Return `content` with the digest of all the rest of it under the key `seal`."""
+    """Return `content` with the digest of everything else in it under the key `seal`."""
     rest = {key: value for key, value in content.items() if key != seal}
     return {**rest, seal: digest_of(rest)}
 
 
 def read_sealed(content: bytes, seal: str = "digest") -> tuple[dict[str, Any], bool]:
-    """Return the mapping in canonical JSON, and whether its seal holds.
+    """Return the mapping in canonical JSON, and whether its seal is right.
 
-    The seal is checked over what was read, since another version of this project may have written
-    other fields. Raises ValueError for anything but a mapping.
+    The seal covers all fields, also those that another version of this project wrote. Raises
+    ValueError for anything but a mapping.
     """
     try:
         found = json.loads(content)
@@ -46,7 +46,7 @@ def read_sealed(content: bytes, seal: str = "digest") -> tuple[dict[str, Any], b
 
 
 def read_regular(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
-    """Return a regular file's bytes. Raises OSError for a link, a pipe, a device or a longer file.
+    """Return the bytes of a regular file of at most `limit` bytes. Raises OSError for others.
 
     Reading a pipe or a device may never end.
     """
@@ -59,7 +59,7 @@ def read_regular(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
 def damaged_files(folder: Path, files: Mapping[str, FileEntry]) -> list[str]:
     """Return how a folder differs from the files in its manifest, one line for each file.
 
-    Only what is found in the folder is read, so a name with `..` in it is missing.
+    Only files that a walk of the folder finds are read, so a name with `..` in it is missing.
     """
     damage = []
     paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())

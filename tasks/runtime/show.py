@@ -1,6 +1,6 @@
 """What a run shows: artifacts and events in the Prefect UI, a progress bar at a terminal.
 
-Outside a Prefect run no artifact is created. Prefect is imported only inside one.
+Artifacts and events are created, and Prefect is imported, only inside a Prefect task run.
 """
 
 from __future__ import annotations
@@ -10,26 +10,17 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from uuid import UUID
 
+import rich.progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
-# Advances a bar by an amount and sets the words behind it.
+# Advances a bar by an amount, and sets the text after it.
 Advance = Callable[[int, str], None]
 
 
-def in_task_run() -> bool:
+def _in_task_run() -> bool:
     """Return whether this code runs inside a Prefect task."""
     if "prefect" not in sys.modules:
         return False
@@ -39,9 +30,9 @@ def in_task_run() -> bool:
 
 
 def confidence_in_words(metrics: Mapping[str, Any]) -> str:
-    """Return whether the confidence is calibrated.
+    """Return a sentence on the calibration, from the metrics of an evaluation.
 
-    It is where its error is not larger than chance gives in 95 of 100 test splits.
+    A calibration error up to what chance alone gives in 95 of 100 test splits is `calibrated`.
     """
     error, chance = metrics["ece"], metrics["ece_expected_95"][1]
     fitted = "not calibrated, though a temperature was fitted" if error > chance else "calibrated"
@@ -52,7 +43,7 @@ def confidence_in_words(metrics: Mapping[str, Any]) -> str:
 
 def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
     """Attach a table to this task run. `key` is lower case with dashes."""
-    if in_task_run():
+    if _in_task_run():
         from prefect.artifacts import create_table_artifact
 
         create_table_artifact(key=key, table=[dict(row) for row in rows], description=description)
@@ -60,15 +51,15 @@ def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) ->
 
 def show_markdown(key: str, markdown: str, description: str) -> None:
     """Attach a text to this task run. The UI removes inline styles and `data:` images."""
-    if in_task_run():
+    if _in_task_run():
         from prefect.artifacts import create_markdown_artifact
 
         create_markdown_artifact(key=key, markdown=markdown, description=description)
 
 
 def show_image(key: str, path: Path, description: str) -> None:
-    """Attach a PNG to this task run, inlined, since a server cannot read our files."""
-    if in_task_run():
+    """Attach a PNG to this task run, as a `data:` URL, since the server cannot read our files."""
+    if _in_task_run():
         from prefect.artifacts import create_image_artifact
 
         encoded = base64.b64encode(path.read_bytes()).decode()
@@ -78,24 +69,23 @@ def show_image(key: str, path: Path, description: str) -> None:
 
 def emit(name: str, resource: str, payload: Mapping[str, Any]) -> None:
     """Emit a Prefect event about `resource`, for automations."""
-    if in_task_run():
+    if _in_task_run():
         from prefect.events import emit_event
 
         emit_event(name, resource={"prefect.resource.id": resource}, payload=dict(payload))
 
 
 class ProgressArtifact:
-    """A percentage in the Prefect UI, sent for every quarter of the work."""
+    """A percentage in the Prefect UI, updated after each quarter of the work."""
 
     def __init__(self, key: str, description: str) -> None:
         self._id: UUID | None = None
         self._percent = 0
-        if in_task_run():
+        if _in_task_run():
             from prefect.artifacts import create_progress_artifact
 
-            self._id = create_progress_artifact(  # type: ignore[assignment]
-                0.0, key=key, description=description
-            )
+            created = create_progress_artifact(0.0, key=key, description=description)
+            self._id = cast(UUID, created)
 
     def show(self, share: float) -> None:
         """Show `share` of the work, 0 to 1, as done."""
@@ -109,19 +99,18 @@ class ProgressArtifact:
 
 @contextmanager
 def progress(title: str, total: int | None, unit: Literal["bytes", "steps"]) -> Iterator[Advance]:
-    """Show a progress bar on standard error; yields `advance(amount, words)`.
+    """Show a progress bar on standard error, if it is a terminal; yields `advance(amount, words)`.
 
-    `total` is None where it is not known. Without a terminal nothing is printed.
+    `total` is None where it is not known.
     """
-    counts: list[ProgressColumn] = (
-        [DownloadColumn(), TransferSpeedColumn()] if unit == "bytes" else [MofNCompleteColumn()]
-    )
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        *counts,
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[words]}"),
+    steps = (rich.progress.MofNCompleteColumn(),)
+    sizes = (rich.progress.DownloadColumn(), rich.progress.TransferSpeedColumn())
+    bar = rich.progress.Progress(
+        "{task.description}",
+        rich.progress.BarColumn(bar_width=24),
+        *(sizes if unit == "bytes" else steps),
+        rich.progress.TimeRemainingColumn(),
+        "{task.fields[words]}",
         console=Console(stderr=True),
         transient=True,
         disable=not sys.stderr.isatty(),

@@ -1,15 +1,22 @@
-"""The declaration of the stages, for keys, explain, the flows and the docs.
+"""The declarations of the stages, and the outcome of each one in a run.
 
-Neither Prefect nor torch is imported here, so that `explain` answers in milliseconds.
+Neither Prefect nor torch is imported here, so that `explain` takes milliseconds.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+logger = logging.getLogger(__name__)
+
 StageName = Literal["fetch", "validate", "convert", "normalize", "train", "evaluate", "publish"]
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
+State = Literal["ran", "cached", "hit", "miss", "pending"]
 
 
 @dataclass(frozen=True)
@@ -71,3 +78,53 @@ AUDIT = Stage(
 
 # The stages of a run that are cached, in order. Publish is never cached.
 STAGES = (FETCH, VALIDATE, CONVERT, NORMALIZE, TRAIN, EVALUATE)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A component of a stage's key that changed. Digests are shortened to eight digits."""
+
+    component: str
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.component}: {self.old} → {self.new}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of a stage: in a run `ran` or `cached`, in a look `hit`, `miss` or `pending`.
+
+    A pending stage waits for one that would run, and has no key yet.
+    """
+
+    name: str
+    state: State
+    seconds: float
+    key: str | None
+    path: str | None
+    reason: str
+    changes: tuple[Change, ...] = ()
+
+
+_outcomes: ContextVar[dict[str, Outcome] | None] = ContextVar("outcomes", default=None)
+
+
+@contextmanager
+def recording() -> Iterator[dict[str, Outcome]]:
+    """Collect the outcomes of all stages inside, in order; a key keeps its first outcome."""
+    outcomes: dict[str, Outcome] = {}
+    token = _outcomes.set(outcomes)
+    try:
+        yield outcomes
+    finally:
+        _outcomes.reset(token)
+
+
+def record(each: Outcome) -> None:
+    """Log an outcome, and add it to those that are being collected."""
+    logger.info("%-9s %-6s %6.1f s  %s", each.name, each.state, each.seconds, each.reason)
+    outcomes = _outcomes.get()
+    if outcomes is not None:
+        outcomes.setdefault(f"{each.name}-{each.key}", each)

@@ -1,8 +1,7 @@
 """The store of stage outputs: one immutable folder for each key, complete and verified or absent.
 
 A folder `stages/<stage>-<key>/` holds the stage's files and `manifest.json`, which names each file
-with its SHA-256, the facts that later stages read, and the components of the key. Prefect's record
-of an output only points to it.
+with its SHA-256, the facts that later stages read, and the components of the key.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from pipeline_config.datasets import Dataset
 from pipeline_config.sections import Record, Section
 from pipeline_config.settings import settings
 from tasks.runtime.files import built_aside, canonical_json, digest_of, locked
-from tasks.runtime.keys import Change, Components, changes_between, components_of, key_of
+from tasks.runtime.keys import Components, changes_between, components_of, key_of
 from tasks.runtime.manifest import (
     MANIFEST,
     FileEntry,
@@ -30,8 +29,7 @@ from tasks.runtime.manifest import (
     read_sealed,
     sealed,
 )
-from tasks.runtime.outcomes import Outcome, State, record
-from tasks.runtime.stages import Stage
+from tasks.runtime.stages import Change, Outcome, Stage, State, record
 
 logger = logging.getLogger(__name__)
 
@@ -62,16 +60,16 @@ class StageRef(Section):
 
 
 class Clock(Record):
-    """When a stage ran and for how long: outside every digest."""
+    """When a stage ran and for how long. No digest covers it."""
 
     started: str
     seconds: float
 
 
 class Manifest(Record):
-    """What is in an output's folder and what it was made from.
+    """What is in an output's folder, and what the output was made from.
 
-    `digest` covers files and facts. The file has a `seal` besides, which covers everything.
+    `digest` covers files and facts. The file also has a `seal`, which covers everything.
     `dataset` is the name of the data set.
     """
 
@@ -92,7 +90,7 @@ class Manifest(Record):
 
 @dataclass(frozen=True)
 class Lookup:
-    """What the store holds for a stage and its inputs. `ref` is None unless it may be reused."""
+    """What the store holds for a stage and its inputs. `ref` is None where none is reused."""
 
     stage: Stage
     components: Components
@@ -124,10 +122,7 @@ def output_name(aside: Path) -> str:
 
 
 def inspect(folder: Path) -> tuple[Manifest | None, list[str]]:
-    """Return the manifest of an output and its damage; (None, []) where nothing is there.
-
-    Every file is hashed.
-    """
+    """Return an output's manifest and its damage, with every file hashed; (None, []) for none."""
     if not folder.exists():
         return None, []
     try:
@@ -143,7 +138,7 @@ def inspect(folder: Path) -> tuple[Manifest | None, list[str]]:
 
 
 def look(stage: Stage, inputs: Mapping[str, Any], *, refresh: bool = False) -> Lookup:
-    """Look up and verify the output for `inputs`; without a usable one, say why."""
+    """Look up and verify the output for `inputs`; `reason` says why there is none to reuse."""
     components = components_of(stage, inputs)
     key = key_of(components)
     manifest, damage = inspect(folder_of(stage.name, key))
@@ -169,10 +164,10 @@ def build(
     *,
     refresh: bool = False,
 ) -> StageRef:
-    """Return the output for `inputs`, made by `write(folder)` unless an intact one is there.
+    """Return the output for `inputs`; `write(folder)` makes it unless there is an intact one.
 
     `write` fills the folder and returns facts for later stages: JSON, no times, no absolute paths.
-    Writers of one key wait for each other. A damaged output is replaced, with a warning.
+    One process at a time builds a key. A damaged output is replaced, with a warning.
     """
     started, since = datetime.now(UTC), time.perf_counter()
     key = key_of(components_of(stage, inputs))
@@ -205,7 +200,7 @@ def build(
 
 
 def _dataset_of(inputs: Mapping[str, Any]) -> str:
-    """Return the name of the data set of a stage's inputs, from their manifests if need be."""
+    """Return the name of the data set among a stage's inputs, or in the manifest of one."""
     for value in inputs.values():
         first = value[0] if isinstance(value, tuple) and value else value
         if isinstance(first, Dataset):
@@ -216,7 +211,7 @@ def _dataset_of(inputs: Mapping[str, Any]) -> str:
 
 
 def _nearest(stage: Stage, components: Components, dataset: str) -> Components | None:
-    """Return the components of the data set's earlier output that differ least, or the latest."""
+    """Return the components of the data set's output that differ least, the latest among equals."""
     earlier: list[tuple[int, float, Components]] = []
     for path in settings().stages.glob(f"{stage.name}-*/{MANIFEST}"):
         try:

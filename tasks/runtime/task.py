@@ -1,7 +1,4 @@
-"""The decorator that makes a stage's function a Prefect task: cached, verified, built as a whole.
-
-On a would-be hit the cache policy verifies the output that Prefect's record points to.
-"""
+"""The decorator that makes a stage's function a Prefect task with a verified cache."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import functools
 import inspect
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
@@ -18,23 +15,21 @@ from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from prefect.results import get_result_store
 
-from tasks.runtime.outcomes import record
-from tasks.runtime.stages import FETCH, Stage
+from tasks.runtime.stages import Stage, record
 from tasks.runtime.store import Facts, StageRef, build, look
 
 P = ParamSpec("P")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class StagePolicy(CachePolicy):
-    """Computes the stage's key, and keeps Prefect's record in line with the store.
+    """Computes the stage's key, and writes Prefect's record from what the store holds.
 
-    Where the output is intact, the record is written anew. Where it is missing, damaged or to be
-    refreshed, the record is emptied, so that Prefect runs the task and `build` replaces the output.
-    Losing a record loses nothing.
+    For an intact output the record is written again, even where there is one. For one that is
+    missing, damaged or to be refreshed it is emptied, so that Prefect runs the task.
     """
 
-    stage: Stage = field(default=FETCH)
+    stage: Stage
 
     def compute_key(
         self,
@@ -43,7 +38,7 @@ class StagePolicy(CachePolicy):
         flow_parameters: dict[str, Any],
         **kwargs: Any,
     ) -> str:
-        """Return the name `<stage>-<key>` under which Prefect keeps the reference."""
+        """Return `<stage>-<key>`, the name of Prefect's record of the output."""
         since = time.perf_counter()
         given = {name: value for name, value in inputs.items() if name != "refresh"}
         found = look(self.stage, given, refresh=bool(inputs.get("refresh")))
@@ -53,9 +48,7 @@ class StagePolicy(CachePolicy):
             store.write(obj=found.ref, key=name)
             record(found.outcome("cached", since))
         elif store.result_storage is not None and store.exists(name):
-            store.result_storage.write_path(  # type: ignore[unused-coroutine]
-                name, content=b""
-            )
+            store.result_storage.write_path(name, content=b"")  # type: ignore[unused-coroutine]
         return name
 
 
@@ -64,9 +57,9 @@ def stage_task(
 ) -> Callable[[Callable[Concatenate[Path, P], Facts]], Task[..., StageRef]]:
     """Return the decorator that makes `write(folder, **inputs) -> facts` the task of `stage`.
 
-    The task takes the same inputs, and `refresh` to run whatever is cached; it returns the output's
-    reference. `show` adds its artifacts to the task run, also when it was found. `options` go to
-    Prefect's own decorator.
+    The task takes the same inputs, and `refresh`, with which a cached output is not reused. It
+    returns a reference to the output. `show` adds artifacts to a task run that was not skipped.
+    `options` go to Prefect's `task`.
     """
 
     def decorate(write: Callable[Concatenate[Path, P], Facts]) -> Task[..., StageRef]:
@@ -79,13 +72,8 @@ def stage_task(
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             given = bound.arguments
-            again = given.pop("refresh")
-            ref = build(
-                stage,
-                given,
-                lambda folder: write(folder, **given),  # type: ignore[call-arg]
-                refresh=again,
-            )
+            is_forced = given.pop("refresh")
+            ref = build(stage, given, functools.partial(write, **given), refresh=is_forced)
             show(ref)
             return ref
 

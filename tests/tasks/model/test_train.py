@@ -1,4 +1,4 @@
-"""The temperature: recovered where it is known, never worse than none, safe where nothing is."""
+"""The temperature: found where it is known, never worse than none, bounded where there is none."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
-from tasks.model.temperature import HIGHEST, LOWEST, fit_temperature
-from tasks.runtime.errors import TrainingError
+from tasks.model.train import HIGHEST, LOWEST, fit_temperature
 
 
 def simulated(temperature, num_rows=20_000, num_classes=5, seed=0):
@@ -75,9 +74,3 @@ def test_a_minimum_below_the_lower_bound_ends_there():
 def test_huge_logits_do_not_overflow():
     logits, labels = simulated(1.0, num_rows=200)
     assert fit_temperature(1e30 * logits, labels) == HIGHEST
-
-
-@pytest.mark.parametrize(("logits", "found"), [([[1.0, np.nan]], "1 of 1 rows"), ([], "no rows")])
-def test_nothing_to_fit_on(logits, found):
-    with pytest.raises(TrainingError, match=found):
-        fit_temperature(np.array(logits, np.float32).reshape(-1, 2), np.zeros(len(logits), int))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.environment import prepare_environment
+from flows.server import prepare_environment
 from pipeline_config.datasets import Dataset, named_dataset
 from pipeline_config.recipe import Recipe
 from tasks.runtime.devices import probe

@@ -1,11 +1,6 @@
-"""The label audit: raw IDX files → the training rows whose label is likely wrong.
+"""The flow `audit-labels`: raw IDX files → the training rows whose label is likely wrong.
 
-                                ┌► normalize ─► train ─┐
-    fetch ─► validate ─► convert ┼► normalize ─► train ─┼─► audit
-                                └► normalize ─► train ─┘
-                                     once for each fold
-
-The stages are the pipeline's own, so a fold that is trained is not trained again.
+Its diagram is in `flows/diagram.py`. Its stages are those of `retrain`.
 """
 
 from __future__ import annotations
@@ -17,7 +12,7 @@ from pydantic import Field
 
 from flows.diagram import label_audit
 from flows.folds import LabelAudit, audited, fold_plans
-from flows.plan import DEFAULT, Choice, make_plan
+from flows.plan import DEFAULT, Choice, make_plan, planned
 from flows.retrain import run_stages
 from tasks.runtime.devices import DeviceChoice
 from tasks.runtime.files import root_lock
@@ -38,20 +33,12 @@ def audit_labels(
     classes: Annotated[int, Field(ge=2, le=256)] | None = None,
     folds: Annotated[int, Field(ge=2, le=100)] = 5,
 ) -> LabelAudit:
-    """Rank the likely label errors of a training split; trains the recipe once for each fold.
+    """Rank the likely label errors of a training split. Trains the recipe once for each fold.
 
     The other parameters are those of `retrain`.
     """
-    plan = make_plan(
-        Choice(
-            dataset=dataset,
-            recipe=recipe,
-            device=device,
-            overrides=overrides,
-            source=source,
-            classes=classes,
-        )
-    )
+    chosen = {name: value for name, value in locals().items() if name != "folds"}
+    plan = planned.get() or make_plan(Choice(**chosen))
     plans = fold_plans(plan, folds)
     with root_lock(), recording() as outcomes:
         ref = label_audit(plans, run_stages())

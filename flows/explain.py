@@ -5,76 +5,53 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from flows.diagram import retraining
 from flows.plan import Plan
 from tasks.bundle.contents import bundle_folder, version_of
 from tasks.bundle.lineage import Lineage
 from tasks.release.registry import is_current
-from tasks.runtime.keys import Change
+from tasks.runtime.outcomes import Outcome
 from tasks.runtime.stages import PUBLISH, Stage
 from tasks.runtime.store import StageRef, look
 
 
 @dataclass(frozen=True)
-class StageStatus:
-    """What a stage would do. A pending one waits for another stage and has no key yet."""
-
-    name: str
-    state: Literal["hit", "miss", "pending"]
-    seconds: float
-    key: str | None
-    path: str | None
-    reason: str
-    changes: tuple[Change, ...] = ()
-
-
-@dataclass(frozen=True)
 class Missing:
-    """What stands for the output of a stage that would run."""
+    """Stands for the output of a stage that would run."""
 
     stage: str
 
 
-def explain(plan: Plan) -> list[StageStatus]:
-    """Return the status of every stage, in the order of the pipeline."""
+def explain(plan: Plan) -> list[Outcome]:
+    """Return what every stage would do, in the order of the pipeline."""
     lookup = LookOnly(plan.refreshed)
     retraining(plan, lookup)
-    return lookup.statuses
+    return lookup.outcomes
 
 
 class LookOnly:
-    """The `call` of a diagram that runs nothing and collects the status of each stage."""
+    """The `call` of a diagram that runs nothing and collects what each stage would do."""
 
     def __init__(self, refreshed: tuple[str, ...] = ()) -> None:
         self.refreshed = refreshed
-        self.statuses: list[StageStatus] = []
+        self.outcomes: list[Outcome] = []
 
     def __call__(self, stage: Stage, **inputs: Any) -> StageRef | Missing:
-        """Look a stage up; returns its output's reference, or Missing."""
+        """Look a stage up. Returns its output's reference, or Missing."""
         since = time.perf_counter()
         missing = next((value for value in _leaves(inputs) if isinstance(value, Missing)), None)
         if missing is not None:
             reason = f"behind {missing.stage}"
-            self.statuses.append(StageStatus(stage.name, "pending", 0.0, None, None, reason))
+            self.outcomes.append(Outcome(stage.name, "pending", 0.0, None, None, reason))
             return missing
         refresh = stage.name in self.refreshed
         if stage is PUBLISH:
-            self.statuses.append(_publish_status(since, refresh=refresh, **inputs))
+            self.outcomes.append(_publishing(since, refresh=refresh, **inputs))
             return Missing(stage.name)
         found = look(stage, inputs, refresh=refresh)
-        self.statuses.append(
-            StageStatus(
-                stage.name,
-                "hit" if found.ref else "miss",
-                round(time.perf_counter() - since, 3),
-                found.key,
-                str(found.folder),
-                found.reason,
-                found.changes,
-            )
-        )
+        self.outcomes.append(found.outcome("hit" if found.ref else "miss", since))
         return found.ref or Missing(stage.name)
 
 
@@ -89,19 +66,12 @@ def _leaves(inputs: dict[str, Any]) -> Iterable[Any]:
             yield value
 
 
-def _publish_status(
-    since: float, *, lineage: Lineage, why: str | None, refresh: bool
-) -> StageStatus:
+def _publishing(since: float, *, lineage: Lineage, why: str | None, refresh: bool) -> Outcome:
     """Return whether the bundle, the journal's decision and the champion's file are in place."""
-    dataset = lineage.dataset.name
-    version = version_of(
-        lineage.recipe,
-        lineage.table.facts,
-        lineage.trained.manifest,
-        lineage.evaluated.manifest,
-    )
+    dataset, trained, evaluated = lineage.dataset.name, lineage.trained, lineage.evaluated
+    version = version_of(lineage.recipe, lineage.table.facts, trained.manifest, evaluated.manifest)
     reasons = ["refresh was requested"] if refresh else is_current(dataset, version, why)
-    return StageStatus(
+    return Outcome(
         PUBLISH.name,
         "miss" if reasons else "hit",
         round(time.perf_counter() - since, 3),

@@ -1,4 +1,4 @@
-"""The folds of a label audit: a plan for each, what would run, and what came of it; no Prefect."""
+"""The folds of a label audit: a plan for each, what would run, and the result. Without Prefect."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from flows.diagram import label_audit
-from flows.explain import LookOnly, StageStatus
+from flows.explain import LookOnly
 from flows.plan import Plan
+from flows.summary import stages_of
 from pipeline_config.recipe import OfficialTest, Split, StratifiedFold
 from pipeline_config.sections import ConfigError, Section
 from tasks.runtime.outcomes import Outcome
-from tasks.runtime.stages import TRAIN
 from tasks.runtime.store import StageRef
 
 
 class LabelAudit(Section):
     """The result of an audit, as `idxflow audit-labels --json` prints it beside the suspects.
 
-    `estimated_errors` is how many labels confident learning takes for wrong; the `num_suspects`
-    rows that it can name are in `suspects`, a Parquet file.
+    `estimated_errors` is how many labels confident learning estimates to be wrong. The
+    `num_suspects` rows that it can name are in `suspects`, a Parquet file.
     """
 
     dataset: str
@@ -37,10 +37,10 @@ class LabelAudit(Section):
 
 
 def fold_plans(plan: Plan, num_folds: int) -> list[Plan]:
-    """The plan with each fold of the data set's training split in turn as its validation rows.
+    """Return the plan with each fold of the training split in turn as its validation rows.
 
-    Whatever split the recipe has is replaced, and the test split is not looked at. Raises
-    ConfigError for a recipe whose outputs are not probabilities.
+    The recipe's own split is replaced, and the test split is not used. Raises ConfigError for a
+    recipe whose outputs are not probabilities.
     """
     recipe = plan.recipe
     if not recipe.training.gives_logits:
@@ -50,44 +50,27 @@ def fold_plans(plan: Plan, num_folds: int) -> list[Plan]:
             expected="the loss cross_entropy or nll: confident learning compares probabilities",
             remedy="Choose another recipe, for example --recipe fast.",
         )
-    splits = [
-        Split(
-            test=OfficialTest(kind="official"),
-            validation=StratifiedFold(
-                kind="fold", fold=fold, folds=num_folds, seed=recipe.training.seed
-            ),
-        )
-        for fold in range(num_folds)
-    ]
-    # Nobody draws curves of a fold.
     training = recipe.training.model_copy(update={"keep_epochs": False})
-    return [
-        plan.model_copy(
-            update={"recipe": recipe.model_copy(update={"split": split, "training": training})}
+    plans = []
+    for fold in range(num_folds):
+        validation = StratifiedFold(
+            kind="fold", fold=fold, folds=num_folds, seed=recipe.training.seed
         )
-        for split in splits
-    ]
+        split = Split(test=OfficialTest(kind="official"), validation=validation)
+        of_fold = recipe.model_copy(update={"split": split, "training": training})
+        plans.append(plan.model_copy(update={"recipe": of_fold}))
+    return plans
 
 
-def explain_audit(plans: list[Plan]) -> tuple[list[StageStatus], StageRef | None]:
-    """Return the status of every stage and fold, and the audit itself if it is there and intact."""
+def explain_audit(plans: list[Plan]) -> tuple[list[Outcome], StageRef | None]:
+    """Return what every stage would do, and the audit itself if it is there and intact."""
     lookup = LookOnly()
     found = label_audit(plans, lookup)
-    return lookup.statuses, found if isinstance(found, StageRef) else None
-
-
-def training_ahead(plan: Plan, statuses: Iterable[StageStatus]) -> str:
-    """How often the recipe is going to be trained, in words."""
-    states = [status.state for status in statuses if status.name == TRAIN.name]
-    ahead = len(states) - states.count("hit")
-    return (
-        f"this trains the recipe {plan.recipe.name} {ahead}×, each time on all but one of "
-        f"{len(states)} parts of the training rows; what is trained is kept"
-    )
+    return lookup.outcomes, found if isinstance(found, StageRef) else None
 
 
 def audited(plan: Plan, ref: StageRef, outcomes: Iterable[Outcome]) -> LabelAudit:
-    """The result of an audit and of what each stage did."""
+    """Return the result of an audit and of what each stage did."""
     from tasks.evaluation.suspects import GALLERY, NOISE, SUSPECTS
 
     return LabelAudit(
@@ -97,12 +80,12 @@ def audited(plan: Plan, ref: StageRef, outcomes: Iterable[Outcome]) -> LabelAudi
         suspects=str(ref.path / SUSPECTS),
         noise=str(ref.path / NOISE),
         gallery=str(ref.path / GALLERY),
-        stages=tuple(vars(outcome) for outcome in outcomes),
+        stages=stages_of(outcomes),
     )
 
 
 def named_suspects(plan: Plan, audit: LabelAudit, limit: int) -> list[dict[str, Any]]:
-    """The first `limit` suspects, with the names of their classes."""
+    """Return the first `limit` suspects, with the names of their classes."""
     from tasks.evaluation.suspects import read_suspects
 
     names = plan.dataset.class_names

@@ -1,4 +1,4 @@
-"""Start the flow from the command line: server, imports and run, overlapped."""
+"""Run a flow from the command line: server start, imports and run overlap."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import gc
 import importlib
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from flows.console import say
-from flows.environment import prepare_environment
-from flows.explain import StageStatus
-from flows.folds import LabelAudit
-from flows.plan import Choice
-from flows.server import prefect_server
-from flows.summary import Summary
-from tasks.runtime.errors import IdxflowError, ServerError
+from flows.plan import Plan, planned
+from flows.server import is_full, prefect_server, prepare_environment
+from pipeline_config.sections import IdxflowError
+from tasks.runtime.errors import ServerError
 from tasks.runtime.files import root_lock
+from tasks.runtime.outcomes import Outcome
 
-# The exit code of a program that Ctrl-C ended, as shells have it: 128 + SIGINT.
+# The exit code of a program that Ctrl-C ended: 128 + SIGINT.
 INTERRUPTED = 130
-# What each stage imports only when it really runs, and what takes long to import.
+# What a stage imports only when it runs, and what takes long to import.
 HEAVY = {
     "validate": ("tasks.dataset.expectations",),
     "train": ("tasks.model.training",),
@@ -32,90 +31,73 @@ HEAVY = {
 }
 
 
-def launch(choice: Choice, statuses: Sequence[StageStatus], *, verbose: bool) -> Summary:
-    """Run the pipeline and return what came of it."""
-    summary: Summary = _launch("flows.retrain:retrain", choice.model_dump(), statuses, verbose)
-    return summary
-
-
-def launch_audit(
-    choice: Choice, num_folds: int, statuses: Sequence[StageStatus], *, verbose: bool
-) -> LabelAudit:
-    """Run the label audit and return what came of it."""
-    parameters = {
-        **choice.model_dump(exclude={"refresh_from", "force_promote"}),
-        "folds": num_folds,
-    }
-    found: LabelAudit = _launch("flows.audit:audit_labels", parameters, statuses, verbose)
-    return found
-
-
-def _launch(
-    entrypoint: str, parameters: dict[str, Any], statuses: Sequence[StageStatus], verbose: bool
+def launch(
+    entrypoint: str,
+    plan: Plan,
+    parameters: dict[str, Any],
+    outlook: Sequence[Outcome],
+    *,
+    verbose: bool,
 ) -> Any:
     """Run the flow `module:name` on a running or an embedded server; returns what it returns.
 
-    The embedded server takes seconds to start; Prefect and the libraries of the stages that are
-    going to run are imported meanwhile. After Ctrl-C it says how to go on and exits.
+    The embedded server takes seconds to start. Prefect and the libraries of the stages that will
+    run are imported meanwhile. After Ctrl-C the process exits with INTERRUPTED.
     """
+    token = planned.set(plan)
     try:
-        # From before the server starts until after it has ended: its database is in use, too.
+        # Held until the server has ended, since its database is below the root.
         with root_lock():
-            return _served(entrypoint, parameters, statuses, verbose)
+            return _serve_and_run(entrypoint, parameters, outlook, verbose)
     except KeyboardInterrupt:
-        say("stopped; what is finished is kept, and the same command goes on from there")
+        say("stopped; what is finished is kept, and the same command resumes from there")
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:
-        # Some of what Prefect's client raises comes wrapped.
-        said = error.__cause__ or error
-        if isinstance(error, IdxflowError) or not isinstance(said, httpx.HTTPError):
+        # Prefect wraps some of its client's errors.
+        cause = error.__cause__ or error
+        if isinstance(error, IdxflowError) or not isinstance(cause, httpx.HTTPError):
             raise
+        home = Path(os.environ["PREFECT_HOME"])
+        room = f", and the disk of {home} is full" if is_full(home) else ""
+        reason = str(error).partition(" - ")[0]  # Prefect adds the body and a link
         raise ServerError(
             "the Prefect server",
-            found=f"that it stopped answering in the middle of the run ({error})",
-            expected="one that lives as long as the run",
+            found=f"an error in the middle of the run ({reason}){room}",
+            expected="a server that answers as long as the flow runs",
             remedy="Run the same command again: what is finished is kept. Without PREFECT_API_URL "
-            "the run brings its own server.",
+            "the run starts its own server.",
         ) from error
+    finally:
+        planned.reset(token)
 
 
-def _served(
-    entrypoint: str, parameters: dict[str, Any], statuses: Sequence[StageStatus], verbose: bool
+def _serve_and_run(
+    entrypoint: str, parameters: dict[str, Any], outlook: Sequence[Outcome], verbose: bool
 ) -> Any:
-    """Start the server, import meanwhile, run the flow."""
     prepare_environment(verbose=verbose)
-    embedded = "PREFECT_API_URL" not in os.environ
+    is_embedded = "PREFECT_API_URL" not in os.environ
     module, _, name = entrypoint.partition(":")
     with prefect_server() as wait:
-        _import_all([module, *_needed(statuses)])
+        ahead = [each.name for each in outlook if each.state != "hit"]
+        _import_all([module, *(heavy for stage in ahead for heavy in HEAVY.get(stage, ()))])
         wait()
         from prefect.events.worker import EventsWorker
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         flow = getattr(importlib.import_module(module), name)
+        # The heartbeat costs a second, and is of no use on an embedded server.
+        changed = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if is_embedded else {}
         try:
-            # Nobody watches an embedded server: it is spared the heartbeat, which costs a second.
-            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if embedded else {}):
+            with temporary_settings(changed):
                 return flow(**parameters)
         finally:
-            # What is still on its way to the server must arrive before the server goes.
-            EventsWorker.drain_all(timeout=10)
-
-
-def _needed(statuses: Sequence[StageStatus]) -> list[str]:
-    """The heavy modules of the stages that are going to run."""
-    return [
-        module
-        for status in statuses
-        if status.state != "hit"
-        for module in HEAVY.get(status.name, ())
-    ]
+            EventsWorker.drain_all(timeout=10)  # before the server ends
 
 
 def _import_all(modules: Sequence[str]) -> None:
-    """Import without the collector, which would walk half a million new objects many times (2 s).
+    """Import without the garbage collector, which would visit half a million new objects (2 s).
 
-    What is there afterwards stays to the end, so later walks, and the exit (2 s), skip it.
+    They are then excluded from later collections, also from the one at exit (2 s).
     """
     gc.disable()
     try:

@@ -1,8 +1,6 @@
-"""The pipeline: raw IDX files → a published model.
+"""The flow `retrain`: raw IDX files → a published model. Its diagram is in `flows/diagram.py`.
 
-    fetch ─► validate ─► convert ─► normalize ─► train ─► evaluate ─► publish
-
-Each arrow is a small reference; each box is a Prefect task whose finished output is not made again.
+Each stage is a Prefect task whose finished output is not made again.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from prefect.runtime import flow_run
 from pydantic import Field, ValidationError, WithJsonSchema
 
 from flows.diagram import Call, retraining
-from flows.plan import DEFAULT, Choice, Plan, Reason, make_plan
+from flows.plan import DEFAULT, Choice, Plan, Reason, make_plan, planned
 from flows.summary import Summary, refusal, summarize
 from pipeline_config.datasets import named_datasets
 from pipeline_config.recipe_files import recipe_names
@@ -32,14 +30,11 @@ from tasks.runtime.files import root_lock
 from tasks.runtime.outcomes import recording
 from tasks.runtime.stages import PUBLISH, Stage, StageName
 
-# A deployment's form offers the names that come with the project and refuses anything else; a call
-# from Python may also name a folder or a recipe's file.
+# A deployment's form offers these names. A call from Python may also name a folder or a file.
 DatasetChoice = Annotated[str, WithJsonSchema({"type": "string", "enum": list(named_datasets())})]
 RecipeChoice = Annotated[
     str, WithJsonSchema({"type": "string", "enum": [DEFAULT, *recipe_names()]})
 ]
-
-
 TASKS: dict[str, Task[..., Any]] = {
     task.name: task
     for task in (fetch, validate, convert, normalize, train, evaluate, audit, publish)
@@ -47,10 +42,10 @@ TASKS: dict[str, Task[..., Any]] = {
 
 
 def run_name() -> str:
-    """The name of a flow run: data set, recipe and device, or what was asked for and is not."""
+    """Return the name of a flow run: data set, recipe and device."""
     asked: dict[str, Any] = flow_run.parameters
     try:
-        plan = make_plan(Choice(**{**asked, "overrides": ()}))
+        plan = planned.get() or make_plan(Choice(**{**asked, "overrides": ()}))
     except (IdxflowError, ValidationError):
         return f"{asked['dataset']} · {asked['recipe']} · {asked['device']}"
     return f"{plan.dataset.name} · {plan.recipe.name} · {plan.machine.device}"
@@ -67,25 +62,15 @@ def retrain(
     refresh_from: StageName | None = None,
     force_promote: Reason | None = None,
 ) -> Summary:
-    """Retrain on a data set and publish the model; stages whose inputs did not change are skipped.
+    """Retrain on a data set and publish the model. Stages whose inputs did not change are skipped.
 
     `overrides` are `a.b=value` changes to the recipe; `source` is a folder that is tried first for
     the data set's files; `refresh_from` names the first stage that runs again whatever is cached;
-    `force_promote` says why the model becomes champion even if the gate refuses it. Raises
-    GateRefused, which holds the summary, when the gate refuses the model in this very run.
+    `force_promote` is the reason to make the model champion even if the gate refuses it. Raises
+    GateRefused, which holds the summary, when the gate refuses the model in this run.
     """
-    plan = make_plan(
-        Choice(
-            dataset=dataset,
-            recipe=recipe,
-            device=device,
-            overrides=overrides,
-            source=source,
-            classes=classes,
-            refresh_from=refresh_from,
-            force_promote=force_promote,
-        )
-    )
+    choice = Choice(**locals())
+    plan = planned.get() or make_plan(choice)
     with root_lock(), recording() as outcomes:
         published = pipeline(plan)
         summary = summarize(published.dataset, published.version, outcomes.values())
@@ -95,7 +80,7 @@ def retrain(
 
 
 def pipeline(plan: Plan) -> Published:
-    """Run the diagram of the pipeline; stages whose inputs did not change are skipped."""
+    """Run the diagram of the pipeline."""
     published: Published = retraining(plan, run_stages(plan.refreshed))
     return published
 

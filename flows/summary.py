@@ -1,12 +1,12 @@
-"""What a run comes to: the stages, the headline figures and where report and model lie."""
+"""The result of a run: its stages, the headline figures, and where report and model lie."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict, replace
 from typing import Any
 
-from flows.explain import StageStatus
 from pipeline_config.sections import Section
 from tasks.bundle.contents import METRICS, bundle_folder
 from tasks.release.decision_page import page_path
@@ -16,9 +16,9 @@ from tasks.runtime.outcomes import Outcome
 
 
 class Summary(Section):
-    """The result of a run, as `idxflow run --json` prints it; `champion` is a version or None.
+    """The result of a run, as `idxflow run --json` prints it. `champion` is a version or None.
 
-    `decision` is the journal's last word on the version, its `event` and its reason.
+    `event` and `decision` are the last event about the version in the journal, and its reason.
     """
 
     version: str
@@ -31,8 +31,15 @@ class Summary(Section):
     decision: str
 
 
+def stages_of(outcomes: Iterable[Outcome]) -> tuple[dict[str, Any], ...]:
+    """Return the stages' outcomes as mappings. What a look found is `cached` in a result."""
+    return tuple(
+        asdict(replace(each, state="cached") if each.state == "hit" else each) for each in outcomes
+    )
+
+
 def summarize(dataset: str, version: str, outcomes: Iterable[Outcome]) -> Summary:
-    """The summary of a published version and of what each stage did."""
+    """Return the summary of a published version and of what each stage did."""
     folder = bundle_folder(dataset, version)
     entries = read_journal(dataset)
     champion = champion_of(entries)
@@ -43,30 +50,22 @@ def summarize(dataset: str, version: str, outcomes: Iterable[Outcome]) -> Summar
         report=str(page_path(dataset, version)),
         champion=champion.version if champion else None,
         metrics=json.loads((folder / METRICS).read_bytes()),
-        stages=tuple(vars(outcome) for outcome in outcomes),
+        stages=stages_of(outcomes),
         event=last.event if last else "unknown",
         decision=last.reason if last else "the journal's line about this version is damaged",
     )
 
 
 def refusal(summary: Summary) -> GateRefused:
-    """The error that ends the run in which the gate refused a model."""
+    """Return the error that ends the run in which the gate refused a model."""
+    champion = summary.champion
     return GateRefused(
         f"version {summary.version}",
         found=summary.decision,
-        expected=f"a model that is not worse than champion {summary.champion}"
-        if summary.champion
+        expected=f"a model that is not worse than champion {champion}"
+        if champion
         else "a model that meets its recipe's floor",
-        remedy=("The champion stays. " if summary.champion else "There is no champion yet. ")
+        remedy=("The champion stays. " if champion else "There is no champion yet. ")
         + "See the report; `idxflow models promote` overrules the gate.",
         result=summary,
     )
-
-
-def cached_outcomes(statuses: Iterable[StageStatus]) -> list[Outcome]:
-    """The outcomes of a run in which every stage was found intact."""
-    return [
-        Outcome(status.name, "cached", status.seconds, status.key, status.path, status.reason)
-        for status in statuses
-        if status.key is not None and status.path is not None
-    ]

@@ -7,7 +7,14 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from pipeline_config.sections import HERE, ConfigError, Section, checked, read_yaml
+from pipeline_config.sections import (
+    HERE,
+    ConfigError,
+    Section,
+    checked,
+    did_you_mean,
+    read_yaml,
+)
 
 # The four canonical names, in the order in which they are always spoken of.
 FILES = (
@@ -84,6 +91,6 @@ def named_dataset(name: str) -> Dataset:
             f"data set {name!r}",
             found="neither a data set's name nor a folder",
             expected=f"one of {', '.join(known)}, or a folder with the four files",
-            remedy="See `idxflow datasets`.",
+            remedy=did_you_mean(name, known) + "See `idxflow datasets`.",
         )
     return known[name]

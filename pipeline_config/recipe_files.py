@@ -6,6 +6,7 @@ Not in `recipe.py`, so that a change here is in no stage's key.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pipeline_config.sections import (
     HERE,
     ConfigError,
     checked,
+    did_you_mean,
     given_path,
     parsed_yaml,
     read_yaml,
@@ -60,7 +62,7 @@ def recipe_file(choice: str) -> Path:
         f"recipe {choice!r}",
         found="neither a recipe's name nor a file",
         expected=f"one of {', '.join(recipe_names())}, or the path of a YAML file",
-        remedy="See `idxflow recipes`.",
+        remedy=did_you_mean(choice, recipe_names()) + "See `idxflow recipes`.",
     )
 
 
@@ -97,6 +99,14 @@ def load_recipe(choice: str, overrides: tuple[str, ...] = ()) -> Recipe:
         raise
 
 
+def _dotted(content: dict[str, Any], above: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a recipe."""
+    for key, value in content.items():
+        yield f"{above}{key}"
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{above}{key}.")
+
+
 def _is_blamed(override: str, error: BaseException | None) -> bool:
     """Whether pydantic's error is about the key of an override, or about a section around it."""
     assert isinstance(error, ValidationError)
@@ -121,7 +131,8 @@ def _apply(content: dict[str, Any], override: str) -> str:
             f"--set {override}",
             found=f"{dotted.strip()!r}, which the recipe does not have" if equals else "no '='",
             expected="key=value with a dotted key of the recipe, like training.epochs=3",
-            remedy="`idxflow recipes NAME` prints the recipe with all its keys.",
+            remedy=did_you_mean(dotted.strip(), _dotted(content))
+            + "`idxflow recipes NAME` prints the recipe with all its keys.",
         )
     own = f"{dotted}={json.dumps(section[leaf], default=str, separators=(',', ':'))}"
     section[leaf] = parsed_yaml(text, f"--set {dotted}={text[:100]!r}", f"YAML, such as {own}")

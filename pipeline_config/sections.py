@@ -6,6 +6,8 @@ The root of the error tree is here too, below everything else. Its branches are 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,6 +72,12 @@ def given_path(text: str | Path) -> Path:
             expected="a path, or ~ for your own home",
             remedy="Write the whole path.",
         ) from error
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the question after the closest known name, or nothing."""
+    close = get_close_matches(name, list(known), n=1)
+    return f"Did you mean {close[0]!r}? " if close else ""
 
 
 class _Loader(yaml.SafeLoader):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline_config.datasets import named_datasets
-from pipeline_config.sections import given_path
+from pipeline_config.sections import did_you_mean, given_path
 from pipeline_config.settings import settings
 from tasks.bundle.contents import bundle_folder
 from tasks.release.journal import champion_of, read_journal
@@ -29,7 +29,7 @@ def known_dataset(name: str) -> str:
             f"--dataset {name}",
             found="a data set that has no models and no name in the catalogue",
             expected=f"one of {', '.join(sorted(known))}",
-            remedy="See `idxflow models`.",
+            remedy=did_you_mean(name, known) + "See `idxflow models`.",
         )
     return name
 

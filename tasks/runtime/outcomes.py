@@ -1,4 +1,4 @@
-"""The outcome of each stage in a run, logged, and collected for the run's summary."""
+"""The outcome of each stage in a run, or in a look at what a run would do."""
 
 from __future__ import annotations
 
@@ -9,19 +9,28 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
+from tasks.runtime.keys import Change
+
 logger = logging.getLogger(__name__)
+
+
+State = Literal["ran", "cached", "hit", "miss", "pending"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of one stage in one run."""
+    """The outcome of one stage: in a run `ran` or `cached`, in a look `hit`, `miss` or `pending`.
+
+    A pending stage waits for one that would run, and has no key yet.
+    """
 
     name: str
-    state: Literal["ran", "cached"]
+    state: State
     seconds: float
-    key: str
-    path: str
+    key: str | None
+    path: str | None
     reason: str
+    changes: tuple[Change, ...] = ()
 
 
 _outcomes: ContextVar[dict[str, Outcome] | None] = ContextVar("outcomes", default=None)

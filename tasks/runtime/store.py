@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline_config.datasets import Dataset
 from pipeline_config.sections import Record, Section
@@ -30,7 +30,7 @@ from tasks.runtime.manifest import (
     read_sealed,
     sealed,
 )
-from tasks.runtime.outcomes import Outcome, record
+from tasks.runtime.outcomes import Outcome, State, record
 from tasks.runtime.stages import Stage
 
 logger = logging.getLogger(__name__)
@@ -107,10 +107,10 @@ class Lookup:
         """Where the output lies or will lie."""
         return folder_of(self.stage.name, self.key)
 
-    def outcome(self, state: Literal["ran", "cached"], since: float) -> Outcome:
-        """Return what to record of the stage; `since` is the perf_counter at its start."""
-        seconds = round(time.perf_counter() - since, 3)
-        return Outcome(self.stage.name, state, seconds, self.key, str(self.folder), self.reason)
+    def outcome(self, state: State, since: float) -> Outcome:
+        """Return the stage's outcome; `since` is the perf_counter at its start."""
+        seconds, path = round(time.perf_counter() - since, 3), str(self.folder)
+        return Outcome(self.stage.name, state, seconds, self.key, path, self.reason, self.changes)
 
 
 def folder_of(stage: str, key: str) -> Path:

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from flows.environment import prepare_environment
+from flows.server import prepare_environment
 from pipeline_config.sections import IdxflowError
 
 prepare_environment()

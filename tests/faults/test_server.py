@@ -35,11 +35,11 @@ def environment(root: Path, tmp_path: Path) -> dict[str, str]:
 def server(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[Any, str]]:
     """A Prefect server of its own and its address."""
     listener = socket.create_server(("127.0.0.1", 0))
-    database = f"sqlite+aiosqlite:///{tmp_path / 'server.db'}"
+    command = [sys.executable, "-m", "flows.server", str(listener.fileno())]
     with (tmp_path / "server.log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", str(listener.fileno())],
-            env={**environment, "PREFECT_API_DATABASE_CONNECTION_URL": database},
+            [*command, str(tmp_path / "server.db")],
+            env=environment,
             pass_fds=[listener.fileno()],
             stdin=subprocess.PIPE,
             stdout=log,
@@ -65,7 +65,7 @@ def start(environment: dict[str, str]) -> subprocess.Popen[str]:
 
 def finish(child: subprocess.Popen[str]) -> dict[str, Any]:
     """What a run that must succeed says."""
-    out, err = child.communicate(timeout=300)
+    out, err = child.communicate(timeout=900)
     assert child.returncode == 0, err
     told: dict[str, Any] = json.loads(out)
     return told
@@ -80,13 +80,13 @@ def test_that_dies_in_a_run(
     # How long Prefect waits for a server to come back: by default it asks five times a call.
     hurried = {"PREFECT_API_URL": address, "PREFECT_CLIENT_MAX_RETRIES": "1"}
     child = start(environment | hurried)
-    until = time.monotonic() + 180
+    until = time.monotonic() + 600
     while not list(lab.root.glob("stages/convert-*")):
         assert child.poll() is None, child.communicate()
         assert time.monotonic() < until
         time.sleep(0.05)
     process.kill()
-    out, err = child.communicate(timeout=120)
+    out, err = child.communicate(timeout=600)
     assert child.returncode == 1, err
     assert out == ""
     assert "the Prefect server" in err

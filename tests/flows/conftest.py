@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.environment import prepare_environment
-from flows.server import SINGLE_WRITER
+from flows.server import SINGLE_WRITER, prepare_environment
 
 prepare_environment()
 os.environ.update(SINGLE_WRITER)
@@ -34,7 +33,7 @@ QUICK = ("training.epochs=1",)
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     quiet = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
-    with prefect_test_harness(server_startup_timeout=180), temporary_settings(quiet):
+    with prefect_test_harness(server_startup_timeout=600), temporary_settings(quiet):
         yield
 
 

@@ -59,7 +59,7 @@ def test_planted_errors_are_found_and_no_fold_is_trained_twice(
     words = (*words, "--folds", str(FOLDS), "--limit", "20")
     code, out, err = audit_labels(*words, "--json")
     assert code == 0
-    assert "trains the recipe small 3×" in err
+    assert "trains the recipe small 3 times" in err
     first = json.loads(out)
     names = ["fetch", "validate", "convert", *["normalize"] * FOLDS, *["train"] * FOLDS, "audit"]
     assert states(first) == [(name, "ran") for name in names]
@@ -77,7 +77,7 @@ def test_planted_errors_are_found_and_no_fold_is_trained_twice(
     assert (verdicts[-1].state, found) == ("pending", None)
     code, out, err = audit_labels(*words, "--json")
     assert code == 0
-    assert "trains the recipe small 1×" in err
+    assert "trains the recipe small 1 times" in err
     again = json.loads(out)
     assert [row["key"] for row in again["stages"] if row["state"] == "ran"] == [lost["key"]]
     assert again["first"] == first["first"]
@@ -89,7 +89,7 @@ def test_the_second_time_nothing_is_started(
 ) -> None:
     words = (str(noisy), "--recipe", "small", "--set", "training.epochs=1", "--folds", "2")
     assert audit_labels(*words)[0] == 0
-    monkeypatch.setattr("flows.launch.launch_audit", None)
+    monkeypatch.setattr("flows.launch.launch", None)
     code, out, err = audit_labels(*words, "--limit", "3")
     assert (code, err) == (0, "")
     head, *lines = out.splitlines()

@@ -16,6 +16,7 @@ import yaml
 from pipeline_config.datasets import FILES
 from pipeline_config.recipe_files import RECIPES
 from tasks.raw.idx import write_idx
+from tasks.runtime import devices
 
 pytestmark = pytest.mark.flow
 Shell = Callable[..., tuple[int, str, str]]
@@ -156,8 +157,9 @@ def test_wrong_usage_ends_with_2(idxflow: Shell, words: list[str]) -> None:
     ],
 )
 def test_a_choice_that_cannot_be_is_one_clear_error(
-    idxflow: Shell, root: Path, words: list[str], told: str
+    idxflow: Shell, root: Path, words: list[str], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(devices, "_has_cuda", lambda: False)
     code, out, err = idxflow("run", *words)
     assert (code, out) == (1, "")
     assert told in err
@@ -336,7 +338,7 @@ def test_a_server_whose_database_is_gone_is_one_clear_error(
             raise RuntimeError("Unable to acquire concurrency slots") from error
         raise error
 
-    monkeypatch.setattr("flows.launch._served", fail)
+    monkeypatch.setattr("flows.launch._serve_and_run", fail)
     code, out, err = idxflow("run", "--dataset", "digits8x8")
     assert (code, out) == (1, "")
     assert "error the Prefect server" in err

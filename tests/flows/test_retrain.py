@@ -242,7 +242,7 @@ def test_nonsense_is_refused_before_anything_runs(run: Run, root: Path) -> None:
 def test_the_run_is_named_after_what_it_does(run: Run) -> None:
     from prefect.client.orchestration import get_client
 
-    run(overrides=("training.epochs=1",))
+    run(device="cpu")
     with get_client(sync_client=True) as client:
         names = {flow_run.name for flow_run in client.read_flow_runs()}
     assert "digits8x8 · small · cpu" in names

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from flows.commands.verify import verify
+from flows.cli.checks import verify
 from tasks.bundle.assemble import ensure_bundle
 from tasks.bundle.contents import BundleManifest, bundle_folder, inspect_bundle
 from tasks.bundle.golden import GOLDEN, NUM_GOLDEN, golden_rows, read_golden
@@ -300,7 +300,7 @@ def test_it_works_offline_and_without_prefect(bundle: Path) -> None:
         "import socket, sys\n"
         "def refuse(*given): raise OSError('the network was asked')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "from flows.commands.verify import verify\n"
+        "from flows.cli.checks import verify\n"
         "verify(None)\n"
         "sys.exit('prefect' in sys.modules)\n"
     )

@@ -1,4 +1,4 @@
-"""`idxflow predict`: what a published model says about pictures and files of images."""
+"""`idxflow predict`: a published model's answers for pictures and files of images."""
 
 from __future__ import annotations
 
@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows import console
-from flows.commands.options import JsonOption
+from flows.cli.run import JsonOption
 from pipeline_config.sections import checked
+
+ANSWERS = {
+    "source": "{source}",
+    "row": "{index}",
+    "class": "{class}",
+    "best": "{best}",
+    "probability": "{probability:.2%}",
+}
 
 if TYPE_CHECKING:
     from tasks.prediction.answers import Predicted
@@ -31,13 +39,13 @@ def predict(
         typer.Option("--dataset", "-d", help="Whose champion or version.  [default: mnist]"),
     ] = None,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="The confidence below which it abstains.")
+        float, typer.Option(min=0, max=1, help="No answer below this confidence.")
     ] = 0.0,
     out: Annotated[
         str | None, typer.Option(help="Write the answers to this .parquet or .json file.")
     ] = None,
     explain: Annotated[
-        str | None, typer.Option(help="Draw what became of the first pictures as this PNG.")
+        str | None, typer.Option(help="Draw how the first pictures were read as this PNG.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -46,24 +54,13 @@ def predict(
     Photos of digits are brought to MNIST's form first; a grey PNG of the model's size, light on
     dark, is taken as it is.
     """
-    asked = {
-        "files": files,
-        "model": model,
-        "dataset": dataset,
-        "threshold": threshold,
-        "out": out,
-        "explain": explain,
-    }
-    _answer(asked, as_json)
-
-
-def _answer(asked: dict[str, Any], as_json: bool) -> None:
-    if as_json and asked["out"] is None:
+    asked = {name: value for name, value in locals().items() if name != "as_json"}
+    if as_json and out is None:
         _print_all(asked)
         return
     predicted = _predicted(asked)
     if as_json:
-        console.print_json(predicted.model_dump(mode="json", exclude={"first"}))
+        console.print_json(predicted.model_dump(exclude={"first"}))
     else:
         _print(predicted)
 
@@ -75,15 +72,12 @@ def _predicted(asked: dict[str, Any]) -> Predicted:
 
 
 def _print_all(asked: dict[str, Any]) -> None:
-    """Print the object with every answer in it; they wait in a file, so that memory is flat."""
+    """Print one object with every answer, by way of a file, so that memory stays flat."""
     with TemporaryDirectory(prefix="idxflow-") as scratch:
         answers = Path(scratch) / "answers.json"
         predicted = _predicted({**asked, "out": str(answers)})
-        head = json.dumps(
-            {**predicted.model_dump(mode="json", exclude={"first"}), "out": None},
-            indent=2,
-            ensure_ascii=False,
-        )
+        result = {**predicted.model_dump(mode="json", exclude={"first"}), "out": None}
+        head = json.dumps(result, indent=2, ensure_ascii=False)
         sys.stdout.write(head.removesuffix("\n}") + ',\n  "answers": ')
         with answers.open(encoding="utf-8") as file:
             shutil.copyfileobj(file, sys.stdout)
@@ -91,26 +85,17 @@ def _print_all(asked: dict[str, Any]) -> None:
 
 
 def _print(predicted: Predicted) -> None:
-    """Print the first answers, or where all of them lie and how many images each class got."""
+    """Print the first answers; or, where they are in a file, how many images each class has."""
     if predicted.out is None:
-        console.table(
-            ("source", "row", "class", "best", "probability"),
-            [
-                (
-                    row["source"],
-                    row["index"],
-                    "–" if row["abstained"] else row["class"],
-                    row["best"],
-                    f"{row['probability']:.2%}",
-                )
-                for row in predicted.first
-            ],
-        )
+        rows = [
+            {**row, "class": "–" if row["abstained"] else row["class"]} for row in predicted.first
+        ]
+        console.table(ANSWERS, rows)
         more = predicted.num_images - len(predicted.first)
         if more:
             console.say(f"… and {more:,} more; --out FILE.parquet or --json has all of them")
     else:
-        console.table(("class", "count"), predicted.counts.items())
+        console.table({"class": "{0}", "count": "{1}"}, predicted.counts.items())
     abstained = f"; {predicted.num_abstained:,} below {predicted.threshold:g} without an answer"
     console.say(
         f"{predicted.num_images:,} images, answered by {predicted.model}"

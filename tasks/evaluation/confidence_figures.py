@@ -76,8 +76,7 @@ def _draw_diagram(ax: Axes, series: Sequence[Series]) -> None:
         names = ("confidence", "accuracy", "low", "high")
         x, y, low, high = (np.clip(each.column(name), bottom, TOP) for name in names)
         ax.vlines(x, low, high, color=each.color, linewidth=1.2, alpha=0.6)
-        style = {"color": each.color, "marker": each.marker, "linestyle": ""}
-        ax.plot(x, y, markersize=6, label=each.label, clip_on=False, **style)
+        ax.plot(x, y, each.marker, color=each.color, markersize=6, label=each.label, clip_on=False)
     marks = [mark for mark in (*MARKS, TOP) if mark >= bottom]
     for axis, name in ((ax.xaxis, "x"), (ax.yaxis, "y")):
         ax.set(**{f"{name}scale": "logit", f"{name}lim": (bottom, TOP)})

@@ -4,7 +4,8 @@ Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating Uncertainty in
 Journal of Artificial Intelligence Research 70:1373-1411. The probabilities must be out of sample:
 each row is scored by a network that was not trained on it.
 
-Axes: N rows, S suspects, C classes. Rows of a C×C matrix are given labels, columns true ones.
+Axes: N rows, R rows of which the network is confident, C classes. Rows of a C×C matrix are given
+labels, columns true ones.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-SUSPECTS, NOISE, GALLERY = "suspects.parquet", "noise.json", "gallery.png"
+from tasks.evaluation.metrics import Labels, Probabilities
 
-Probabilities = NDArray[np.float32] | NDArray[np.float64]
-Classes = NDArray[np.int64]
+SUSPECTS, NOISE, GALLERY = "suspects.parquet", "noise.json", "gallery.png"
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ class LabelErrors:
     """
 
     threshold_C: NDArray[np.float64]
-    joint_CC: Classes
+    joint_CC: NDArray[np.int64]
     noise_CC: NDArray[np.float64]
     num_errors: float
     suspects: pa.Table
 
 
-def find_label_errors(probabilities_NC: Probabilities, labels_N: Classes) -> LabelErrors:
+def find_label_errors(probabilities_NC: Probabilities, labels_N: Labels) -> LabelErrors:
     """Return the label errors, from out-of-sample probabilities, rows summing to one, and labels.
 
     A row is confidently of the likeliest class that reaches its threshold. A class that the network
@@ -55,10 +56,10 @@ def find_label_errors(probabilities_NC: Probabilities, labels_N: Classes) -> Lab
         # A mean of equal numbers may be rounded up, and then no row would reach it.
         threshold_C[label] = min(of_class.mean(), of_class.max())
     reached_NC = probabilities_NC >= threshold_C
-    confident_N = np.where(reached_NC, probabilities_NC, -1.0).argmax(axis=1)
-    is_confident_N = reached_NC.any(axis=1)
+    row_R = np.flatnonzero(reached_NC.any(axis=1))
+    class_R = np.where(reached_NC, probabilities_NC, -1.0)[row_R].argmax(axis=1)
     joint_CC = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(joint_CC, (labels_N[is_confident_N], confident_N[is_confident_N]), 1)
+    np.add.at(joint_CC, (labels_N[row_R], class_R), 1)
     noise_CC = joint_CC / np.maximum(joint_CC.sum(axis=1, keepdims=True), 1)
     # Eq. 3: rows that are not confident are distributed like the confident ones of their label.
     counts_C = np.bincount(labels_N, minlength=num_classes)
@@ -67,37 +68,34 @@ def find_label_errors(probabilities_NC: Probabilities, labels_N: Classes) -> Lab
         joint_CC=joint_CC,
         noise_CC=noise_CC,
         num_errors=float(counts_C @ (1 - noise_CC.diagonal())),
-        suspects=_ranked(probabilities_NC, labels_N, confident_N, is_confident_N),
+        suspects=_ranked(probabilities_NC, labels_N, row_R, class_R),
     )
 
 
 def _ranked(
     probabilities_NC: Probabilities,
-    labels_N: Classes,
-    confident_N: Classes,
-    is_confident_N: NDArray[np.bool_],
+    labels_N: Labels,
+    row_R: NDArray[np.int64],
+    class_R: NDArray[np.int64],
 ) -> pa.Table:
     """Return the rows off the diagonal of the joint, ranked by margin ("prune by noise rate").
 
     A row whose label is as likely as the suggestion is left out, so that no suspect has the label
     that the network predicts. Equal margins are ordered by self-confidence, then by row.
     """
-    every_N = np.arange(len(labels_N))
-    given_N = probabilities_NC[every_N, labels_N].astype(np.float64)
-    suggested_N = probabilities_NC[every_N, confident_N].astype(np.float64)
-    margin_N = suggested_N - given_N
-    row_S = np.flatnonzero(is_confident_N & (margin_N > 0))
-    row_S = row_S[np.lexsort((row_S, given_N[row_S], -margin_N[row_S]))]
+    given_R = probabilities_NC[row_R, labels_N[row_R]].astype(np.float64)
+    suggested_R = probabilities_NC[row_R, class_R].astype(np.float64)
     columns = {
-        "rank": np.arange(1, len(row_S) + 1),
-        "row": row_S,
-        "label": labels_N[row_S],
-        "suggested": confident_N[row_S],
-        "self_confidence": given_N[row_S],
-        "confidence": suggested_N[row_S],
-        "margin": margin_N[row_S],
+        "row": row_R,
+        "label": labels_N[row_R],
+        "suggested": class_R,
+        "self_confidence": given_R,
+        "confidence": suggested_R,
+        "margin": suggested_R - given_R,
     }
-    return pa.table(columns)
+    order = [("margin", "descending"), ("self_confidence", "ascending"), ("row", "ascending")]
+    ranked = pa.table(columns).filter(pc.field("margin") > 0).sort_by(order)
+    return ranked.add_column(0, "rank", [np.arange(1, len(ranked) + 1)])
 
 
 def read_suspects(path: Path, limit: int) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ Axes: N images, H and W their height and width in pixels, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from tasks.dataset.splits import first_of_each_class
+from tasks.evaluation.metrics import Labels, Metrics, Probabilities
 
 WIDTH_IN, DPI = 6.0, 160
 BLUE, ORANGE, VERMILION, DARK = "#0072B2", "#E69F00", "#D55E00", "#222222"
@@ -49,8 +50,7 @@ STYLE = {
 }
 ERRORS = LinearSegmentedColormap.from_list("errors", ["#FDEEDF", VERMILION, "#6B2F00"])
 RIGHT = ListedColormap(["#D3E4F0"])
-# Where an axis of scores may start.
-STARTS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98)
+STARTS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98)  # of an axis of scores
 # With more classes the cells of a confusion matrix are too small for a number; with more epochs
 # the marks of a curve touch.
 MAX_NUMBERED, MAX_MARKED = 26, 40
@@ -58,7 +58,7 @@ ROWS, COLUMNS = 3, 5  # of images
 # The box of an image and the height of a line of its title.
 TILE_IN, LINE_IN = 1.08, 0.18
 
-Rows = Sequence[Mapping[str, Any]]
+Images = NDArray[np.uint8]
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def page(
         figure.savefig(path, format="png", metadata={"Software": None})
 
 
-def draw_per_class(path: Path, per_class: Rows) -> None:
+def draw_per_class(path: Path, per_class: list[Metrics]) -> None:
     """Draw precision, recall and F1 of each class as bars. The label of the axis has its start."""
     kinds = {"precision": BLUE, "recall": ORANGE, "f1": GREY}
     lowest = min(row[kind] for row in per_class for kind in kinds)
@@ -139,39 +139,39 @@ def _number_cells(ax: Axes, counts_CC: NDArray[np.int64], shade_CC: NDArray[np.f
         text.set(ha="center", va="center", in_layout=False)
 
 
-def draw_history(path: Path, history: Rows) -> None:
+def draw_history(path: Path, history: list[Metrics]) -> None:
     """Draw loss and validation accuracy over the epochs, or the loss alone without validation."""
     validated = history[0]["validation_loss"] is not None
+    training = {"color": BLUE, "marker": "o", "label": "training, mean over the epoch"}
+    validation = {"color": VERMILION, "marker": "s", "label": "validation, after the epoch"}
     with page(path, 5.6 if validated else 3.2) as figure:
         panels = list(figure.subplots(1 + validated, 1, squeeze=False, sharex=True).flat)
-        _plot(panels[0], history, "train_loss", BLUE, "o", "training, mean over the epoch")
+        _plot(panels[0], history, "train_loss", **training)
         if validated:
-            label = "validation, after the epoch"
-            _plot(panels[0], history, "validation_loss", VERMILION, "s", label)
-            _plot(panels[1], history, "validation_accuracy", VERMILION, "s")
+            _plot(panels[0], history, "validation_loss", **validation)
+            _plot(panels[1], history, "validation_accuracy", **validation)
             panels[1].set(ylabel="accuracy (%)", title="Accuracy on the validation rows")
         panels[0].set(ylabel="mean loss per image", title="Loss")
         panels[0].legend()
         panels[-1].set(xlabel="epoch")
 
 
-def draw_test_curve(path: Path, curve: Rows) -> None:
+def draw_test_curve(path: Path, curve: list[Metrics]) -> None:
     """Draw accuracy and loss on the test split after each epoch whose weights were kept."""
     with page(path, 5.6) as figure:
         above, below = figure.subplots(2, 1, sharex=True)
-        _plot(above, curve, "accuracy", GREEN, "D")
+        _plot(above, curve, "accuracy", color=GREEN, marker="D")
         above.set(ylabel="accuracy (%)", title="Accuracy on the test split, looked at afterwards")
-        _plot(below, curve, "loss", GREEN, "D")
+        _plot(below, curve, "loss", color=GREEN, marker="D")
         below.set(ylabel="mean loss (nats)", title="Loss on the test split", xlabel="epoch")
 
 
-def _plot(ax: Axes, rows: Rows, name: str, color: str, marker: str, label: str = "") -> None:
+def _plot(ax: Axes, rows: list[Metrics], name: str, **line: Any) -> None:
     """Plot a column over the epochs, an accuracy in percent; marked where there is room."""
     epochs, is_percent = [row["epoch"] for row in rows], name.endswith("accuracy")
     values = [(100 if is_percent else 1) * row[name] for row in rows]
-    size = 5 if len(epochs) <= MAX_MARKED else 0
-    ax.plot(epochs, values, color=color, marker=marker, markersize=size, label=label)
-    ax.grid(axis="y")
+    ax.plot(epochs, values, markersize=5 if len(epochs) <= MAX_MARKED else 0, **line)
+    ax.grid(visible=True, axis="y")
     ax.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if is_percent:
@@ -179,9 +179,7 @@ def _plot(ax: Axes, rows: Rows, name: str, color: str, marker: str, label: str =
         ax.set_ylim(bottom, min(top, 100 + 0.05 * (100 - bottom)))
 
 
-def draw_samples(
-    path: Path, images_NHW: NDArray[np.uint8], labels_N: NDArray[np.int64], names: Sequence[str]
-) -> None:
+def draw_samples(path: Path, images_NHW: Images, labels_N: Labels, names: Sequence[str]) -> None:
     """Draw up to fifteen images under their labels, the first of each class first."""
     chosen = first_of_each_class(labels_N, ROWS * COLUMNS)
     titles = [names[label] for label in labels_N[chosen]]
@@ -190,9 +188,9 @@ def draw_samples(
 
 def draw_misclassified(
     path: Path,
-    images_NHW: NDArray[np.uint8],
-    labels_N: NDArray[np.int64],
-    probabilities_NC: NDArray[np.float32],
+    images_NHW: Images,
+    labels_N: Labels,
+    probabilities_NC: Probabilities,
     names: Sequence[str],
 ) -> None:
     """Draw up to fifteen errors, titled true vs. predicted, the most confident ones first."""
@@ -215,7 +213,7 @@ def draw_misclassified(
 
 
 def draw_suspects(
-    path: Path, images_NHW: NDArray[np.uint8], suspects: Rows, title: str, names: Sequence[str]
+    path: Path, images_NHW: Images, suspects: list[Metrics], title: str, names: Sequence[str]
 ) -> None:
     """Draw images whose label is suspect, titled given → suggested, confidence and row."""
     between = " → " if max(map(len, names)) <= 4 else " →\n"
@@ -227,9 +225,7 @@ def draw_suspects(
     _draw_tiles(path, title, images_NHW, titles)
 
 
-def _draw_tiles(
-    path: Path, title: str, images_NHW: NDArray[np.uint8], titles: Sequence[str]
-) -> None:
+def _draw_tiles(path: Path, title: str, images_NHW: Images, titles: Sequence[str]) -> None:
     """Draw images row by row in a grid, dark ink on white paper, each under its title.
 
     Everything is placed in inches: a layout engine would take longer than all the drawing.

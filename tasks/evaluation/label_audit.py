@@ -42,7 +42,7 @@ def out_of_fold(
     model: Model,
     num_classes: int,
 ) -> NDArray[np.float32]:
-    """Return the probabilities (N, C) of each row from the network of the fold that it validates."""
+    """Return the probabilities (N, C) of each row from the network that it validates."""
     from tasks.dataset.splits import read_split
     from tasks.model.network import load_network, probabilities
     from tasks.runtime.devices import one_thread

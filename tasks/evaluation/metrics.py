@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_config.datasets import Corrections
-from tasks.runtime.errors import TrainingError
+from tasks.runtime.errors import refuse_not_finite
 
 Metrics = dict[str, Any]
 Probabilities = NDArray[np.float32]
@@ -39,15 +39,18 @@ def measure(
 
     Shares are in [0, 1]. `loss` is the mean negative log-likelihood in nats. The macro averages are
     unweighted means over all C classes. A quotient without rows (of a class that is never predicted
-    or has no test rows) is 0. Raises TrainingError for NaN and infinity.
+    or has no test rows) is 0. Raises TrainingError for no rows, NaN and infinity.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+    refuse_not_finite(
+        probabilities_NC,
+        "scoring the test split",
+        kind="probabilities",
+        row="test row",
+        without_rows="Choose a split with test rows.",
+    )
     num_rows, num_classes = probabilities_NC.shape
-    num_finite = int(np.isfinite(probabilities_NC).all(axis=1).sum())
-    if num_finite < num_rows:
-        found = f"probabilities that are not numbers for {num_rows - num_finite:,} of {num_rows:,}"
-        raise TrainingError("scoring the test split", found=f"{found} rows", expected="numbers")
     predictions_N = probabilities_NC.argmax(axis=1)
     classes = range(num_classes)
     matrix_CC = confusion_matrix(labels_N, predictions_N, labels=classes)

@@ -85,12 +85,9 @@ class Trainer:
         self.train, self.validation = train, validation
         self.num_batches = _batches_in_epoch(network, len(train), training.batch_size)
         self.num_steps = training.epochs * self.num_batches
-        is_numpy, choice = training.engine == "numpy", training.augmentation
-        self.engine = (
-            NumpyEngine(network, training)
-            if is_numpy
-            else TorchEngine(network, training, precision)
-        )
+        by_hand = NumpyEngine(network, training) if training.engine == "numpy" else None
+        self.engine = by_hand or TorchEngine(network, training, precision)
+        choice = training.augmentation
         self.augment = Augmenter(choice, training.seed, image_shape) if choice else None
         # The engine updates these tensors.
         self.weights = network.state_dict()
@@ -154,8 +151,7 @@ class Trainer:
             self.batch += 1
             if self.batch - reported == REPORT_EVERY or self.batch == self.num_batches:
                 per_second = (self.batch - first) * size / (time.perf_counter() - started)
-                words = f"loss {float(loss):.3f}, {per_second:,.0f} images/s"
-                report(self.batch - reported, words)
+                report(self.batch - reported, f"loss {loss:.3f}, {per_second:,.0f} images/s")
                 reported = self.batch
             self._save_if_due(interrupt())
 
@@ -225,8 +221,7 @@ class Trainer:
 
     def _restore(self) -> None:
         """Restore the state of the checkpoint, if there is an intact one."""
-        saved = self.checkpoint.load() if self.checkpoint else None
-        if saved is None:
+        if not self.checkpoint or not (saved := self.checkpoint.load()):
             return
         tensors, position = saved
         self.history = [Epoch(**line) for line in position["history"]]

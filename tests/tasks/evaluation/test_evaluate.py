@@ -13,7 +13,7 @@ import torch
 
 from pipeline_config.datasets import Corrections
 from pipeline_config.recipe_files import load_recipe
-from tasks.evaluation.evaluate import evaluate, headline
+from tasks.evaluation.evaluate import evaluate, scores_markdown
 from tasks.model.network import build_network, initialize, save_weights
 from tasks.runtime.errors import RawDataError, TrainingError
 from tasks.runtime.stages import CONVERT, NORMALIZE, TRAIN
@@ -36,7 +36,7 @@ FIGURES = (
 @pytest.fixture
 def undrawn(monkeypatch):
     """No figures, for the tests that look at something else: they take most of the time."""
-    monkeypatch.setattr("tasks.evaluation.drawing.draw_figures", lambda *_: None)
+    monkeypatch.setattr("tasks.evaluation.evaluate.draw_figures", lambda *_: None)
 
 
 def network(num_classes, seed=0):
@@ -170,7 +170,7 @@ def test_without_validation_rows_it_is_uncalibrated_and_nothing_comes_before(und
     metrics = read_metrics(ref)
     assert (metrics["temperature"], metrics["calibrated"]) == (1.0, False)
     assert metrics["confidence"] == "uncalibrated"
-    assert "uncalibrated" in headline(metrics)
+    assert "uncalibrated" in scores_markdown(metrics)
     for name in ("loss", "brier", "ece", "reliability"):
         assert metrics[name] == metrics[f"{name}_before"]
 
@@ -185,7 +185,7 @@ def test_corrected_labels_are_a_second_figure(undrawn):
     found = read_metrics(world.evaluate(corrections))
     assert {name: found[name] for name in plain} == plain
     assert (found["corrected_rows"], found["corrected_labels"]) == (38, 1)
-    assert "On 38 rows with corrected labels" in headline(found)
+    assert "On 38 rows with corrected labels" in scores_markdown(found)
 
 
 def test_the_sources_name_is_not_in_the_key(undrawn):
@@ -258,7 +258,7 @@ def test_files_and_that_damage_is_mended_with_the_same_bytes_whatever_torch_did_
 def test_without_validation_rows(undrawn):
     ref = World(validated=False).evaluate()
     assert read_metrics(ref)["validation_accuracy"] is None
-    assert "no validation rows" in headline(read_metrics(ref))
+    assert "no validation rows" in scores_markdown(read_metrics(ref))
 
 
 def test_two_named_classes(undrawn):
@@ -270,10 +270,10 @@ def test_two_named_classes(undrawn):
 
 def test_headline_names_what_is_confused(undrawn):
     metrics = read_metrics(World().evaluate())
-    text = headline(metrics)
+    text = scores_markdown(metrics)
     assert f"{metrics['num_wrong']} wrong. Most confused: " in text
     perfect = {**metrics, "num_wrong": 0, "top_pairs": []}
-    assert "0 wrong. Most confused: none." in headline(perfect)
+    assert "0 wrong. Most confused: none." in scores_markdown(perfect)
 
 
 def test_weights_of_another_network_leave_nothing_behind(undrawn):

@@ -7,16 +7,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.evaluation import image_figures
+from tasks.evaluation import figures
 from tasks.evaluation.calibration import confidence_metrics, sureness
-from tasks.evaluation.class_figures import draw_confusion, draw_per_class
 from tasks.evaluation.confidence_figures import draw_coverage, draw_reliability
-from tasks.evaluation.curve_figures import draw_history, draw_test_curve
-from tasks.evaluation.drawing import draw_figures
-from tasks.evaluation.figure_page import DPI, WIDTH_IN
-from tasks.evaluation.image_figures import draw_misclassified, draw_samples
+from tasks.evaluation.evaluate import Examples, draw_figures
+from tasks.evaluation.figures import (
+    DPI,
+    WIDTH_IN,
+    draw_confusion,
+    draw_history,
+    draw_misclassified,
+    draw_per_class,
+    draw_samples,
+    draw_test_curve,
+)
 from tasks.evaluation.metrics import measure
-from tasks.evaluation.predictions import Rows
 
 WIDTH = int(WIDTH_IN * DPI)
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Ankle boot")
@@ -42,7 +47,7 @@ def draw_all(folder, names, **choices):
     metrics = measure(probabilities, labels, names)
     metrics |= confidence_metrics(probabilities, before, labels)
     metrics |= {"calibrated": True, "temperature": 0.5, "test_curve": curve(3)}
-    rows = Rows(np.arange(len(labels)), images, labels)
+    rows = Examples(np.arange(len(labels)), images, labels)
     draw_figures(folder, rows, rows, probabilities, metrics, epochs(3), names)
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
@@ -149,8 +154,8 @@ def test_history(tmp_path, num_epochs, validated):
 def test_gallery_starts_with_the_surest_and_names_true_then_predicted(tmp_path, monkeypatch):
     shown = {}
     monkeypatch.setattr(
-        image_figures,
-        "_tiles",
+        figures,
+        "_draw_tiles",
         lambda path, title, images, titles: shown.update(im=images, titles=titles),
     )
     probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.7, 0.3]], np.float32)
@@ -164,7 +169,7 @@ def test_gallery_starts_with_the_surest_and_names_true_then_predicted(tmp_path, 
 def test_samples_show_every_class_before_any_twice(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(
-        image_figures, "_tiles", lambda path, title, images, titles: shown.extend(titles)
+        figures, "_draw_tiles", lambda path, title, images, titles: shown.extend(titles)
     )
     labels = np.array([0] * 30 + [1] * 30 + [2] * 2)
     images = np.zeros((62, 8, 8), np.uint8)

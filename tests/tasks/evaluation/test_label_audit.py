@@ -16,9 +16,9 @@ from pipeline_config.recipe import OfficialTest, Split, StratifiedFold
 from pipeline_config.recipe_files import load_recipe
 from tasks.dataset.normalize import normalize
 from tasks.dataset.splits import read_split
-from tasks.evaluation.image_figures import draw_suspects
+from tasks.evaluation.confident_learning import GALLERY, NOISE, SUSPECTS, read_suspects
+from tasks.evaluation.figures import draw_suspects
 from tasks.evaluation.label_audit import audit, out_of_fold
-from tasks.evaluation.suspects import GALLERY, NOISE, SUSPECTS, read_suspects
 from tasks.model.network import build_network, save_weights
 from tasks.runtime.stages import CONVERT, TRAIN
 from tasks.runtime.store import StageRef, build, inspect

@@ -86,6 +86,7 @@ def error_by_chance(sure: Sureness) -> tuple[float, list[float]]:
 
 def reliability(sure: Sureness) -> list[Metrics]:
     """Return the size, mean confidence, accuracy and ends of the confidence of each bin."""
+    columns = (np.split(column, sure.starts_B[1:]) for column in (sure.confidence_N, sure.right_N))
     return [
         {
             **_accuracy_of(right),
@@ -93,11 +94,7 @@ def reliability(sure: Sureness) -> list[Metrics]:
             "lowest": float(confidence[0]),
             "highest": float(confidence[-1]),
         }
-        for confidence, right in zip(
-            np.split(sure.confidence_N, sure.starts_B[1:]),
-            np.split(sure.right_N, sure.starts_B[1:]),
-            strict=True,
-        )
+        for confidence, right in zip(*columns, strict=True)
     ]
 
 

@@ -5,9 +5,8 @@ Axes: N test rows, sorted by confidence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from tasks.evaluation.calibration import Sureness
 from tasks.evaluation.figures import BLUE, DARK, GREY, ORANGE, page
-from tasks.evaluation.metrics import wilson_interval
+from tasks.evaluation.metrics import Metrics, wilson_interval
 
 # Shares that may be marked on an axis, and its upper end.
 MARKS, TOP = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999), 0.9999
@@ -25,58 +24,51 @@ BAND = "#CFE3F1"
 DIAGRAM_AND_GAPS = ((0.42, 0.785, 0.505), (0.065, 0.785, 0.25))
 
 
-class Series(NamedTuple):
-    """The bins of one curve: confidence, accuracy and the bounds of its interval."""
+class Curve(NamedTuple):
+    """The bins of one curve: rows are confidence, accuracy and the bounds of its interval."""
 
     label: str
     color: str
     marker: str
-    bins: Sequence[dict[str, Any]]
-
-    def column(self, name: str) -> NDArray[np.float64]:
-        """Return a column of the bins; `low` and `high` are the bounds."""
-        bounds = {"low": 0, "high": 1}
-        if name in bounds:
-            return np.array([row["accuracy_interval_95"][bounds[name]] for row in self.bins])
-        return np.array([row[name] for row in self.bins])
+    bins_4B: NDArray[np.float64]
 
 
-def draw_reliability(path: Path, metrics: dict[str, Any]) -> None:
+def draw_reliability(path: Path, metrics: Metrics) -> None:
     """Draw accuracy against confidence bin by bin, and their difference below.
 
     With and without the temperature, or once where none was fitted. The axes of the diagram are
     stretched towards 100 %, where a good classifier has nearly all its rows.
     """
-    after = metrics["reliability"]
-    series = [Series("uncalibrated (T = 1)", BLUE, "o", after)]
+    after_4B = _columns(metrics["reliability"])
+    curves = [Curve("uncalibrated (T = 1)", BLUE, "o", after_4B)]
     if metrics["calibrated"]:
-        before = Series("before (T = 1)", ORANGE, "s", metrics["reliability_before"])
-        series = [before, Series(f"after (T = {metrics['temperature']:.2f})", BLUE, "o", after)]
+        before = Curve("before (T = 1)", ORANGE, "s", _columns(metrics["reliability_before"]))
+        curves = [before, Curve(f"after (T = {metrics['temperature']:.2f})", BLUE, "o", after_4B)]
+    sizes = sorted({row["num_rows"] for row in metrics["reliability"]})
+    of_size = f"{' or '.join(f'{size:,}' for size in sizes)} test image{'s' * (sizes[-1] > 1)}"
     with page(path, 8.4, layout=None) as figure:
         diagram, gaps = (figure.add_axes((0.165, *box)) for box in DIAGRAM_AND_GAPS)
-        _draw_diagram(diagram, series)
-        _draw_gaps(gaps, series)
-        diagram.set_title(f"Reliability: {_sizes(after)}")
+        _draw_diagram(diagram, curves)
+        _draw_gaps(gaps, curves)
+        diagram.set_title(f"Reliability: {after_4B.shape[1]} bins of {of_size}")
         gaps.set_title("Accuracy minus confidence, bin by bin, with 95 % intervals")
         figure.legend(*diagram.get_legend_handles_labels(), loc="upper left", ncols=2)
 
 
-def _sizes(bins: Sequence[dict[str, Any]]) -> str:
-    few, many = min(row["num_rows"] for row in bins), max(row["num_rows"] for row in bins)
-    between = f"{few:,}" if few == many else f"{few:,} or {many:,}"
-    return f"{len(bins)} bins of {between} test {'images' if many > 1 else 'image'}"
+def _columns(bins: list[Metrics]) -> NDArray[np.float64]:
+    names = ("confidence", "accuracy", "accuracy_interval_95")
+    return np.array([np.hstack([row[name] for name in names]) for row in bins]).T
 
 
-def _draw_diagram(ax: Axes, series: Sequence[Series]) -> None:
+def _draw_diagram(ax: Axes, curves: list[Curve]) -> None:
     """Draw accuracy against confidence on logit axes, with Wilson intervals and the diagonal."""
-    lowest = min(each.column(name).min() for each in series for name in ("accuracy", "confidence"))
+    lowest = min(curve.bins_4B[:2].min() for curve in curves)
     bottom = max([mark for mark in MARKS[:4] if mark <= 0.8 * lowest], default=MARKS[0])
     ax.plot([bottom, TOP], [bottom, TOP], color=GREY, linestyle="--", linewidth=1)
-    for each in series:
-        names = ("confidence", "accuracy", "low", "high")
-        x, y, low, high = (np.clip(each.column(name), bottom, TOP) for name in names)
-        ax.vlines(x, low, high, color=each.color, linewidth=1.2, alpha=0.6)
-        ax.plot(x, y, each.marker, color=each.color, markersize=6, label=each.label, clip_on=False)
+    for label, color, marker, bins_4B in curves:
+        x, y, low, high = np.clip(bins_4B, bottom, TOP)
+        ax.vlines(x, low, high, color=color, linewidth=1.2, alpha=0.6)
+        ax.plot(x, y, marker, color=color, markersize=6, label=label, clip_on=False)
     marks = [mark for mark in (*MARKS, TOP) if mark >= bottom]
     for axis, name in ((ax.xaxis, "x"), (ax.yaxis, "y")):
         ax.set(**{f"{name}scale": "logit", f"{name}lim": (bottom, TOP)})
@@ -88,23 +80,21 @@ def _draw_diagram(ax: Axes, series: Sequence[Series]) -> None:
     ax.text(0.97, 0.05, "too sure", transform=ax.transAxes, color=GREY, ha="right")
 
 
-def _draw_gaps(ax: Axes, series: Sequence[Series]) -> None:
+def _draw_gaps(ax: Axes, curves: list[Curve]) -> None:
     """Draw accuracy less confidence in percentage points, with the intervals."""
-    width = 0.8 / len(series)
-    for place, each in enumerate(series):
-        offset = (place - (len(series) - 1) / 2) * width
-        x = np.arange(1, len(each.bins) + 1) + offset
-        names = ("accuracy", "low", "high")
-        gaps, low, high = (100 * (each.column(n) - each.column("confidence")) for n in names)
-        ax.bar(x, gaps, width, color=each.color)
+    width, bins_B = 0.8 / len(curves), np.arange(1, curves[0].bins_4B.shape[1] + 1)
+    for place, curve in enumerate(curves):
+        x = bins_B + (place - (len(curves) - 1) / 2) * width
+        gaps, low, high = 100 * (curve.bins_4B[1:] - curve.bins_4B[0])
+        ax.bar(x, gaps, width, color=curve.color)
         ax.vlines(x, low, high, color=DARK, linewidth=1)
     ax.axhline(0, color=GREY, linewidth=1)
     ax.grid(axis="y")
-    ax.set_xticks(range(1, len(series[0].bins) + 1))
+    ax.set_xticks(bins_B)
     ax.set(xlabel="bin, from the least sure to the surest", ylabel="percentage points")
 
 
-def draw_coverage(path: Path, sure: Sureness, marked: dict[str, Any]) -> None:
+def draw_coverage(path: Path, sure: Sureness, marked: Metrics) -> None:
     """Draw the accuracy on the most confident rows against their share of all rows.
 
     `marked` is the row of `coverage` that is marked. The band is the 95 % Wilson interval.

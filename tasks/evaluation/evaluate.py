@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,14 +20,24 @@ from numpy.typing import NDArray
 
 from pipeline_config.datasets import Corrections
 from pipeline_config.recipe import Model
+from tasks.dataset.splits import first_of_each_class, read_split
+from tasks.dataset.table import read_labels, read_rows
+from tasks.evaluation.calibration import confidence_metrics, sureness
+from tasks.evaluation.metrics import (
+    Labels,
+    Metrics,
+    Probabilities,
+    corrected_score,
+    mean_loss,
+    measure,
+    rounded,
+)
+from tasks.runtime.devices import one_thread
 from tasks.runtime.files import canonical_json
 from tasks.runtime.show import confidence_in_words, show_image, show_markdown, show_table
 from tasks.runtime.stages import EVALUATE
 from tasks.runtime.store import Facts, StageRef
 from tasks.runtime.task import stage_task
-
-if TYPE_CHECKING:
-    from tasks.evaluation.metrics import Labels, Metrics, Probabilities
 
 METRICS, PROBABILITIES, FIGURES = "metrics.json", "probabilities.parquet", "figures"
 # The scores of the untrained network and of those after each kept epoch.
@@ -46,9 +56,6 @@ class Examples(NamedTuple):
 
 def read_examples(table: StageRef, normalized: StageRef) -> tuple[Examples, Examples]:
     """Return the first training rows of each class, for a figure, and the test rows."""
-    from tasks.dataset.splits import first_of_each_class, read_split
-    from tasks.dataset.table import read_labels, read_rows
-
     split = read_split(normalized)
     samples = split.train[first_of_each_class(read_labels(table)[split.train], NUM_SAMPLES)]
     index_R = np.concatenate([samples, split.test])
@@ -59,7 +66,7 @@ def read_examples(table: StageRef, normalized: StageRef) -> tuple[Examples, Exam
     return train, test
 
 
-def predictions(
+def probabilities_of(
     weights: Path, model: Model, test: Examples, num_classes: int
 ) -> tuple[Probabilities, Probabilities, float]:
     """Return the probabilities (N, C) with and without the temperature, and the temperature."""
@@ -83,16 +90,14 @@ def _measured(
     The untrained network is the baseline. The curve has the scores after each epoch whose weights
     were kept; nothing is chosen on it.
     """
-    from tasks.evaluation.calibration import confidence_metrics
-    from tasks.evaluation.metrics import mean_loss, measure
 
     def scores_of(weights: Path) -> Metrics:
-        probabilities_NC, *_ = predictions(weights, model, test, len(class_names))
+        probabilities_NC, *_ = probabilities_of(weights, model, test, len(class_names))
         found = measure(probabilities_NC, test.labels_N, class_names)
         return {name: found[name] for name in SCORES}
 
     weights, labels_N = trained.path / "model.safetensors", test.labels_N
-    after_NC, before_NC, temperature = predictions(weights, model, test, len(class_names))
+    after_NC, before_NC, temperature = probabilities_of(weights, model, test, len(class_names))
     untrained = scores_of(trained.path / "untrained.safetensors")
     kept = sorted((trained.path / "epochs").glob("*.safetensors"))
     calibrated: bool = trained.facts["calibrated"]
@@ -139,7 +144,6 @@ def draw_figures(
 ) -> None:
     """Write the figures into a new folder; a test curve only where epochs were kept."""
     from tasks.evaluation import confidence_figures, figures
-    from tasks.evaluation.calibration import sureness
 
     folder.mkdir()
     _, images_NHW, labels_N = test
@@ -203,9 +207,6 @@ def evaluate(
     corrections: Corrections | None,
 ) -> Facts:
     """Score the test split; write metrics, probabilities and figures; return the scalars."""
-    from tasks.evaluation.metrics import corrected_score, rounded
-    from tasks.runtime.devices import one_thread
-
     samples, test = read_examples(table, normalized)
     with one_thread():
         metrics, probabilities_NC = _measured(trained, model, test, class_names)

@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline_config.recipe import Model
+from tasks.dataset.splits import read_split
+from tasks.dataset.table import read_rows
 from tasks.evaluation.confident_learning import (
     GALLERY,
     NOISE,
@@ -25,6 +27,7 @@ from tasks.evaluation.confident_learning import (
     find_label_errors,
     read_suspects,
 )
+from tasks.runtime.devices import one_thread
 from tasks.runtime.files import canonical_json
 from tasks.runtime.show import show_image, show_table
 from tasks.runtime.stages import AUDIT
@@ -43,9 +46,7 @@ def out_of_fold(
     num_classes: int,
 ) -> NDArray[np.float32]:
     """Return the probabilities (N, C) of each row from the network that it validates."""
-    from tasks.dataset.splits import read_split
     from tasks.model.network import load_network, probabilities
-    from tasks.runtime.devices import one_thread
 
     probabilities_NC = np.full((len(images_NP), num_classes), np.nan, np.float32)
     with one_thread():
@@ -78,7 +79,6 @@ def audit(
     class_names: tuple[str, ...],
 ) -> Facts:
     """Score each fold with its network; write suspects, noise and gallery; return the scalars."""
-    from tasks.dataset.table import read_rows
     from tasks.evaluation.figures import draw_suspects
 
     num_rows = table.facts["rows"]["train"]

@@ -29,7 +29,7 @@ Array: TypeAlias = NDArray[Any]
 
 
 class Layer:
-    """A function of a batch, and its derivative. Here: of each number by itself, dx = dy·dydx."""
+    """A function of a batch and its derivative. Here `backward` is elementwise."""
 
     dydx: Array
 
@@ -38,7 +38,7 @@ class Layer:
         raise NotImplementedError
 
     def backward(self, dy: Array) -> Array:
-        """Return dx for the x of the last `forward`."""
+        """Return dx = dy·dydx, at the x of the last `forward`."""
         return dy * self.dydx
 
 
@@ -55,26 +55,26 @@ class Linear(Layer):
         self.dweight, self.dbias = dweight, dbias
 
     def forward(self, x: Array) -> Array:
-        """Y = x·Wᵀ + b."""
+        """Return y = x·Wᵀ + b."""
         self.x = x
         y: Array = np.dot(x, self.weight.T)
         return y + self.bias
 
     def backward(self, dy: Array) -> Array:
-        """DW = dyᵀ·x and db = Σ dy over the batch, which are stored; dx = dy·W."""
+        """Store dW = dyᵀ·x and db = Σ dy over the batch; return dx = dy·W."""
         np.dot(self.x.T, dy, out=self.dweight.T)  # dWᵀ, since W is stored column by column
         np.add.reduce(dy, axis=0, out=self.dbias)
         return dy if self.is_first else np.dot(dy, self.weight)
 
 
 class LeakyReLU(Layer):
-    """ReLU is the one whose slope is 0."""
+    """Leaky ReLU (Maas et al. 2013), which is ReLU for a slope of 0."""
 
     def __init__(self, slope: float) -> None:
         self.slope = slope
 
     def forward(self, x: Array) -> Array:
-        """Y = x where x > 0, else slope·x."""
+        """Return y = x where x > 0, else slope·x."""
         self.dydx = np.maximum(x > 0, self.slope, dtype=x.dtype)
         return x * self.dydx
 
@@ -88,7 +88,7 @@ class Dropout(Layer):
         self.probability = probability
 
     def forward(self, x: Array) -> Array:
-        """Y = 0 with probability p, else x / (1 − p)."""
+        """Return y = 0 with probability p, else x / (1 − p)."""
         is_kept = self.generator.random(x.shape, x.dtype) >= self.probability
         self.dydx = np.divide(is_kept, 1 - self.probability, dtype=x.dtype)
         return x * self.dydx
@@ -98,7 +98,7 @@ class LogSoftmax(Layer):
     """The logarithms of the softmax over the classes."""
 
     def forward(self, x: Array) -> Array:
-        """Y = x − log Σ exp(x). The largest x is subtracted first, so that exp cannot overflow."""
+        """Return y = x − log Σ exp(x). The largest x is subtracted first: exp cannot overflow."""
         x = x - np.maximum.reduce(x, axis=1, keepdims=True)
         powers = np.exp(x)
         total = np.add.reduce(powers, axis=1, keepdims=True)
@@ -106,7 +106,7 @@ class LogSoftmax(Layer):
         return x - np.log(total)
 
     def backward(self, dy: Array) -> Array:
-        """Dx = dy − softmax(x)·Σ dy."""
+        """Return dx = dy − softmax(x)·Σ dy."""
         return dy - self.softmax * np.add.reduce(dy, axis=1, keepdims=True)
 
 
@@ -155,8 +155,8 @@ class NumpyEngine:
     def step(self, images_BD: Tensor, labels_B: Tensor, learning_rate: float, step: int) -> float:
         """Update the weights once; returns the mean loss before the update.
 
-        Images are uint8, or float32 between 0 and 255; labels int64. `step` counts from 0. A
-        training that diverges returns inf or nan, without a warning.
+        Images are uint8, or float32 between 0 and 255; labels int64. `step` counts from 0. The loss
+        of a diverging training is inf or nan, without a warning.
         """
         if self.dropouts:
             generator = np.random.default_rng(seed_of(self.seed, "dropout", step))

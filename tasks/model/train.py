@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 from pipeline_config.recipe import Model, Training
 from pipeline_config.settings import settings
+from tasks.dataset.splits import read_split
+from tasks.dataset.table import read_rows
 from tasks.runtime.devices import Machine, prepared
+from tasks.runtime.errors import TrainingError
 from tasks.runtime.files import canonical_json
 from tasks.runtime.show import ProgressArtifact, progress, show_table
 from tasks.runtime.stages import TRAIN
@@ -37,12 +40,15 @@ def fit_temperature(logits_NC: NDArray[np.float32], labels_N: NDArray[np.int64])
 
     Guo, Pleiss, Sun and Weinberger 2017, "On calibration of modern neural networks", section 4.2.
     That mean is convex in 1/T, so its derivative has at most one root, which is found by
-    bracketing: without a start or a seed. Beyond LOWEST and HIGHEST that bound is returned. None is
-    returned where every label has the highest logit of its row: then there is no minimum.
+    bracketing: without a start or a seed. Outside [LOWEST, HIGHEST] the nearer bound is returned.
+    None is returned where every label has the highest logit of its row: then there is no minimum.
+    Raises TrainingError for NaN and infinity.
     """
     from scipy.optimize import brentq
     from scipy.special import softmax
 
+    if not np.isfinite(logits_NC).all():
+        raise TrainingError("fitting the temperature", found="logits that are not finite")
     exact_NC = logits_NC.astype(np.float64)
     true_N = exact_NC[np.arange(len(labels_N)), labels_N]
     if (true_N == exact_NC.max(axis=1)).all():
@@ -70,8 +76,7 @@ def calibrate(network: nn.Sequential, validation: TensorDataset) -> float | None
     logits = torch.cat(list(logits_in_batches(network.eval(), images)))
     fitted = fit_temperature(logits.cpu().numpy(), labels.cpu().numpy())
     if fitted is not None:
-        weights = {f"{len(network) - 1}.temperature": torch.tensor(fitted)}
-        network.load_state_dict(weights, strict=False)
+        network[-1].get_buffer("temperature").fill_(fitted)
     return fitted
 
 
@@ -81,9 +86,6 @@ def _read_split(
     """Return the training and the validation rows: images uint8 (N, D) and labels int64 (N,)."""
     import torch
     from torch.utils.data import TensorDataset
-
-    from tasks.dataset.splits import read_split
-    from tasks.dataset.table import read_rows
 
     split = read_split(normalized)
     arrays = read_rows(table, np.concatenate([split.train, split.validation]))

@@ -71,7 +71,7 @@ def explain_audit(plans: list[Plan]) -> tuple[list[Outcome], StageRef | None]:
 
 def audited(plan: Plan, ref: StageRef, outcomes: Iterable[Outcome]) -> LabelAudit:
     """Return the result of an audit and of what each stage did."""
-    from tasks.evaluation.suspects import GALLERY, NOISE, SUSPECTS
+    from tasks.evaluation.confident_learning import GALLERY, NOISE, SUSPECTS
 
     return LabelAudit(
         dataset=plan.dataset.name,
@@ -86,7 +86,7 @@ def audited(plan: Plan, ref: StageRef, outcomes: Iterable[Outcome]) -> LabelAudi
 
 def named_suspects(plan: Plan, audit: LabelAudit, limit: int) -> list[dict[str, Any]]:
     """Return the first `limit` suspects, with the names of their classes."""
-    from tasks.evaluation.suspects import read_suspects
+    from tasks.evaluation.confident_learning import read_suspects
 
     names = plan.dataset.class_names
     return [

@@ -25,8 +25,8 @@ INTERRUPTED = 130
 HEAVY = {
     "validate": ("tasks.dataset.expectations",),
     "train": ("tasks.model.training",),
-    "evaluate": ("tasks.evaluation.predictions", "tasks.evaluation.drawing"),
-    "audit": ("tasks.model.network", "tasks.evaluation.image_figures"),
+    "evaluate": ("tasks.model.network", "tasks.evaluation.confidence_figures", "sklearn.metrics"),
+    "audit": ("tasks.model.network", "tasks.evaluation.figures"),
     "publish": ("tasks.release.assemble",),
 }
 

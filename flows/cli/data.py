@@ -117,7 +117,7 @@ def ascii_art(image_HW: NDArray[np.uint8]) -> str:
 def _draw_grid(
     plan: Plan, split: str, images_NHW: NDArray[np.uint8], labels_N: NDArray[np.uint8]
 ) -> Path:
-    from tasks.evaluation.image_figures import draw_samples
+    from tasks.evaluation.figures import draw_samples
     from tasks.runtime.files import built_aside
 
     folder = settings().root / "show" / f"{plan.dataset.name}-{split}"

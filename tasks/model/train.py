@@ -1,6 +1,6 @@
-"""Stage train: the rows of a split → the weights of a recipe's network.
+"""Stage train: the rows of a split → the weights of a recipe's network and its temperature.
 
-Axes: N rows, D pixels.
+Axes: N rows, D pixels, C classes.
 """
 
 from __future__ import annotations
@@ -9,9 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline_config.recipe import Model, Training
 from pipeline_config.settings import settings
+from tasks.dataset.table import read_rows, read_split
 from tasks.runtime.devices import Machine, prepared
+from tasks.runtime.errors import TrainingError
 from tasks.runtime.files import canonical_json
 from tasks.runtime.show import ProgressArtifact, progress, show_table
 from tasks.runtime.stages import TRAIN
@@ -21,92 +26,105 @@ from tasks.runtime.task import stage_task
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from torch.utils.data import TensorDataset
 
-    from tasks.model.checkpoint import Checkpoint
-    from tasks.model.history import Fitted
-    from tasks.model.scoring import Rows
     from tasks.model.training import Trainer
 
+# The bounds of a temperature. A fit beyond them says that something else is wrong.
+LOWEST, HIGHEST = 0.05, 20.0
 
-def write_history(folder: Path, fitted: Fitted) -> None:
-    """Write `history.json` and, where they were kept, the weights after each epoch."""
+
+def fit_temperature(logits_NC: NDArray[np.float32], labels_N: NDArray[np.int64]) -> float | None:
+    """Return the T > 0 that minimises the mean negative log-likelihood of softmax(logits / T).
+
+    Guo, Pleiss, Sun and Weinberger 2017, "On calibration of modern neural networks", section 4.2.
+    That mean is convex in 1/T, so its derivative has at most one root, which is found by
+    bracketing: without a start or a seed. Outside [LOWEST, HIGHEST] the nearer bound is returned.
+    None is returned where every label has the highest logit of its row: then there is no minimum.
+    Raises TrainingError for NaN and infinity.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import softmax
+
+    if not np.isfinite(logits_NC).all():
+        raise TrainingError("fitting the temperature", found="logits that are not finite")
+    exact_NC = logits_NC.astype(np.float64)
+    true_N = exact_NC[np.arange(len(labels_N)), labels_N]
+    if (true_N == exact_NC.max(axis=1)).all():
+        return None
+
+    def slope(inverse: float) -> float:
+        """Return the derivative by 1/T: the mean of the expected logit less the label's."""
+        expected_N = (softmax(inverse * exact_NC, axis=1) * exact_NC).sum(axis=1)
+        return float(np.mean(expected_N - true_N))
+
+    if slope(1 / HIGHEST) >= 0:
+        return HIGHEST
+    if slope(1 / LOWEST) <= 0:
+        return LOWEST
+    return 1 / float(brentq(slope, 1 / HIGHEST, 1 / LOWEST, xtol=1e-9))
+
+
+def calibrate(network: nn.Sequential, validation: TensorDataset) -> float | None:
+    """Set the network's temperature to the fitted one, and return it; None if there is none."""
+    import torch
+
+    from tasks.model.network import logits_in_batches
+
+    images, labels = validation.tensors
+    logits = torch.cat(list(logits_in_batches(network.eval(), images)))
+    fitted = fit_temperature(logits.cpu().numpy(), labels.cpu().numpy())
+    if fitted is not None:
+        network[-1].get_buffer("temperature").fill_(fitted)
+    return fitted
+
+
+def _read_split(
+    table: StageRef, normalized: StageRef, device: torch.device
+) -> tuple[TensorDataset, TensorDataset]:
+    """Return the training and the validation rows: images uint8 (N, D) and labels int64 (N,)."""
+    import torch
+    from torch.utils.data import TensorDataset
+
+    split = read_split(normalized)
+    arrays = read_rows(table, np.concatenate([split.train, split.validation]))
+    images, labels = (torch.from_numpy(array).to(device) for array in arrays)
+    num = len(split.train)
+    return TensorDataset(images[:num], labels[:num]), TensorDataset(images[num:], labels[num:])
+
+
+def _fit(trainer: Trainer) -> None:
+    """Train to the end, with a progress bar and progress in the Prefect UI."""
+    artifact = ProgressArtifact("train-progress", "Training")
+    with progress("train", trainer.num_steps, "steps") as advance:
+
+        def report(num_steps: int, words: str) -> None:
+            advance(num_steps, words)
+            artifact.show(trainer.step / trainer.num_steps)
+
+        trainer.fit(report)
+
+
+def _write(folder: Path, trainer: Trainer) -> None:
+    """Write weights and history, and the weights after each epoch where they were kept."""
     from tasks.model.network import save_weights
 
-    history = [asdict(epoch) for epoch in fitted.history]
+    save_weights(trainer.network.state_dict(), folder / "model.safetensors")
+    history = [asdict(epoch) for epoch in trainer.history]
     (folder / "history.json").write_bytes(canonical_json(history))
-    for number, weights in enumerate(fitted.kept, start=1):
+    for number, weights in enumerate(trainer.kept, start=1):
         (folder / "epochs").mkdir(exist_ok=True)
         save_weights(weights, folder / "epochs" / f"{number:03}.safetensors")
 
 
-def _fit(trainer: Trainer, train: Rows, validation: Rows) -> Fitted:
-    """Train to the end, telling the terminal and the Prefect UI how far it is."""
-    from tasks.model.training import num_batches_of
-
-    training = trainer.training
-    num_batches = num_batches_of(trainer.network, len(train), training.batch_size)
-    num_steps = training.epochs * num_batches
-    artifact = ProgressArtifact("train-progress", "Training")
-    done = 0
-
-    with progress("train", num_steps, "steps") as advance:
-
-        def tell(steps: int, words: str) -> None:
-            nonlocal done
-            done += steps
-            advance(steps, words)
-            artifact.show(done / num_steps)
-
-        return trainer.fit(train, validation, tell)
-
-
-def calibrate(network: nn.Sequential, validation: Rows) -> float | None:
-    """Fit the network's last layer, the temperature, on the validation rows; returns it.
-
-    None where there was nothing to fit, because every row is answered rightly.
-    """
-    import torch
-
-    from tasks.model.network import logits_in_batches
-    from tasks.model.temperature import fit_temperature
-
-    logits = torch.cat(list(logits_in_batches(network.eval(), validation.images)))
-    fitted = fit_temperature(logits.cpu().numpy(), validation.labels.cpu().numpy())
-    if fitted is None:
-        return None
-    network.load_state_dict({f"{len(network) - 1}.temperature": torch.tensor(fitted)}, strict=False)
-    return fitted
-
-
-def _read_rows(table: StageRef, normalized: StageRef, device: torch.device) -> tuple[Rows, Rows]:
-    """The training and the validation rows on the device, images as uint8 (N, D)."""
-    import numpy as np
-    import torch
-
-    from tasks.dataset.table import read_rows, read_split
-    from tasks.model.scoring import Rows
-
-    split = read_split(normalized)
-    images, labels = read_rows(table, np.concatenate([split.train, split.validation]))
-    num_train = len(split.train)
-    train, validation = (
-        Rows(torch.from_numpy(images[rows]).to(device), torch.from_numpy(labels[rows]).to(device))
-        for rows in (slice(num_train), slice(num_train, None))
-    )
-    return train, validation
-
-
-def _checkpoint(output: str) -> Checkpoint:
-    """Return the checkpoint of an output, by its name `train-<key>`."""
-    from tasks.model.checkpoint import Checkpoint
-
-    path = settings().checkpoints / f"{output}.safetensors"
-    return Checkpoint(path, settings().checkpoint_s)
+def _checkpoint_of(output: str) -> Path:
+    """Return the checkpoint of the output `train-<key>`."""
+    return settings().checkpoints / f"{output}.safetensors"
 
 
 def _finish(ref: StageRef) -> None:
     """Remove the checkpoint, and attach the layers to the task run."""
-    (settings().checkpoints / f"{ref.path.name}.safetensors").unlink(missing_ok=True)
+    _checkpoint_of(ref.path.name).unlink(missing_ok=True)
     show_table("layers", ref.facts["layers"], "Layers of the network")
 
 
@@ -123,6 +141,7 @@ def train(
 
     With `training.keep_epochs` also `epochs/001.safetensors` and so on, the weights after each.
     """
+    from tasks.model.checkpoint import Checkpoint
     from tasks.model.network import build_network, describe_layers, initialize, save_weights
     from tasks.model.training import Trainer
 
@@ -134,24 +153,23 @@ def train(
     initialize(network, model, training.seed)
     save_weights(network.state_dict(), folder / "untrained.safetensors")
     with prepared(machine) as device:
-        rows, validation = _read_rows(table, normalized, device)
-        checkpoint = _checkpoint(output_name(folder))
+        rows = _read_split(table, normalized, device)
+        checkpoint = Checkpoint(_checkpoint_of(output_name(folder)), settings().checkpoint_s)
         trainer = Trainer(
-            network.to(device), training, machine.precision, (height, width), checkpoint
+            network.to(device), training, (height, width), *rows, machine.precision, checkpoint
         )
-        fitted = _fit(trainer, rows, validation)
-        can_calibrate = training.gives_logits and len(validation) > 0
-        temperature = calibrate(network, validation) if can_calibrate else None
-    save_weights(network.state_dict(), folder / "model.safetensors")
-    write_history(folder, fitted)
+        _fit(trainer)
+        can_calibrate = training.gives_logits and len(trainer.validation) > 0
+        temperature = calibrate(network, trainer.validation) if can_calibrate else None
+    _write(folder, trainer)
     return {
         "num_classes": facts["num_classes"],
         "image_shape": facts["image_shape"],
         "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
         "layers": describe_layers(network),
-        "validation_accuracy": fitted.history[fitted.best_epoch - 1].validation_accuracy,
-        "epochs": len(fitted.history),
-        "best_epoch": fitted.best_epoch,
+        "validation_accuracy": trainer.history[trainer.best_epoch - 1].validation_accuracy,
+        "epochs": len(trainer.history),
+        "best_epoch": trainer.best_epoch,
         "temperature": 1.0 if temperature is None else temperature,
         "calibrated": temperature is not None,
     }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.evaluation.figure_page import BLUE, GREY, WIDTH_IN, page
+from tasks.evaluation.figures import BLUE, GREY, WIDTH_IN, page
 from tasks.prediction.classifier import Classifier
 from tasks.prediction.inputs import KINDS, PICTURE, kind_of
 from tasks.prediction.pictures import Picture, name_of, read_picture

@@ -29,6 +29,9 @@ from tasks.runtime.store import inspect
 DATASET = "digits8x8"
 SMALL = (
     "training.engine=numpy",
+    # The NumPy engine has neither AdamW nor weight decay.
+    "training.optimizer.name=adam",
+    "training.optimizer.weight_decay=0",
     "training.batch_size=512",
     "model.hidden=[8]",
     f"floors.{DATASET}=0",

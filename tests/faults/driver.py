@@ -35,7 +35,7 @@ import tasks.dataset.validate  # noqa: E402
 import tasks.model.training  # noqa: E402
 import tasks.raw.sources  # noqa: E402
 from flows.plan import Choice, make_plan  # noqa: E402
-from tasks.evaluation import drawing  # noqa: E402
+from tasks.evaluation import confidence_figures, figures  # noqa: E402
 from tasks.release import garbage, registry  # noqa: E402
 from tasks.release.registry import candidate_of  # noqa: E402
 from tasks.runtime import keys  # noqa: E402
@@ -236,9 +236,10 @@ def draw_nothing(path: Path, *_: object, **__: object) -> None:
 def hurry() -> None:
     """Leave out what takes long and has nothing to do with files: judging, drawing."""
     tasks.dataset.validate.check_expectations = lambda *_: []
-    for name in vars(drawing).copy():
-        if name.startswith("draw_") and name != "draw_figures":
-            setattr(drawing, name, draw_nothing)
+    for module in (confidence_figures, figures):
+        for name in vars(module).copy():
+            if name.startswith("draw_"):
+                setattr(module, name, draw_nothing)
     keys.version = cache(keys.version)
     for stage in STAGES:
         keys.code_digests(stage.module)

@@ -311,7 +311,7 @@ def test_label_noise_is_what_the_audit_finds(digits):
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1)
     pixels = digits[IMAGES].reshape(len(labels), -1).astype(np.float64)
     probabilities = cross_val_predict(model, pixels, labels, cv=5, method="predict_proba")
-    suspects = find_label_errors(probabilities, labels).suspects.row_S
+    suspects = find_label_errors(probabilities, labels).suspects["row"].to_pylist()
     assert len(wrong) == 14
     assert len(wrong & set(suspects)) >= 13
     assert len(wrong & set(suspects[:14])) >= 10

@@ -252,7 +252,7 @@ def test_a_stopped_run_saves_its_training_and_says_how_to_go_on(
     assert child.returncode == code, err
     assert out == ""
     assert "Traceback" not in err
-    assert "the same command goes on from here" in err
+    assert "the same command resumes from here" in err
     (checkpoint,) = root.glob("checkpoints/train-*.safetensors")
     assert checkpoint.stat().st_mtime > since
     assert hidden(root) == []

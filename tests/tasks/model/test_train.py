@@ -1,4 +1,4 @@
-"""The temperature: recovered where it is known, never worse than none, safe where nothing is."""
+"""The fitted temperature: equal to a known one, never worse than none, and bounded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
-from tasks.model.temperature import HIGHEST, LOWEST, fit_temperature
+from tasks.model.train import HIGHEST, LOWEST, fit_temperature
 from tasks.runtime.errors import TrainingError
 
 
@@ -32,7 +32,7 @@ def test_a_known_temperature_is_found(temperature):
     assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.03)
 
 
-def test_the_minimum_and_the_same_one_each_time():
+def test_the_minimum_is_found_and_is_the_same_each_time():
     logits, labels = simulated(1.7, num_rows=500)
     found = fit_temperature(logits, labels)
     assert fit_temperature(logits, labels) == found
@@ -43,7 +43,7 @@ def test_the_minimum_and_the_same_one_each_time():
 
 @settings(max_examples=80, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(2, 5), st.floats(-3, 3))
-def test_never_worse_than_no_temperature(seed, num_rows, num_classes, log_scale):
+def test_the_loss_is_never_worse_than_without_a_temperature(seed, num_rows, num_classes, log_scale):
     chance = np.random.default_rng(seed)
     scale = np.exp(log_scale)
     logits = (scale * chance.normal(size=(num_rows, num_classes))).astype(np.float32)
@@ -57,17 +57,17 @@ def test_never_worse_than_no_temperature(seed, num_rows, num_classes, log_scale)
     assert mean_nll(logits, labels, found) <= mean_nll(logits, labels, 1.0) + 1e-9
 
 
-def test_rows_without_an_error_leave_the_model_as_it_is():
+def test_rows_without_an_error_give_no_temperature():
     logits = np.array([[3, 0, 0], [0, 0.1, 0], [5, 5, 0]], np.float32)
     assert fit_temperature(logits, np.array([0, 1, 1])) is None
 
 
-def test_logits_that_mislead_end_at_the_upper_bound():
+def test_misleading_logits_give_the_upper_bound():
     logits = np.array([[9, 0], [0, 9]], np.float32)
     assert fit_temperature(logits, np.array([1, 0])) == HIGHEST
 
 
-def test_a_minimum_below_the_lower_bound_ends_there():
+def test_a_minimum_below_the_lower_bound_gives_that_bound():
     logits = np.full((1000, 2), [0.01, 0], np.float32)
     assert fit_temperature(logits, np.arange(1000) // 999) == LOWEST
 
@@ -77,7 +77,7 @@ def test_huge_logits_do_not_overflow():
     assert fit_temperature(1e30 * logits, labels) == HIGHEST
 
 
-@pytest.mark.parametrize(("logits", "found"), [([[1.0, np.nan]], "1 of 1 rows"), ([], "no rows")])
-def test_nothing_to_fit_on(logits, found):
-    with pytest.raises(TrainingError, match=found):
-        fit_temperature(np.array(logits, np.float32).reshape(-1, 2), np.zeros(len(logits), int))
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_logits_that_are_not_finite_are_an_error(bad):
+    with pytest.raises(TrainingError, match="logits that are not finite"):
+        fit_temperature(np.array([[1.0, bad]], np.float32), np.array([1]))

@@ -26,7 +26,7 @@ CHAIN = re.compile(
 )
 ATTRIBUTES = {"to", "transB", "epsilon", "alpha", "approximate", "axis"}
 # Protobuf's own limit.
-MAX_BYTES = 2**31
+MAX_MODEL_BYTES = 2**31
 # At most this many images at once, and this many numbers between two layers.
 MAX_BATCH, MAX_NUMBERS = 4096, 2**24
 # How far the sum of an image's probabilities may be from 1.

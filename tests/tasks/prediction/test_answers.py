@@ -15,8 +15,7 @@ import pytest
 from PIL import Image
 
 from tasks.prediction import explained, inputs
-from tasks.prediction.answers import NUM_FIRST, Predicted, Request, predict_files
-from tasks.prediction.classifier import load_classifier
+from tasks.prediction.answers import NUM_FIRST, Predicted, Request, load_classifier, predict_files
 from tasks.prediction.predict import answer
 from tasks.raw.idx import write_idx
 from tasks.runtime.errors import ConfigError, IdxflowError, RawDataError, ReleaseError

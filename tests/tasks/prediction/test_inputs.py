@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tasks.prediction import inputs
-from tasks.prediction.inputs import batches, files_of
+from tasks.prediction.inputs import files_of, image_batches
 from tasks.prediction.pictures import Form
 from tasks.raw.idx import write_idx
 from tasks.runtime.errors import RawDataError
@@ -36,7 +36,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read(*files: Path) -> tuple[list[tuple[str, int]], np.ndarray]:
     """The (source, index) of every image, and the images."""
-    found = list(batches(files_of([*map(str, files)]), FORM))
+    found = list(image_batches(files_of([*map(str, files)]), FORM))
     rows = [row for batch in found for row in zip(batch.sources, batch.index_B, strict=True)]
     return rows, np.concatenate([batch.images_BHW for batch in found])
 
@@ -134,7 +134,9 @@ def unfit(folder: Path, images: np.ndarray, fault: str) -> tuple[Path, str]:  # 
             pq.write_table(pa.table({"image": ["x" * 30]}), path)
             return path, "image: string"
         case "fixed size":
-            return write_parquet(path, images[:, 1:], pa.binary(25)), "cannot be read so"
+            return write_parquet(
+                path, images[:, 1:], pa.binary(25)
+            ), r"image: fixed_size_binary\[25\]"
         case "binary size":
             return write_parquet(path, images[:, 1:], pa.binary()), "cannot be read so"
         case "null":
@@ -189,7 +191,7 @@ def test_damaged_parquet_is_our_own_error(images: np.ndarray, tmp_path: Path) ->
 MEASURED = """
 import re, sys
 from pathlib import Path
-from tasks.prediction.inputs import batches, files_of
+from tasks.prediction.inputs import files_of, image_batches
 from tasks.prediction.pictures import Form
 import pyarrow.parquet
 from PIL import Image
@@ -200,7 +202,7 @@ def most():
 
 before, height, width, *files = most(), int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
 try:
-    for batch in batches(files_of(files), Form(height, width, is_digits=False)):
+    for batch in image_batches(files_of(files), Form(height, width, is_digits=False)):
         pass
 except Exception as error:
     print(type(error).__name__)

@@ -23,7 +23,7 @@ from tasks.prediction.inputs import ImageBatch, files_of, image_batches
 from tasks.prediction.pictures import Form
 from tasks.release.bundle import ONNX, intact_bundle
 from tasks.release.onnx_model import MAX_MODEL_BYTES, OnnxModel, read_model, unusable_model
-from tasks.release.versions import CHAMPION, find_bundle
+from tasks.release.registry import CHAMPION, find_bundle
 from tasks.runtime.errors import ConfigError
 from tasks.runtime.files import replacing
 from tasks.runtime.manifest import MANIFEST, read_regular

@@ -192,7 +192,7 @@ def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
     from tasks.dataset.splits import read_split
     from tasks.dataset.table import read_rows
     from tasks.model.network import load_network
-    from tasks.release.onnx_export import compare_with_torch, onnx_bytes
+    from tasks.release.onnx_model import compare_with_torch, onnx_bytes
 
     (folder / bundle.RECIPE).write_text(lineage.recipe_text, encoding="utf-8")
     facts = lineage.table.facts

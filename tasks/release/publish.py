@@ -20,7 +20,7 @@ from pipeline_config.sections import read_yaml
 from tasks.dataset.table import read_rows
 from tasks.release.assemble import Lineage, ensure_bundle
 from tasks.release.bundle import METRICS, ONNX, RECIPE, bundle_folder, models_lock
-from tasks.release.gate import Judgement, Scores, above_floor, compare, not_compared, unseen
+from tasks.release.gate import Judgement, Scores, above_floor, compare, criterion, unseen
 from tasks.release.journal import Champion, read_journal
 from tasks.release.looks import count_look, pinned_digest, read_looks
 from tasks.release.pages import page_path
@@ -71,7 +71,8 @@ def judge(lineage: Lineage, version: str, champion: Champion | None) -> Judgemen
             names = lineage.dataset.class_names
             checks = [*compare(scores, other, labels_N, gate_for(dataset), names), *checks]
         elif champion is not None:
-            checks.append(not_compared(champion.version))
+            words = f"champion {champion.version} was trained on rows of the pinned test set"
+            checks.append(criterion("champion", 1.0, 1.0, f"{words}: nothing to compare"))
     return Judgement(
         test_rows=pinned,
         num_rows=facts["rows"]["test"],

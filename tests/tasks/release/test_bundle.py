@@ -85,7 +85,7 @@ def test_a_bundle_is_whole(make_lineage):
     origin = manifest.provenance
     assert (origin["device"], origin["threads"], origin["seed"]) == ("cpu", 1, 0)
     assert {"torch", "onnx", "python"} <= {*origin["libraries"]}
-    assert {"tasks.release.onnx_export", "tasks.model.network"} <= {*origin["modules"]}
+    assert {"tasks.release.onnx_model", "tasks.model.network"} <= {*origin["modules"]}
     loaded = load_recipe(str(folder / "recipe.yaml"))
     assert loaded == lineage.recipe.model_copy(update={"expected": None})
 

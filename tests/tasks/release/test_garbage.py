@@ -19,13 +19,12 @@ from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
 from pipeline_config.settings import CHECKOUT, settings
 from tasks.release import garbage
-from tasks.release.bundle import inspect_bundle
+from tasks.release.bundle import inspect_bundle, published_versions
 from tasks.release.garbage import YOUNG_S, collect
 from tasks.release.journal import journal_path
 from tasks.release.publish import publish as publish_task
 from tasks.release.registry import Decision, is_current, rollback
 from tasks.release.verify import scrub, verify_bundles
-from tasks.release.versions import published_versions
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import root_lock, write_atomically
 from tasks.runtime.stages import AUDIT

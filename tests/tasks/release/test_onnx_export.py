@@ -14,10 +14,9 @@ from torch import nn
 
 from pipeline_config.recipe import Model
 from tasks.model.network import build_network, initialize, probabilities
-from tasks.release import assemble, onnx_export
+from tasks.release import assemble, onnx_model
 from tasks.release.bundle import bundle_folder
-from tasks.release.onnx_export import compare_with_torch, onnx_bytes
-from tasks.release.onnx_model import read_model
+from tasks.release.onnx_model import compare_with_torch, onnx_bytes, read_model
 from tasks.runtime.errors import ReleaseError
 
 models = st.builds(
@@ -111,10 +110,10 @@ def test_an_unknown_layer_is_refused():
 
 
 def test_a_wrong_export_is_never_published(make_lineage, monkeypatch):
-    monkeypatch.setattr(onnx_export, "onnx_bytes", lambda *_: example()[1])
+    monkeypatch.setattr(onnx_model, "onnx_bytes", lambda *_: example()[1])
     network = example()[0]
     content = onnx_bytes(nn.Sequential(network[0], nn.Linear(20, 10)), (4, 5), 10, {})
-    monkeypatch.setattr(onnx_export, "onnx_bytes", lambda *_: content)
+    monkeypatch.setattr(onnx_model, "onnx_bytes", lambda *_: content)
     lineage = make_lineage()
     with pytest.raises(ReleaseError, match=r"model\.onnx"):
         assemble.ensure_bundle(lineage)

@@ -18,8 +18,7 @@ from torch import nn
 
 from tasks.model.network import Normalize, Temperature
 from tasks.prediction.answers import load_classifier
-from tasks.release.onnx_export import onnx_bytes
-from tasks.release.onnx_model import MAX_BATCH, read_model
+from tasks.release.onnx_model import MAX_BATCH, onnx_bytes, read_model
 from tasks.runtime.errors import ReleaseError
 
 WORDS = {"class_names": ["a", "b", "c"], "dataset": "mnist", "version": "v"}

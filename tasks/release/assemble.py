@@ -83,10 +83,8 @@ class Lineage:
     def recipe_text(self) -> str:
         """The complete recipe as YAML, with the command as a comment."""
         content = self.recipe.model_dump(mode="json", exclude={"expected"})
-        text = yaml.safe_dump(
-            content, sort_keys=False, default_flow_style=None, allow_unicode=True, width=90
-        )
-        return f"# {self.command}\n{text}"
+        style: Any = {"sort_keys": False, "default_flow_style": None, "allow_unicode": True}
+        return f"# {self.command}\n{yaml.safe_dump(content, width=90, **style)}"
 
 
 def ensure_bundle(lineage: Lineage) -> tuple[BundleManifest, str]:
@@ -112,13 +110,8 @@ def ensure_bundle(lineage: Lineage) -> tuple[BundleManifest, str]:
             copy_outputs(lineage, aside)
             write_model_files(lineage, version, aside)
             write_report(lineage, version, provenance, aside)
-            manifest = BundleManifest.of(
-                determinants,
-                dataset=dataset,
-                recipe=lineage.recipe.name,
-                provenance=provenance,
-                files=list_files(aside),
-            )
+            facts = {"dataset": dataset, "recipe": lineage.recipe.name, "provenance": provenance}
+            manifest = BundleManifest.of(determinants, files=list_files(aside), **facts)
             (aside / MANIFEST).write_bytes(manifest.content())
     return manifest, done
 
@@ -198,12 +191,8 @@ def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
     facts = lineage.table.facts
     (height, width), num_classes = facts["image_shape"], facts["num_classes"]
     network = load_network(folder / bundle.MODEL, lineage.recipe.model, height * width, num_classes)
-    words = {
-        "class_names": list(lineage.dataset.class_names),
-        "dataset": lineage.dataset.name,
-        "recipe": lineage.recipe.name,
-        "version": version,
-    }
+    names = {"dataset": lineage.dataset.name, "recipe": lineage.recipe.name, "version": version}
+    words = {**names, "class_names": list(lineage.dataset.class_names)}
     model = onnx_bytes(network, (height, width), num_classes, words)
     split = read_split(lineage.normalized)
     rows = split.validation if len(split.validation) else split.train

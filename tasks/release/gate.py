@@ -98,7 +98,7 @@ def above_floor(accuracy: float, floor: float | None) -> Criterion:
     return criterion("floor", accuracy, floor or 0.0, f"accuracy {accuracy:.4f}; {words}")
 
 
-def compare(
+def compare_scores(
     new: Scores, old: Scores, labels_N: NDArray[np.int64], gate: Gate, class_names: Sequence[str]
 ) -> Iterator[Criterion]:
     """Yield the criteria of a candidate (`new`) against the champion (`old`).

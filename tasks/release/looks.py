@@ -53,10 +53,9 @@ def count_look(
     """Append a look, unless its key is there. The caller holds the data set's lock."""
     looks = read_looks(dataset)
     if all(look.key != key for look in looks):
-        facts = {"by": by, "recipe": recipe, "version": version, "networks": networks}
-        look = Look(
-            time=datetime.now(UTC).isoformat(timespec="seconds"), rows=rows, key=key, **facts
-        )
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        facts = {"recipe": recipe, "version": version, "networks": networks, "rows": rows}
+        look = Look(time=time, by=by, key=key, **facts)
         append_line(looks_path(dataset), look, looks[-1] if looks else None)
 
 

@@ -137,11 +137,8 @@ def decided(entries: list[Entry], version: str, why: str | None) -> tuple[str, s
     known = [entry for entry in entries if entry.version == version]
     if why is not None or not known:
         return None
-    last = known[-1]
-    return (
-        journal.KEPT,
-        f"decided before, in line {last.seq} of the journal: {last.event}, {last.reason}",
-    )
+    before = f"decided before, in line {known[-1].seq} of the journal"
+    return journal.KEPT, f"{before}: {known[-1].event}, {known[-1].reason}"
 
 
 def _judge(
@@ -155,9 +152,8 @@ def _judge(
     if champion is not None:
         try:
             # Damage to a figure of the champion does not matter to the comparison.
-            bundle.intact_bundle(
-                bundle.bundle_folder(dataset, champion.version), bundle.ONNX, bundle.RECIPE
-            )
+            folder = bundle.bundle_folder(dataset, champion.version)
+            bundle.intact_bundle(folder, bundle.ONNX, bundle.RECIPE)
         except ReleaseError:
             if why is None:
                 raise
@@ -203,9 +199,8 @@ def rollback(dataset: str, why: str | None = None, version: str | None = None) -
         entries = journal.repaired(dataset)
         present = champion_of(entries)
         is_other = version is not None and (present is None or present.version != version)
-        if is_other or (
-            was_killed and version is None and entries[-1].event == journal.ROLLED_BACK
-        ):
+        is_done = was_killed and version is None and entries[-1].event == journal.ROLLED_BACK
+        if is_other or is_done:
             follow(dataset, entries)
             return None if is_other else entries[-1]
         former = present and champion_of([each for each in entries if each.seq < present.since])

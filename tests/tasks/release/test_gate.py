@@ -14,7 +14,7 @@ from pipeline_config.gate import Gate, gate_for
 from tasks.release.gate import (
     Scores,
     above_floor,
-    compare,
+    compare_scores,
     paired_interval,
     recall_margin,
     unseen,
@@ -39,7 +39,7 @@ def scores(wrong: np.ndarray, loss: float = 0.05, ece: float = 0.003) -> Scores:
 
 
 def failed(candidate: Scores, champion: Scores) -> list[str]:
-    checks = list(compare(candidate, champion, LABELS, GATE, NAMES))
+    checks = list(compare_scores(candidate, champion, LABELS, GATE, NAMES))
     assert len(checks) == 3 + CLASSES
     assert all(check.passed == (check.value >= check.limit) for check in checks)
     return [check.name for check in checks if not check.passed]
@@ -122,7 +122,7 @@ def test_a_class_that_nobody_measured_has_the_wider_margin():
 def test_a_class_without_test_rows_is_not_judged():
     labels = np.where(LABELS == 9, 8, LABELS)
     model = scores(np.arange(50))
-    names = [check.name for check in compare(model, model, labels, GATE, NAMES)]
+    names = [check.name for check in compare_scores(model, model, labels, GATE, NAMES)]
     assert "recall of 9" not in names
     assert len(names) == 3 + 9
 

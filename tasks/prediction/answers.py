@@ -31,7 +31,7 @@ from tasks.runtime.show import progress
 
 DIGIT_NAMES = tuple("0123456789")
 # The columns of the answers, with their Arrow types. `class` is null below the threshold.
-COLUMNS = {
+ANSWER_COLUMNS = {
     "source": "string",
     "index": "int64",
     "class": "string",
@@ -90,7 +90,7 @@ class Classifier:
         class_B = [None if no else best for best, no in zip(best_B, abstained_B, strict=True)]
         rounded_B = [round(confidence, 6) for confidence in confidence_B.tolist()]
         columns = batch.sources, batch.index_B.tolist(), class_B, best_B, rounded_B, abstained_B
-        return [dict(zip(COLUMNS, row, strict=True)) for row in zip(*columns, strict=True)]
+        return [dict(zip(ANSWER_COLUMNS, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def load_classifier(model: str, dataset: str | None) -> Classifier:
@@ -180,8 +180,7 @@ def _target(request: Request, text: str | None, suffixes: list[str]) -> Path | N
         found = "a file that is to be read"
     else:
         return path
-    expected = f"a {' or '.join(suffixes)} file"
-    raise ConfigError(text, found=found, expected=expected, remedy="Choose another.")
+    raise ConfigError(text, found=found, expected=f"a {' or '.join(suffixes)} file")
 
 
 def _write_parquet(path: Path, batches: Iterable[Answers]) -> None:
@@ -190,7 +189,7 @@ def _write_parquet(path: Path, batches: Iterable[Answers]) -> None:
     import pyarrow.parquet as pq
     from pyarrow.json import ParseOptions, read_json
 
-    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
+    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in ANSWER_COLUMNS.items()])
     options = ParseOptions(explicit_schema=schema)
     with path.open("wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for answers in batches:

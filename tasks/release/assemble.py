@@ -122,12 +122,11 @@ def refuse_mixed(stages: Mapping[str, Manifest]) -> None:
         for earlier, other in stages.items():
             digest = made.components.get(f"input {earlier}", other.digest)
             if digest != other.digest:
-                raise ReleaseError(
-                    f"publishing the output of {name}",
-                    found=f"that it was made from another output of {earlier}, {digest}",
-                    expected=f"all stages of one run, and so {other.digest}",
-                    remedy="Publish the outputs of one run together, as `idxflow run` does.",
-                )
+                found = f"that it was made from another output of {earlier}, {digest}"
+                expected = f"the outputs of one run, and so {other.digest}"
+                remedy = "Publish the outputs of one run together, as `idxflow run` does."
+                what = f"publishing the output of {name}"
+                raise ReleaseError(what, found=found, expected=expected, remedy=remedy)
 
 
 def provenance_of(lineage: Lineage) -> dict[str, Any]:
@@ -169,12 +168,9 @@ def copy_outputs(lineage: Lineage, folder: Path) -> None:
         shutil.copyfile(ref.path / name, folder / target)
         sha256 = ref.manifest.files[name].sha256
         if sha256_file(folder / target) != sha256:
-            raise ReleaseError(
-                ref.path / name,
-                found="other bytes than its stage wrote",
-                expected=f"SHA-256 {sha256}",
-                remedy="Run the same command again: the damaged stage is run again.",
-            )
+            found, expected = "other bytes than its stage wrote", f"SHA-256 {sha256}"
+            remedy = "Run the same command again: the damaged stage is run again."
+            raise ReleaseError(ref.path / name, found=found, expected=expected, remedy=remedy)
 
 
 def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:

@@ -170,11 +170,9 @@ def _judge(
 def promote(dataset: str, candidate: Candidate, why: str) -> Entry | None:
     """Make a version champion in any case; None if it is champion already."""
     if not why.strip():
+        what, expected = f"promoting {dataset}/{candidate.version}", "a few words for the journal"
         raise ReleaseError(
-            f"promoting {dataset}/{candidate.version}",
-            found="an empty reason",
-            expected="a few words for the journal",
-            remedy='Say why: --why "…".',
+            what, found="an empty reason", expected=expected, remedy='Say why: --why "…".'
         )
     with locked(bundle.models_lock(dataset)):
         entries = journal.repaired(dataset)

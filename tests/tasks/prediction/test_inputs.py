@@ -73,7 +73,9 @@ def test_every_kind_gives_its_images_in_order(
     assert np.array_equal(found, images)
 
 
-def test_a_folder_gives_what_it_knows_in_natural_order(images: np.ndarray, tmp_path: Path) -> None:
+def test_a_folder_gives_its_known_files_in_natural_order(
+    images: np.ndarray, tmp_path: Path
+) -> None:
     (tmp_path / "sub 10" / "deep").mkdir(parents=True)
     (tmp_path / "sub 9").mkdir()
     names = ["2.png", "10.png", "sub 9/x.PNG", "sub 10/deep/b1.png", "sub 10/deep/b02.png"]
@@ -95,7 +97,9 @@ def test_a_folder_gives_what_it_knows_in_natural_order(images: np.ndarray, tmp_p
     assert np.array_equal(found, np.concatenate([plain, images]))
 
 
-def test_a_name_that_is_no_text_is_told_with_a_mark(images: np.ndarray, tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_shown_with_a_replacement(
+    images: np.ndarray, tmp_path: Path
+) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.idx"))
     write_idx(path, images)
     rows, _ = read(path)
@@ -170,14 +174,14 @@ FAULTS += ["text", "empty", "pipe", "missing", "folder"]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_does_not_do_is_named(images: np.ndarray, tmp_path: Path, fault: str) -> None:
+def test_a_file_that_does_not_fit_is_named(images: np.ndarray, tmp_path: Path, fault: str) -> None:
     path, words = unfit(tmp_path, images, fault)
     with pytest.raises(RawDataError, match=words) as caught:
         read(write_one(tmp_path / "good", images, "idx"), path)
     assert caught.value.what == str(path)
 
 
-def test_damaged_parquet_is_our_own_error(images: np.ndarray, tmp_path: Path) -> None:
+def test_damaged_parquet_is_a_raw_data_error(images: np.ndarray, tmp_path: Path) -> None:
     good = write_parquet(tmp_path / "good", images, pa.binary(30)).read_bytes()
     path = tmp_path / "damaged"
     for place in range(4, len(good) - 4, 7):
@@ -224,7 +228,7 @@ def measured(*files: Path, form: tuple[int, int]) -> tuple[str, int]:
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(400_000)])
 @pytest.mark.parametrize("form", [(28, 28), (400, 1000)])
-def test_a_value_that_is_repeated_is_there_once(
+def test_a_repeated_value_is_in_memory_once(
     tmp_path: Path, kind: pa.DataType, form: tuple[int, int]
 ) -> None:
     path = tmp_path / "repeated"
@@ -238,7 +242,7 @@ def test_a_value_that_is_repeated_is_there_once(
     assert megabytes < 150
 
 
-def test_a_value_that_unpacks_to_much_more_is_not_unpacked(tmp_path: Path) -> None:
+def test_a_parquet_bomb_is_not_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "bomb"
     pq.write_table(pa.table({"image": [bytes(300_000_000)]}), path, compression="zstd")
     assert path.stat().st_size < 20_000
@@ -247,7 +251,7 @@ def test_a_value_that_unpacks_to_much_more_is_not_unpacked(tmp_path: Path) -> No
     assert megabytes < 100
 
 
-def test_large_images_come_a_few_at_a_time(tmp_path: Path) -> None:
+def test_large_images_make_small_batches(tmp_path: Path) -> None:
     with (tmp_path / "large").open("wb") as file:
         file.write(b"\0\0\x08\x03" + np.array([40, 3000, 3000], ">u4").tobytes())
         file.truncate(16 + 40 * 3000 * 3000)

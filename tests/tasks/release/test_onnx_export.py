@@ -46,7 +46,7 @@ def random_network(model: Model, num_pixels: int, num_classes: int, seed: int) -
 
 @settings(max_examples=40, deadline=None)
 @given(models, st.integers(1, 6), st.integers(1, 6), st.integers(2, 5), st.integers(0, 99))
-def test_onnx_says_what_torch_says(model, height, width, num_classes, seed):
+def test_onnx_computes_what_torch_computes(model, height, width, num_classes, seed):
     network = random_network(model, height * width, num_classes, seed)
     content = onnx_bytes(network, (height, width), num_classes, {"class_names": ["a"]})
     images = np.random.default_rng(seed).integers(0, 256, (17, height * width), dtype=np.uint8)
@@ -68,7 +68,7 @@ def example() -> tuple[nn.Sequential, bytes]:
     return network, onnx_bytes(network, (4, 5), 3, {"version": "v", "class_names": ["ö", "b"]})
 
 
-def test_the_interface_is_written_down():
+def test_the_model_declares_its_interface():
     model = onnx.load_from_string(example()[1])
     shapes = {
         value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]

@@ -20,10 +20,10 @@ from tasks.release.bundle import (
     BundleManifest,
     bundle_folder,
     intact_bundle,
+    published_versions,
 )
 from tasks.release.journal import champion_of, read_journal
 from tasks.release.pages import page_path
-from tasks.release.versions import published_versions
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import sha256_bytes
 from tasks.runtime.manifest import MANIFEST, read_regular

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from tasks.prediction.answers import Predicted, Request
 from tasks.prediction.predict import answer
-from tasks.release.versions import CHAMPION
+from tasks.release.registry import CHAMPION
 
 
 @flow(name="predict", flow_run_name="{model} → {out}", timeout_seconds=24 * 3600)

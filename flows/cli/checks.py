@@ -11,7 +11,7 @@ import typer
 from flows import console
 from flows.cli.run import JsonOption
 from pipeline_config.sections import given_path
-from tasks.release.versions import find_bundle
+from tasks.release.registry import find_bundle
 from tasks.runtime.errors import ReleaseError
 
 CHECKS = {"of": "{subject}", "what": "{what}", "verdict": "{verdict}", "detail": "{detail}"}

@@ -1,7 +1,4 @@
-"""The task of the flow `predict`: a model's answers for a batch of files.
-
-Not a stage of the pipeline and never cached: what it reads lies outside the store.
-"""
+"""The Prefect task of the flow `predict`. It is never cached: its files are not in the store."""
 
 from __future__ import annotations
 
@@ -13,7 +10,6 @@ from tasks.runtime.show import show_table
 
 
 @task(
-    name="answer",
     cache_policy=NO_CACHE,
     persist_result=False,
     retries=0,
@@ -21,12 +17,12 @@ from tasks.runtime.show import show_table
     tags=["predict"],
 )
 def answer(request: Request) -> Predicted:
-    """Write the answers for the request's files and show how many images each class got."""
+    """Classify the request's images and show how many each class has."""
     predicted = predict_files(request)
-    counts = [*predicted.counts.items(), ("no answer", predicted.num_abstained)]
+    counts = {**predicted.counts, "no answer": predicted.num_abstained}
     show_table(
         "predictions",
-        [{"class": name, "images": count} for name, count in counts],
+        [{"class": name, "images": count} for name, count in counts.items()],
         f"{predicted.num_images:,} images, answered by {predicted.model}; no answer where the "
         f"probability is below {predicted.threshold:g}. In `{predicted.out}`.",
     )

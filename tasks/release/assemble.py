@@ -83,10 +83,8 @@ class Lineage:
     def recipe_text(self) -> str:
         """The complete recipe as YAML, with the command as a comment."""
         content = self.recipe.model_dump(mode="json", exclude={"expected"})
-        text = yaml.safe_dump(
-            content, sort_keys=False, default_flow_style=None, allow_unicode=True, width=90
-        )
-        return f"# {self.command}\n{text}"
+        style: Any = {"sort_keys": False, "default_flow_style": None, "allow_unicode": True}
+        return f"# {self.command}\n{yaml.safe_dump(content, width=90, **style)}"
 
 
 def ensure_bundle(lineage: Lineage) -> tuple[BundleManifest, str]:
@@ -112,13 +110,8 @@ def ensure_bundle(lineage: Lineage) -> tuple[BundleManifest, str]:
             copy_outputs(lineage, aside)
             write_model_files(lineage, version, aside)
             write_report(lineage, version, provenance, aside)
-            manifest = BundleManifest.of(
-                determinants,
-                dataset=dataset,
-                recipe=lineage.recipe.name,
-                provenance=provenance,
-                files=list_files(aside),
-            )
+            facts = {"dataset": dataset, "recipe": lineage.recipe.name, "provenance": provenance}
+            manifest = BundleManifest.of(determinants, files=list_files(aside), **facts)
             (aside / MANIFEST).write_bytes(manifest.content())
     return manifest, done
 
@@ -129,12 +122,11 @@ def refuse_mixed(stages: Mapping[str, Manifest]) -> None:
         for earlier, other in stages.items():
             digest = made.components.get(f"input {earlier}", other.digest)
             if digest != other.digest:
-                raise ReleaseError(
-                    f"publishing the output of {name}",
-                    found=f"that it was made from another output of {earlier}, {digest}",
-                    expected=f"all stages of one run, and so {other.digest}",
-                    remedy="Publish the outputs of one run together, as `idxflow run` does.",
-                )
+                found = f"that it was made from another output of {earlier}, {digest}"
+                expected = f"the outputs of one run, and so {other.digest}"
+                remedy = "Publish the outputs of one run together, as `idxflow run` does."
+                what = f"publishing the output of {name}"
+                raise ReleaseError(what, found=found, expected=expected, remedy=remedy)
 
 
 def provenance_of(lineage: Lineage) -> dict[str, Any]:
@@ -176,12 +168,9 @@ def copy_outputs(lineage: Lineage, folder: Path) -> None:
         shutil.copyfile(ref.path / name, folder / target)
         sha256 = ref.manifest.files[name].sha256
         if sha256_file(folder / target) != sha256:
-            raise ReleaseError(
-                ref.path / name,
-                found="other bytes than its stage wrote",
-                expected=f"SHA-256 {sha256}",
-                remedy="Run the same command again: the damaged stage is run again.",
-            )
+            found, expected = "other bytes than its stage wrote", f"SHA-256 {sha256}"
+            remedy = "Run the same command again: the damaged stage is run again."
+            raise ReleaseError(ref.path / name, found=found, expected=expected, remedy=remedy)
 
 
 def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
@@ -191,18 +180,14 @@ def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
 
     from tasks.dataset.table import read_rows, read_split
     from tasks.model.network import load_network
-    from tasks.release.onnx_export import compare_with_torch, onnx_bytes
+    from tasks.release.onnx_model import compare_with_torch, onnx_bytes
 
     (folder / bundle.RECIPE).write_text(lineage.recipe_text, encoding="utf-8")
     facts = lineage.table.facts
     (height, width), num_classes = facts["image_shape"], facts["num_classes"]
     network = load_network(folder / bundle.MODEL, lineage.recipe.model, height * width, num_classes)
-    words = {
-        "class_names": list(lineage.dataset.class_names),
-        "dataset": lineage.dataset.name,
-        "recipe": lineage.recipe.name,
-        "version": version,
-    }
+    names = {"dataset": lineage.dataset.name, "recipe": lineage.recipe.name, "version": version}
+    words = {**names, "class_names": list(lineage.dataset.class_names)}
     model = onnx_bytes(network, (height, width), num_classes, words)
     split = read_split(lineage.normalized)
     rows = split.validation if len(split.validation) else split.train

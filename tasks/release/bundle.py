@@ -8,9 +8,8 @@ Axes: N golden images, M rows, H × W pixels, C classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +84,23 @@ def bundle_folder(dataset: str, version: str) -> Path:
     return settings().models / dataset / version
 
 
+def published_datasets() -> list[str]:
+    """Return the data sets that have a journal or a bundle, by name."""
+    return sorted(path.name for path in settings().models.glob("*") if path.is_dir())
+
+
+def published_bundles(dataset: str | None = None) -> list[Path]:
+    """Return the folders of all bundles, intact or not, or of one data set's, by name."""
+    names = [name for name in published_datasets() if dataset in (None, name)]
+    paths = (path for name in names for path in (settings().models / name).glob("[!.]*"))
+    return sorted(path for path in paths if path.is_dir())
+
+
+def published_versions(dataset: str) -> list[str]:
+    """Return the versions that have a bundle, intact or not, by name."""
+    return [path.name for path in published_bundles(dataset)]
+
+
 def models_lock(dataset: str) -> str:
     """Return the name of the lock under which a data set's bundles and records are written."""
     return f"models-{dataset}"
@@ -139,8 +155,7 @@ def intact_bundle(folder: Path, *names: str) -> BundleManifest:
     return manifest
 
 
-@dataclass(frozen=True)
-class Golden:
+class Golden(NamedTuple):
     """Images uint8 (N, H, W), and the probabilities float32 (N, C) that torch computed for them."""
 
     images_NHW: NDArray[np.uint8]

@@ -19,10 +19,15 @@ from pathlib import Path
 from pipeline_config.datasets import named_datasets
 from pipeline_config.sections import Section
 from pipeline_config.settings import settings
-from tasks.release.bundle import BundleManifest, bundle_folder, models_lock
+from tasks.release.bundle import (
+    BundleManifest,
+    bundle_folder,
+    models_lock,
+    published_datasets,
+    published_versions,
+)
 from tasks.release.journal import Entry, champion_of, finish, read_journal
 from tasks.release.pages import page_path
-from tasks.release.versions import published_datasets, published_versions
 from tasks.runtime.files import locked, root_lock, storage_errors
 from tasks.runtime.manifest import MANIFEST, read_regular
 from tasks.runtime.stages import AUDIT
@@ -32,8 +37,9 @@ YOUNG_S = 24 * 3600
 ABANDONED = timedelta(days=30)
 # The database of an embedded server that is larger than this is removed.
 MAX_DATABASE_BYTES = 100 * 2**20
-# What killed runs leave, and what is removed when it is a day old: kind, pattern, reason.
+# What killed runs leave.
 UNFINISHED = ("stages/.*", "checkpoints/.*", "models/*/.*", "show/.*", "rejected/.*", "scratch/*")
+# What is removed when it is a day old: kind, pattern, reason.
 DAY_OLD = (
     ("checkpoint", "checkpoints/[!.]*", "its training was not continued for a day"),
     ("page", "rejected/[!.]*", "the data set was refused more than a day ago"),
@@ -88,7 +94,7 @@ def _leftovers(root: Path) -> Iterator[Item]:
             yield _item("leftover", path, "a killed run did not finish it")
     for kind, pattern, why in DAY_OLD:
         for path in sorted(root.glob(pattern)):
-            if not _is_young(path):
+            if _age_s(path) >= YOUNG_S:
                 yield _item(kind, path, why)
     for path in sorted(root.glob("prefect/embedded-*.db")):
         # All but the first belong to runs at the same time, of which there are none now.
@@ -145,7 +151,7 @@ def _unneeded_outputs(needed: set[str], keep: int) -> Iterator[Item]:
     needed |= _audited([manifest for manifest in outputs.values() if manifest], keep)
     there = {models_lock(dataset) for dataset in published_datasets()} | {"root"}
     for path, manifest in sorted(outputs.items()):
-        if {path.name, manifest.digest if manifest else ""} & needed or _is_young(path):
+        if {path.name, manifest.digest if manifest else ""} & needed or _age_s(path) < YOUNG_S:
             there.add(path.name)
         else:
             yield _item("stage output", path, "nothing that is kept was made from it")
@@ -166,11 +172,6 @@ def _audited(manifests: list[Manifest], keep: int) -> set[str]:
                 inputs = manifest.components.items()
                 waiting += [str(value) for name, value in inputs if name.startswith("input ")]
     return found
-
-
-def _is_young(path: Path) -> bool:
-    """Return whether a path is less than a day old, or in the future since a clock was set back."""
-    return _age_s(path) < YOUNG_S
 
 
 def _age_s(path: Path) -> float:

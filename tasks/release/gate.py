@@ -80,30 +80,16 @@ class Scores:
 
 def criterion(name: str, value: float, limit: float, words: str) -> Criterion:
     """Return the criterion that `value` is at least `limit`."""
-    return Criterion(
-        name=name,
-        passed=value >= limit,
-        value=round(value, DECIMALS),
-        limit=round(limit, DECIMALS),
-        words=words,
-    )
+    shown = {"value": round(value, DECIMALS), "limit": round(limit, DECIMALS)}
+    return Criterion(name=name, passed=value >= limit, words=words, **shown)
 
 
 def unseen(is_pooled: bool) -> Criterion:
     """Return whether the candidate was trained without the pinned test rows."""
-    words = (
-        "its split pools all rows, so it was trained on rows of the pinned test set, and its score "
-        "there means nothing"
-        if is_pooled
-        else "it was trained without the pinned test rows"
-    )
+    words = "it was trained without the pinned test rows"
+    if is_pooled:
+        words = "it was trained on rows of the pinned test set, so its score there means nothing"
     return criterion("unseen test rows", float(not is_pooled), 1.0, words)
-
-
-def not_compared(champion: str) -> Criterion:
-    """Return the criterion of a champion whose own score means nothing. It always passes."""
-    words = f"champion {champion} was trained on rows of the pinned test set: nothing to compare"
-    return criterion("champion", 1.0, 1.0, words)
 
 
 def above_floor(accuracy: float, floor: float | None) -> Criterion:
@@ -112,7 +98,7 @@ def above_floor(accuracy: float, floor: float | None) -> Criterion:
     return criterion("floor", accuracy, floor or 0.0, f"accuracy {accuracy:.4f}; {words}")
 
 
-def compare(
+def compare_scores(
     new: Scores, old: Scores, labels_N: NDArray[np.int64], gate: Gate, class_names: Sequence[str]
 ) -> Iterator[Criterion]:
     """Yield the criteria of a candidate (`new`) against the champion (`old`).

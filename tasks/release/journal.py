@@ -144,11 +144,9 @@ def write_pointer(dataset: str, entries: list[Entry]) -> None:
     path, pointer = pointer_path(dataset), _pointer_of(entries)
     if pointer is None:
         path.unlink(missing_ok=True)
-        return
-    version = pointer.champion.version
-    content = canonical_json(sealed({"version": version, **pointer.model_dump(mode="json")}))
-    if not path.is_file() or path.read_bytes() != content:
-        write_atomically(path, content)
+    elif pointer != read_pointer(dataset):
+        content = {"version": pointer.champion.version, **pointer.model_dump(mode="json")}
+        write_atomically(path, canonical_json(sealed(content)))
 
 
 def append(

@@ -52,13 +52,11 @@ def count_look(
 ) -> None:
     """Append a look, unless its key is there. The caller holds the data set's lock."""
     looks = read_looks(dataset)
-    if any(look.key == key for look in looks):
-        return
-    time = datetime.now(UTC).isoformat(timespec="seconds")
-    look = Look(
-        time=time, by=by, recipe=recipe, version=version, networks=networks, rows=rows, key=key
-    )
-    append_line(looks_path(dataset), look, looks[-1] if looks else None)
+    if all(look.key != key for look in looks):
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        facts = {"recipe": recipe, "version": version, "networks": networks, "rows": rows}
+        look = Look(time=time, by=by, key=key, **facts)
+        append_line(looks_path(dataset), look, looks[-1] if looks else None)
 
 
 def looks_in_words(dataset: str) -> str:

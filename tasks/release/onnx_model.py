@@ -1,8 +1,9 @@
-"""The ONNX model of a bundle: it is run only if it has the form that `onnx_export` writes.
+"""The network as an ONNX model: raw uint8 images in, probabilities out, always the same bytes.
 
-A foreign graph whose digest is right may still loop without end or take any amount of memory.
+A model is run only if it has the form that is written here: a foreign graph whose digest is right
+may still loop without end or take any amount of memory.
 
-Axes: N images, H × W pixels, C classes.
+Axes: B images of a batch, N images, H × W pixels, C classes.
 """
 
 from __future__ import annotations
@@ -10,27 +11,114 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
+from tasks.release.bundle import ONNX
 from tasks.runtime.errors import ReleaseError
 
-# Opset 20 is the first with Gelu.
-OPSET = 20
+if TYPE_CHECKING:
+    from torch import nn
+
+# Opset 20 is the first with Gelu; ONNX 1.15, which introduced it, has this format.
+OPSET, IR_VERSION = 20, 9
 CHAIN = re.compile(
     r"Reshape Cast Sub Div( Gemm( BatchNormalization)?( Relu| Tanh| LeakyRelu| Gelu| LogSoftmax)?)+"
     r"( Div)? Softmax"
 )
 ATTRIBUTES = {"to", "transB", "epsilon", "alpha", "approximate", "axis"}
 # Protobuf's own limit.
-MAX_BYTES = 2**31
+MAX_MODEL_BYTES = 2**31
 # At most this many images at once, and this many numbers between two layers.
 MAX_BATCH, MAX_NUMBERS = 4096, 2**24
 # How far the sum of an image's probabilities may be from 1.
 SUM_TOLERANCE = 1e-3
+# How much the probabilities of torch and onnxruntime may differ, which sum in different orders.
+# Unscaled pixels of up to 255 leave float32 fewer decimals.
+TOLERANCE, UNSCALED_TOLERANCE = 1e-5, 1e-4
+
+# A node: its operator, its name, its weights by name, its attributes.
+Node = tuple[str, str, dict[str, NDArray[Any]], dict[str, Any]]
+
+
+def onnx_bytes(
+    network: nn.Sequential, image_shape: tuple[int, int], num_classes: int, words: Mapping[str, Any]
+) -> bytes:
+    """Return the serialized ONNX model of a trained network.
+
+    Input `images`, uint8 (B, H, W); output `probabilities`, float32 (B, C). The metadata are
+    `words`, each as JSON. Raises ReleaseError for an unknown layer.
+    """
+    nodes, initializers, last = list[Any](), list[Any](), "images"
+    flat = {"flat_shape": np.array([-1, math.prod(image_shape)], dtype=np.int64)}
+    layers = (_nodes_of(layer, f"layer{place}") for place, layer in enumerate(network))
+    first: Node = ("Reshape", "pixels", flat, {})
+    final: Node = ("Softmax", "probabilities", {}, {"axis": 1})
+    for operator, name, weights, attributes in (first, *chain.from_iterable(layers), final):
+        nodes.append(helper.make_node(operator, [last, *weights], [name], name=name, **attributes))
+        initializers += map(numpy_helper.from_array, weights.values(), weights)
+        last = name
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *image_shape])
+    shape = ["batch", num_classes]
+    output = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, shape)
+    model = helper.make_model(
+        helper.make_graph(nodes, "classifier", [images], [output], initializers),
+        producer_name="idxflow",
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+    )
+    texts = {name: json.dumps(words[name], ensure_ascii=False) for name in sorted(words)}
+    helper.set_model_props(model, texts)
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _nodes_of(layer: nn.Module, name: str) -> Iterator[Node]:
+    """Yield the nodes of one layer. Raises ReleaseError for an unknown one."""
+    from torch import nn
+
+    from tasks.model.network import Normalize, Temperature
+
+    def weights(*kinds: str) -> dict[str, NDArray[Any]]:
+        arrays = {kind: getattr(layer, kind).detach().cpu().numpy() for kind in kinds}
+        return {f"{name}.{kind}": np.ascontiguousarray(array) for kind, array in arrays.items()}
+
+    match layer:
+        case Normalize():
+            yield "Cast", f"{name}.float", {}, {"to": TensorProto.FLOAT}
+            yield "Sub", f"{name}.centred", weights("mean"), {}
+            yield "Div", f"{name}.scaled", weights("std"), {}
+        case nn.Linear():
+            yield "Gemm", f"{name}.linear", weights("weight", "bias"), {"transB": 1}
+        case nn.BatchNorm1d():
+            kinds = weights("weight", "bias", "running_mean", "running_var")
+            yield "BatchNormalization", f"{name}.norm", kinds, {"epsilon": layer.eps}
+        case nn.ReLU() | nn.Tanh() | nn.LogSoftmax():
+            kind = type(layer).__name__
+            yield {"ReLU": "Relu"}.get(kind, kind), f"{name}.{kind.lower()}", {}, {}
+        case nn.LeakyReLU():
+            yield "LeakyRelu", f"{name}.leaky_relu", {}, {"alpha": layer.negative_slope}
+        case nn.GELU():
+            yield "Gelu", f"{name}.gelu", {}, {"approximate": layer.approximate}
+        case Temperature():
+            yield "Div", f"{name}.calibrated", weights("temperature"), {}
+        case nn.Dropout():
+            pass
+        case _:
+            raise ReleaseError(
+                f"layer {name} of the network",
+                found=type(layer).__name__,
+                expected="a layer that tasks/release/onnx_model.py can write",
+                remedy="Add it there, as it computes in eval mode.",
+            )
 
 
 @dataclass(frozen=True)
@@ -60,12 +148,11 @@ class OnnxModel:
 def read_model(content: bytes, name: str, threads: int = 0) -> OnnxModel:
     """Return the model in a file's bytes. Raises ReleaseError if the export did not write it."""
     import onnxruntime
-    from onnx import ModelProto
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:
-        model = ModelProto.FromString(content)
+        model = onnx.ModelProto.FromString(content)
         widths = _widths(model)
         session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
         (images,), (output,) = session.get_inputs(), session.get_outputs()
@@ -99,8 +186,6 @@ def _widths(model: Any) -> list[int]:
 
     Raises ValueError for anything but the layers that the export writes, with weights that fit.
     """
-    from onnx import TensorProto, numpy_helper
-
     graph = model.graph
     opsets = [(opset.domain, opset.version) for opset in model.opset_import]
     more = model.functions or model.training_info or graph.sparse_initializer
@@ -129,3 +214,35 @@ def _widths(model: Any) -> list[int]:
             raise ValueError(f"layer {node.name}, which does not fit the one before it")
         (last,) = node.output
     return widths
+
+
+def output_difference(
+    found_NC: NDArray[np.float32], expected_NC: NDArray[np.float32], network: nn.Sequential
+) -> tuple[float, float]:
+    """Return the largest difference of two outputs of a network, and how large it may be.
+
+    That is 1e-5, or 1e-4 for a network of unscaled pixels.
+    """
+    from tasks.model.network import Normalize
+
+    is_scaled = any(isinstance(layer, Normalize) and layer.std > 1 for layer in network)
+    is_alike = found_NC.shape == expected_NC.shape
+    difference = float(np.abs(found_NC - expected_NC).max()) if is_alike else math.inf
+    return difference, TOLERANCE if is_scaled else UNSCALED_TOLERANCE
+
+
+def compare_with_torch(model: bytes, network: nn.Sequential, images_NHW: NDArray[np.uint8]) -> None:
+    """Raise ReleaseError if the ONNX model and the network differ on some images."""
+    from tasks.model.network import probabilities
+
+    found_NC = read_model(model, ONNX).probabilities(images_NHW)
+    expected_NC = probabilities(network, images_NHW.reshape(len(images_NHW), -1))
+    difference, tolerance = output_difference(found_NC, expected_NC, network)
+    if not difference <= tolerance:
+        raise ReleaseError(
+            ONNX,
+            found=f"probabilities of {len(images_NHW)} images that differ from torch's by up to "
+            f"{difference:.1e}",
+            expected=f"at most {tolerance:.0e}",
+            remedy="The model was not published. Report it with the recipe: the export is wrong.",
+        )

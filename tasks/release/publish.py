@@ -20,7 +20,7 @@ from pipeline_config.sections import read_yaml
 from tasks.dataset.table import read_rows
 from tasks.release.assemble import Lineage, ensure_bundle
 from tasks.release.bundle import METRICS, ONNX, RECIPE, bundle_folder, models_lock
-from tasks.release.gate import Judgement, Scores, above_floor, compare, not_compared, unseen
+from tasks.release.gate import Judgement, Scores, above_floor, compare_scores, criterion, unseen
 from tasks.release.journal import Champion, read_journal
 from tasks.release.looks import count_look, pinned_digest, read_looks
 from tasks.release.pages import page_path
@@ -44,7 +44,7 @@ def _count_evaluation(lineage: Lineage, version: str) -> None:
         count_look(dataset, "evaluate", lineage.recipe.name, version, 2 + len(curve), rows, key)
 
 
-def judge(lineage: Lineage, version: str, champion: Champion | None) -> Judgement:
+def judge_version(lineage: Lineage, version: str, champion: Champion | None) -> Judgement:
     """Return the gate's judgement of a version: against the champion, or the recipe's floor alone.
 
     Both models are scored here by their ONNX models, on the pinned test rows: the data set's own
@@ -68,9 +68,10 @@ def judge(lineage: Lineage, version: str, champion: Champion | None) -> Judgemen
         if rival is not None:
             other = _scores_of(dataset, rival, images_NHW, labels_N)
             names = lineage.dataset.class_names
-            checks = [*compare(scores, other, labels_N, gate_for(dataset), names), *checks]
+            checks = [*compare_scores(scores, other, labels_N, gate_for(dataset), names), *checks]
         elif champion is not None:
-            checks.append(not_compared(champion.version))
+            words = f"champion {champion.version} was trained on rows of the pinned test set"
+            checks.append(criterion("champion", 1.0, 1.0, f"{words}: nothing to compare"))
     return Judgement(
         test_rows=pinned,
         num_rows=facts["rows"]["test"],
@@ -106,7 +107,7 @@ def _scores_of(
 
 
 def decision_in_markdown(decision: Decision) -> str:
-    """Return a version's accuracy, its standing, and where report and model are."""
+    """Return a version's accuracy and standing, and where its report and its model are."""
     metrics = json.loads((decision.path / METRICS).read_bytes())
     is_champion = decision.champion == decision.version
     standing = "champion" if is_champion else f"champion: `{decision.champion}`"
@@ -153,7 +154,7 @@ def publish(lineage: Lineage, why: str | None = None) -> Decision:
     dataset, version = manifest.dataset, manifest.version
     _count_evaluation(lineage, version)
     candidate = candidate_of(dataset, version, lineage.recipe.competes)
-    decision = settle(dataset, candidate, lambda rival: judge(lineage, version, rival), why)
+    decision = settle(dataset, candidate, lambda rival: judge_version(lineage, version, rival), why)
     seconds = round(time.perf_counter() - since, 3)
     reason = f"{done}; {decision.event}: {decision.reason}"
     record(Outcome(PUBLISH.name, "ran", seconds, version, str(decision.path), reason))

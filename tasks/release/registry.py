@@ -1,4 +1,4 @@
-"""The champion of a data set: a candidate is settled by the gate, or by a person's decision.
+"""The published versions, and which is champion: decided by the gate or by a person.
 
 Every function that writes holds the data set's lock. Neither Prefect nor torch is imported.
 """
@@ -9,13 +9,18 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline_config.sections import Section
+from pipeline_config.datasets import named_datasets
+from pipeline_config.sections import Section, did_you_mean, given_path
 from tasks.release import bundle, journal
 from tasks.release.gate import Judgement
 from tasks.release.journal import Candidate, Champion, Entry, append, champion_of, follow
 from tasks.release.pages import stale_pages
-from tasks.runtime.errors import ReleaseError
+from tasks.runtime.errors import ConfigError, ReleaseError
 from tasks.runtime.files import locked
+from tasks.runtime.manifest import MANIFEST
+
+CHAMPION = "champion"
+DEFAULT_DATASET = "mnist"
 
 
 class Decision(Section):
@@ -40,6 +45,49 @@ class Decision(Section):
     def refused(self) -> bool:
         """Whether the gate refused it in this call."""
         return self.is_new and self.event == journal.REFUSED
+
+
+def known_dataset(name: str) -> str:
+    """Return the name. Raises ConfigError if no data set of that name is published or known."""
+    known = {*bundle.published_datasets(), *named_datasets()}
+    if name not in known:
+        raise ConfigError(
+            f"--dataset {name}",
+            found="a data set that has no models and is not in the catalogue",
+            expected=f"one of {', '.join(sorted(known))}",
+            remedy=did_you_mean(name, known) + "See `idxflow models`.",
+        )
+    return name
+
+
+def find_bundle(text: str, dataset: str | None = None) -> Path:
+    """Return the folder of the bundle that `text` names.
+
+    That is `champion` (of `dataset`, by default mnist), a version or the unique beginning of one,
+    DATASET/VERSION, or a bundle's folder. Raises ReleaseError if it names none or several.
+    """
+    if text == CHAMPION:
+        dataset = dataset or DEFAULT_DATASET
+        champion = champion_of(journal.read_journal(dataset))
+        if champion is not None:
+            return bundle.bundle_folder(dataset, champion.version)
+        found, remedy = "no published champion", f"Publish one: `idxflow run --dataset {dataset}`."
+        raise ReleaseError(dataset, found=found, expected="a champion", remedy=remedy)
+    given = given_path(text)
+    if (given / MANIFEST).is_file():
+        return given.resolve()
+    scope, _, version = text.rpartition("/")
+    known = bundle.published_bundles(scope or dataset)
+    folders = [path for path in known if version and path.name.startswith(version)]
+    if len(folders) != 1:
+        names = ", ".join(f"{path.parent.name}/{path.name}" for path in folders)
+        raise ReleaseError(
+            f"version {text!r}",
+            found=names or "no published version and no bundle's folder of that name",
+            expected="a version, the beginning of one, DATASET/VERSION, or a bundle's folder",
+            remedy="See `idxflow models`.",
+        )
+    return folders[0]
 
 
 # Judges the candidate against the champion, or by itself if there is no intact champion.
@@ -89,11 +137,8 @@ def decided(entries: list[Entry], version: str, why: str | None) -> tuple[str, s
     known = [entry for entry in entries if entry.version == version]
     if why is not None or not known:
         return None
-    last = known[-1]
-    return (
-        journal.KEPT,
-        f"decided before, in line {last.seq} of the journal: {last.event}, {last.reason}",
-    )
+    before = f"decided before, in line {known[-1].seq} of the journal"
+    return journal.KEPT, f"{before}: {known[-1].event}, {known[-1].reason}"
 
 
 def _judge(
@@ -107,9 +152,8 @@ def _judge(
     if champion is not None:
         try:
             # Damage to a figure of the champion does not matter to the comparison.
-            bundle.intact_bundle(
-                bundle.bundle_folder(dataset, champion.version), bundle.ONNX, bundle.RECIPE
-            )
+            folder = bundle.bundle_folder(dataset, champion.version)
+            bundle.intact_bundle(folder, bundle.ONNX, bundle.RECIPE)
         except ReleaseError:
             if why is None:
                 raise
@@ -126,11 +170,9 @@ def _judge(
 def promote(dataset: str, candidate: Candidate, why: str) -> Entry | None:
     """Make a version champion in any case; None if it is champion already."""
     if not why.strip():
+        what, expected = f"promoting {dataset}/{candidate.version}", "a few words for the journal"
         raise ReleaseError(
-            f"promoting {dataset}/{candidate.version}",
-            found="an empty reason",
-            expected="a few words for the journal",
-            remedy='Say why: --why "…".',
+            what, found="an empty reason", expected=expected, remedy='Say why: --why "…".'
         )
     with locked(bundle.models_lock(dataset)):
         entries = journal.repaired(dataset)
@@ -155,9 +197,8 @@ def rollback(dataset: str, why: str | None = None, version: str | None = None) -
         entries = journal.repaired(dataset)
         present = champion_of(entries)
         is_other = version is not None and (present is None or present.version != version)
-        if is_other or (
-            was_killed and version is None and entries[-1].event == journal.ROLLED_BACK
-        ):
+        is_done = was_killed and version is None and entries[-1].event == journal.ROLLED_BACK
+        if is_other or is_done:
             follow(dataset, entries)
             return None if is_other else entries[-1]
         former = present and champion_of([each for each in entries if each.seq < present.since])

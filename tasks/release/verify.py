@@ -17,9 +17,9 @@ from pipeline_config.recipe_files import load_recipe
 from pipeline_config.sections import Section
 from pipeline_config.settings import settings
 from tasks.release import bundle, journal
+from tasks.release.bundle import published_datasets, published_versions
 from tasks.release.looks import Look, looks_path, read_looks
 from tasks.release.pages import stale_pages
-from tasks.release.versions import published_datasets, published_versions
 from tasks.runtime.chain import chain_faults
 from tasks.runtime.files import locked, root_lock, write_atomically
 from tasks.runtime.manifest import MANIFEST
@@ -37,10 +37,10 @@ REWRITTEN = "It was written again."
 
 
 class Check(Section):
-    """One thing that was looked at. `remedy` says how damage is repaired.
+    """One check. `remedy` says how damage is repaired.
 
-    `subject` is DATASET/VERSION, a data set, or a path. What cannot be looked at, since what it
-    needs is damaged or missing, is `skipped`.
+    `subject` is DATASET/VERSION, a data set, or a path. A check is `skipped` if what it needs is
+    damaged or missing.
     """
 
     subject: str
@@ -51,7 +51,7 @@ class Check(Section):
 
 
 class Scrubbed(Section):
-    """How much was looked at, by kind, and the checks that found damage."""
+    """How much was checked, by kind, and the checks that found damage."""
 
     looked_at: dict[str, int]
     damage: tuple[Check, ...]
@@ -65,9 +65,8 @@ def scrub() -> Scrubbed:
     root = settings()
     with root_lock():
         outputs = sorted(root.stages.glob("[!.]*"))
-        datasets = published_datasets()
-        folders = [folder for dataset in datasets for folder in _bundles_of(dataset)]
         checkpoints = sorted(root.checkpoints.glob("[!.]*"))
+        datasets, folders = published_datasets(), bundle.published_bundles()
         checks = [_check_output(path) for path in outputs]
         checks += [check for folder in folders for check in verify_bundle(folder)]
         for dataset in datasets:
@@ -75,12 +74,8 @@ def scrub() -> Scrubbed:
                 journal.finish(dataset)
                 checks += [*verify_records(dataset), *_check_pages(dataset)]
         checks += [_check_checkpoint(path) for path in checkpoints]
-    looked_at = {
-        "stage outputs": len(outputs),
-        "versions": len(folders),
-        "journals": len(datasets),
-        "checkpoints": len(checkpoints),
-    }
+    looked_at = {"stage outputs": len(outputs), "versions": len(folders)}
+    looked_at |= {"journals": len(datasets), "checkpoints": len(checkpoints)}
     damage = tuple(check for check in checks if check.verdict == "damaged")
     return Scrubbed(looked_at=looked_at, damage=damage)
 
@@ -116,15 +111,10 @@ def verify_bundles(folders: Iterable[Path] | None = None) -> list[Check]:
 
     Without `folders`, everything that is published is checked.
     """
-    datasets: set[str] = set()
-    if folders is None:
-        datasets = set(published_datasets())
-        folders = [path for dataset in sorted(datasets) for path in _bundles_of(dataset)]
-    checks: list[Check] = []
-    for folder in folders:
-        checks += verify_bundle(folder)
-        if bundle.is_published(folder):
-            datasets.add(folder.resolve().parent.name)
+    found = bundle.published_bundles() if folders is None else [*folders]
+    datasets = set(published_datasets() if folders is None else ())
+    datasets |= {path.resolve().parent.name for path in found if bundle.is_published(path)}
+    checks = [check for folder in found for check in verify_bundle(folder)]
     return checks + [check for dataset in sorted(datasets) for check in verify_records(dataset)]
 
 
@@ -188,10 +178,6 @@ def verify_bundle(folder: Path) -> list[Check]:
     return checks
 
 
-def _bundles_of(dataset: str) -> list[Path]:
-    return [bundle.bundle_folder(dataset, version) for version in published_versions(dataset)]
-
-
 def _check(
     subject: str, what: str, faults: Sequence[str], fine: str = "", remedy: str = REBUILD
 ) -> Check:
@@ -219,8 +205,7 @@ def _outputs(folder: Path, name: str) -> str:
     Raises ValueError if it is too much.
     """
     from tasks.model.network import load_network
-    from tasks.release.onnx_export import tolerance_of
-    from tasks.release.onnx_model import read_model
+    from tasks.release.onnx_model import output_difference, read_model
 
     golden = bundle.read_golden(folder / bundle.GOLDEN)
     images_NHW, golden_NC = golden.images_NHW, golden.probabilities_NC
@@ -231,9 +216,7 @@ def _outputs(folder: Path, name: str) -> str:
         found_NC = read_model((folder / name).read_bytes(), name).probabilities(images_NHW)
     else:
         found_NC = bundle.golden_output(network, images_NHW)
-    if found_NC.shape != golden_NC.shape:
-        raise ValueError(f"probabilities {found_NC.shape}, golden ones {golden_NC.shape}")
-    difference, tolerance = float(abs(found_NC - golden_NC).max()), tolerance_of(network)
+    difference, tolerance = output_difference(found_NC, golden_NC, network)
     words = (
         f"{len(found_NC)} golden images, probabilities differ by up to {difference:.1e}, "
         f"{tolerance:.0e} is allowed"

@@ -17,10 +17,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tasks.release.bundle import bundle_folder, inspect_bundle
+from tasks.release.bundle import bundle_folder, inspect_bundle, published_versions
 from tasks.release.journal import journal_faults, read_journal, read_pointer
 from tasks.release.pages import stale_pages
-from tasks.release.versions import published_versions
 from tasks.runtime.chain import TORN
 from tasks.runtime.files import sha256_file
 from tasks.runtime.stages import STAGES

@@ -61,7 +61,7 @@ def test_the_version_ignores_words_and_the_clock(make_lineage):
     assert version(lineage) == before
 
 
-def test_a_bundle_is_whole(make_lineage):
+def test_a_bundle_is_complete(make_lineage):
     lineage = make_lineage()
     manifest, done = ensure_bundle(lineage)
     folder = bundle_folder("mnist", manifest.version)
@@ -85,12 +85,12 @@ def test_a_bundle_is_whole(make_lineage):
     origin = manifest.provenance
     assert (origin["device"], origin["threads"], origin["seed"]) == ("cpu", 1, 0)
     assert {"torch", "onnx", "python"} <= {*origin["libraries"]}
-    assert {"tasks.release.onnx_export", "tasks.model.network"} <= {*origin["modules"]}
+    assert {"tasks.release.onnx_model", "tasks.model.network"} <= {*origin["modules"]}
     loaded = load_recipe(str(folder / "recipe.yaml"))
     assert loaded == lineage.recipe.model_copy(update={"expected": None})
 
 
-def test_the_same_content_twice_is_one_folder(make_lineage):
+def test_the_same_content_twice_gives_one_folder(make_lineage):
     first = ensure_bundle(make_lineage())[0]
     folder = bundle_folder("mnist", first.version)
     before, inode = contents(folder), folder.stat().st_ino
@@ -108,7 +108,7 @@ def test_building_again_gives_the_same_bytes(make_lineage, monkeypatch, tmp_path
     assert contents(again) == contents(folder)
 
 
-def test_nothing_in_a_bundle_says_when_or_where(make_lineage, root):
+def test_a_bundle_holds_no_times_and_no_paths(make_lineage, root):
     folder = bundle_folder("mnist", ensure_bundle(make_lineage())[0].version)
     for name, content in contents(folder).items():
         assert str(root).encode() not in content, name
@@ -165,12 +165,12 @@ def test_a_bundle_under_another_name_is_damaged(make_lineage):
     assert inspect_bundle(bundle_folder("mnist", manifest.version)) == (None, ["it is missing"])
 
 
-def test_probabilities_stay_out_where_they_are_large(make_lineage, monkeypatch):
+def test_large_probabilities_are_left_out(make_lineage, monkeypatch):
     monkeypatch.setattr(assemble, "MAX_PROBABILITIES_BYTES", 5)
     assert "probabilities.parquet" not in ensure_bundle(make_lineage())[0].files
 
 
-def test_a_local_folder_keeps_its_place_to_itself(make_lineage, tmp_path):
+def test_the_path_of_a_local_folder_is_not_published(make_lineage, tmp_path):
     source = tmp_path / "my digits"
     source.mkdir()
     for name in ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte"):

@@ -19,13 +19,12 @@ from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
 from pipeline_config.settings import CHECKOUT, settings
 from tasks.release import garbage
-from tasks.release.bundle import inspect_bundle
+from tasks.release.bundle import inspect_bundle, published_versions
 from tasks.release.garbage import YOUNG_S, collect
 from tasks.release.journal import journal_path
 from tasks.release.publish import publish as publish_task
 from tasks.release.registry import Decision, is_current, rollback
 from tasks.release.verify import scrub, verify_bundles
-from tasks.release.versions import published_versions
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import root_lock, write_atomically
 from tasks.runtime.stages import AUDIT
@@ -57,7 +56,7 @@ def kinds(keep: int, *, dry_run: bool = False) -> dict[str, int]:
     return {kind: found.count(kind) for kind in sorted(set(found))}
 
 
-def test_old_versions_go_with_what_only_they_needed(publish):
+def test_old_versions_are_removed_with_what_only_they_needed(publish):
     made = [publish(seed) for seed in range(4)]
     assert made[-1].champion == made[-1].version
     keep = {made[-1].version, made[-2].version}
@@ -75,7 +74,7 @@ def test_old_versions_go_with_what_only_they_needed(publish):
     assert kinds(1) == {}
 
 
-def test_what_stays_stays_a_hit_and_what_went_comes_back(publish, make_lineage):
+def test_kept_versions_are_hits_and_removed_ones_can_be_rebuilt(publish, make_lineage):
     made = [publish(seed) for seed in range(3)]
     grow_old()
     collect(0)
@@ -86,7 +85,7 @@ def test_what_stays_stays_a_hit_and_what_went_comes_back(publish, make_lineage):
     assert not again.is_new, "the journal remembers what was decided"
 
 
-def test_the_same_bytes_under_another_key_stay(publish):
+def test_the_same_bytes_under_another_key_are_kept(publish):
     """As after an edit of the code that changes keys and no bytes: the bundle names the old one."""
     publish(0)
     (old,) = settings().stages.glob("train-*")
@@ -98,7 +97,7 @@ def test_the_same_bytes_under_another_key_stay(publish):
     assert new.exists()
 
 
-def test_a_rollback_keeps_its_goal_and_tells_of_one_that_went(publish):
+def test_the_target_of_a_rollback_is_kept(publish):
     first, second, third = (publish(seed) for seed in range(3))
     assert third.champion == third.version
     grow_old()
@@ -108,7 +107,7 @@ def test_a_rollback_keeps_its_goal_and_tells_of_one_that_went(publish):
         rollback("mnist")
 
 
-def test_young_things_stay_and_leftovers_go(publish):
+def test_young_files_are_kept_and_leftovers_removed(publish):
     published = publish(0)
     orphan = settings().stages / "train-0123456789abcdef"
     orphan.mkdir()
@@ -135,7 +134,7 @@ def test_young_things_stay_and_leftovers_go(publish):
     assert inspect_bundle(published.path)[1] == []
 
 
-def test_what_is_gone_already_is_no_error(publish, monkeypatch):
+def test_a_file_that_is_already_gone_is_no_error(publish, monkeypatch):
     for seed in range(3):
         publish(seed)
     grow_old()
@@ -167,7 +166,7 @@ def test_it_waits_for_a_run_that_is_using_the_root(root, publish):
     assert child.communicate(timeout=60)[0] == b"done\n"
 
 
-def test_a_label_audit_stays_with_what_it_was_made_from(publish, make_lineage):
+def test_a_label_audit_is_kept_with_what_it_was_made_from(publish, make_lineage):
     """README: what is trained for a fold is kept."""
     published = publish_task.fn(make_lineage(recipe=recipe_with(0)))
     fold = make_lineage(recipe=recipe_with(7))
@@ -190,7 +189,7 @@ def test_a_label_audit_stays_with_what_it_was_made_from(publish, make_lineage):
     assert is_current("mnist", published.version) == []
 
 
-def test_pages_locks_and_scratch_folders_that_nobody_needs_go(publish):
+def test_unneeded_pages_locks_and_scratch_folders_are_removed(publish):
     publish(0)
     root = settings().root
     for name in ("rejected/validate-0", "rejected/.validate-1.abc", "scratch/reproduce-0"):
@@ -209,7 +208,7 @@ def test_pages_locks_and_scratch_folders_that_nobody_needs_go(publish):
 
 
 @pytest.mark.parametrize("name", ["mnist", "digits-12345678"])
-def test_of_an_abandoned_folder_the_champions_bundle_is_kept(make_lineage, monkeypatch, name):
+def test_only_the_champion_of_an_abandoned_folder_is_kept(make_lineage, monkeypatch, name):
     dataset = named_dataset("mnist").model_copy(update={"name": name, "content": "0" * 64})
     for seed in range(2):
         made = publish_task.fn(make_lineage(recipe=recipe_with(seed), dataset=dataset))
@@ -232,7 +231,7 @@ def test_of_an_abandoned_folder_the_champions_bundle_is_kept(make_lineage, monke
         assert verify_bundles([made.path])[0].verdict == "ok"
 
 
-def test_what_a_killed_command_left_beside_its_output_goes(tmp_path):
+def test_temporary_files_of_killed_commands_are_removed(tmp_path):
     out = tmp_path / "answers[1].json"
     left = [tmp_path / f".answers[1].json.{name}" for name in ("abcdefgh", "abcdefgi")]
     for path in left:

@@ -64,7 +64,7 @@ FIGURES = ("accuracy", "accuracy_interval_95", "macro_f1", "loss", "ece", "ece_e
 
 
 @pytest.mark.parametrize("key", [None, *PROVENANCE, "seed", "code"])
-def test_half_a_provenance_is_one_error(
+def test_an_incomplete_provenance_is_one_error(
     bundle: Path, reseal: Reseal, idxflow: Shell, key: str | None
 ) -> None:
     def harm(made: dict[str, Any]) -> None:
@@ -96,7 +96,7 @@ def test_a_provenance_of_another_form_is_no_traceback(
 
 
 @pytest.mark.parametrize("key", [None, *FIGURES, "brier", "calibrated", "per_class"])
-def test_half_of_the_metrics_is_one_error(
+def test_incomplete_metrics_are_one_error(
     bundle: Path, reseal: Reseal, idxflow: Shell, key: str | None
 ) -> None:
     metrics = json.loads((bundle / METRICS).read_bytes())
@@ -121,7 +121,7 @@ def test_metrics_of_another_form_are_no_traceback(
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"null", b"[" * 100_000, b'{"a":', b"\xff"])
-def test_metrics_that_are_none_are_one_error(
+def test_unreadable_metrics_are_one_error(
     bundle: Path, reseal: Reseal, idxflow: Shell, content: bytes
 ) -> None:
     (bundle / METRICS).write_bytes(content)
@@ -163,7 +163,7 @@ def test_a_recipe_with_keys_of_numbers_can_be_compared(
 
 @pytest.mark.parametrize("name", [MANIFEST, METRICS, PROBABILITIES, "recipe.yaml", "model.onnx"])
 @pytest.mark.parametrize("kind", ["pipe", "device", "link"])
-def test_what_is_no_regular_file_is_not_read(
+def test_only_regular_files_of_a_bundle_are_read(
     bundle: Path, idxflow: Shell, name: str, kind: str
 ) -> None:
     path = bundle / name

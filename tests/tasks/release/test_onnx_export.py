@@ -14,10 +14,9 @@ from torch import nn
 
 from pipeline_config.recipe import Model
 from tasks.model.network import build_network, initialize, probabilities
-from tasks.release import assemble, onnx_export
+from tasks.release import assemble, onnx_model
 from tasks.release.bundle import bundle_folder
-from tasks.release.onnx_export import compare_with_torch, onnx_bytes
-from tasks.release.onnx_model import read_model
+from tasks.release.onnx_model import compare_with_torch, onnx_bytes, read_model
 from tasks.runtime.errors import ReleaseError
 
 models = st.builds(
@@ -47,7 +46,7 @@ def random_network(model: Model, num_pixels: int, num_classes: int, seed: int) -
 
 @settings(max_examples=40, deadline=None)
 @given(models, st.integers(1, 6), st.integers(1, 6), st.integers(2, 5), st.integers(0, 99))
-def test_onnx_says_what_torch_says(model, height, width, num_classes, seed):
+def test_onnx_computes_what_torch_computes(model, height, width, num_classes, seed):
     network = random_network(model, height * width, num_classes, seed)
     content = onnx_bytes(network, (height, width), num_classes, {"class_names": ["a"]})
     images = np.random.default_rng(seed).integers(0, 256, (17, height * width), dtype=np.uint8)
@@ -69,7 +68,7 @@ def example() -> tuple[nn.Sequential, bytes]:
     return network, onnx_bytes(network, (4, 5), 3, {"version": "v", "class_names": ["ö", "b"]})
 
 
-def test_the_interface_is_written_down():
+def test_the_model_declares_its_interface():
     model = onnx.load_from_string(example()[1])
     shapes = {
         value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
@@ -111,10 +110,10 @@ def test_an_unknown_layer_is_refused():
 
 
 def test_a_wrong_export_is_never_published(make_lineage, monkeypatch):
-    monkeypatch.setattr(onnx_export, "onnx_bytes", lambda *_: example()[1])
+    monkeypatch.setattr(onnx_model, "onnx_bytes", lambda *_: example()[1])
     network = example()[0]
     content = onnx_bytes(nn.Sequential(network[0], nn.Linear(20, 10)), (4, 5), 10, {})
-    monkeypatch.setattr(onnx_export, "onnx_bytes", lambda *_: content)
+    monkeypatch.setattr(onnx_model, "onnx_bytes", lambda *_: content)
     lineage = make_lineage()
     with pytest.raises(ReleaseError, match=r"model\.onnx"):
         assemble.ensure_bundle(lineage)

@@ -17,9 +17,8 @@ from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from tasks.model.network import Normalize, Temperature
-from tasks.prediction.classifier import load_classifier
-from tasks.release.onnx_export import onnx_bytes
-from tasks.release.onnx_model import MAX_BATCH, read_model
+from tasks.prediction.answers import load_classifier
+from tasks.release.onnx_model import MAX_BATCH, onnx_bytes, read_model
 from tasks.runtime.errors import ReleaseError
 
 WORDS = {"class_names": ["a", "b", "c"], "dataset": "mnist", "version": "v"}
@@ -166,7 +165,7 @@ def bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     resource.setrlimit(resource.RLIMIT_AS, old)
 
 
-def test_what_the_export_writes_is_read() -> None:
+def test_an_exported_model_can_be_read() -> None:
     found = read_model(written(), "model.onnx")
     assert (found.image_shape, found.num_classes, found.words) == ((4, 5), 3, WORDS)
     images = np.random.default_rng(0).integers(0, 256, (9, 4, 5), dtype=np.uint8)
@@ -193,7 +192,7 @@ def test_another_model_is_refused_before_it_runs(harm: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 99, b"\xff" * 99, b"{}", written()[:-40]])
-def test_bytes_that_are_no_model_are_refused(content: bytes) -> None:
+def test_bytes_that_are_not_a_model_are_refused(content: bytes) -> None:
     with pytest.raises(ReleaseError, match="another kind of ONNX model"):
         read_model(content, "model.onnx")
 
@@ -232,7 +231,7 @@ def test_answers_that_are_no_probabilities_are_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "nothing"])
-def test_what_is_no_file_is_not_read(kind: str, tmp_path: Path) -> None:
+def test_only_a_regular_model_file_is_read(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     match kind:
         case "pipe":

@@ -72,7 +72,7 @@ def test_pages_of_a_calibrated_model(make_lineage, pages):
     ],
     ids=["no validation rows", "no errors", "no logits"],
 )
-def test_pages_of_an_uncalibrated_model_say_so_and_why(make_lineage, pages, overrides, reason):
+def test_pages_say_why_a_model_is_uncalibrated(make_lineage, pages, overrides, reason):
     lineage = make_lineage(
         recipe=recipe_with(*overrides),
         calibrated=False,
@@ -102,7 +102,7 @@ def test_without_corrections_there_is_no_second_figure(make_lineage, pages):
         assert "econd figure" not in page
 
 
-def test_a_test_curve_is_shown_as_nothing_that_was_chosen_on(make_lineage, pages):
+def test_the_page_says_that_nothing_was_chosen_on_the_test_curve(make_lineage, pages):
     curve = [
         {"epoch": epoch, "accuracy": 0.5, "macro_f1": 0.5, "loss": 1.5} for epoch in range(1, 41)
     ]
@@ -112,7 +112,7 @@ def test_a_test_curve_is_shown_as_nothing_that_was_chosen_on(make_lineage, pages
     assert "nothing was chosen on those scores" in card
 
 
-def test_the_cautions_of_a_recipe_stand_beside_it(make_lineage, pages):
+def test_the_pages_show_the_cautions_of_a_recipe(make_lineage, pages):
     for page in pages(make_lineage()):
         assert "classic mistake" not in page
         assert "Caution" not in page
@@ -139,7 +139,7 @@ def tags_of(html: str) -> Counter[str]:
 
 
 @pytest.mark.parametrize("flavour", ["commonmark", "mistune"])
-def test_foreign_words_are_text_in_the_card(
+def test_foreign_text_is_escaped_in_the_card(
     make_lineage: Callable[..., Lineage], tmp_path: Path, flavour: str
 ) -> None:
     """In the description, the title, a class's name and where corrections come from."""
@@ -193,7 +193,7 @@ class Page(HTMLParser):
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-def test_the_report_is_well_formed_and_loads_nothing(make_lineage, tmp_path, pooled):
+def test_the_report_is_well_formed_and_self_contained(make_lineage, tmp_path, pooled):
     text, card = written(make_lineage(pooled=pooled), tmp_path / "bundle")
     page = Page()
     page.feed(text)

@@ -33,7 +33,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_the_task_publishes_and_says_so(make_lineage):
+def test_the_task_publishes_and_shows_it(make_lineage):
     lineage = make_lineage(accuracy=0.95)
     with recording() as outcomes:
         published = publish.fn(lineage)
@@ -62,7 +62,7 @@ def test_a_second_run_changes_nothing(make_lineage):
     assert is_current("mnist", first.version) == []
 
 
-def test_a_refused_model_is_published_and_kept_off(make_lineage):
+def test_a_refused_model_is_published_but_not_champion(make_lineage):
     first = publish.fn(make_lineage())
     demanding = recipe_with(floors={"mnist": 0.999})
     second = publish.fn(make_lineage(recipe=demanding, accuracy=0.8))
@@ -79,14 +79,14 @@ def test_a_refused_model_is_published_and_kept_off(make_lineage):
     assert (forced.event, forced.champion) == ("forced", second.version)
 
 
-def test_a_model_that_saw_the_pinned_rows_is_refused_and_says_so(make_lineage):
+def test_a_model_trained_on_the_pinned_rows_is_refused(make_lineage):
     published = publish.fn(make_lineage(pooled=True))
     assert published.event == "refused"
     assert "trained on rows of the pinned test set" in published.reason
     assert [look.by for look in read_looks("mnist")] == ["evaluate"]
 
 
-def test_a_champion_that_saw_the_pinned_rows_is_nobody_to_compare_with(make_lineage):
+def test_a_champion_trained_on_the_pinned_rows_is_not_compared(make_lineage):
     pooled = recipe_with(
         split={
             "test": {"kind": "pooled", "share": 0.3, "seed": 0},
@@ -121,7 +121,7 @@ def test_both_models_are_scored_on_the_pinned_rows_and_every_look_is_counted(mak
     )
 
 
-def test_the_page_tells_what_was_decided(make_lineage):
+def test_the_page_shows_the_decision(make_lineage):
     first = publish.fn(make_lineage())
     page = page_path("mnist", first.version)
     assert "This version is the champion" in page.read_text()
@@ -142,7 +142,7 @@ def test_the_page_tells_what_was_decided(make_lineage):
     assert "This version is the champion" in page.read_text()
 
 
-def test_a_rerun_looks_at_its_own_version_alone(make_lineage, monkeypatch):
+def test_a_rerun_reads_only_its_own_version(make_lineage, monkeypatch):
     """With four hundred published versions it took 1.7 s to find that there is nothing to do."""
     made = publish.fn(make_lineage())
     other = recipe_with(description="another", scaling="unit")
@@ -160,7 +160,7 @@ def test_a_rerun_looks_at_its_own_version_alone(make_lineage, monkeypatch):
     assert is_current("mnist", made.version) == []
 
 
-def test_two_publishers_at_once_make_one_release(make_lineage):
+def test_concurrent_publishers_make_one_release(make_lineage):
     lineage = make_lineage()
     with ThreadPoolExecutor(4) as pool:
         runs = [pool.submit(publish.fn, lineage) for _ in range(4)]

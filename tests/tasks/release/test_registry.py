@@ -65,7 +65,7 @@ def events() -> list[tuple[str, str]]:
     return [(entry.event, entry.version) for entry in read_journal("mnist")]
 
 
-def test_the_first_that_competes_is_champion(make_bundle):
+def test_the_first_competing_version_becomes_champion(make_bundle):
     tutorial, first = make_bundle(0.99, competes=False, recipe="tutorial"), make_bundle(0.9)
     assert settle("mnist", tutorial).reason == "recipe tutorial does not compete"
     assert champion() is None
@@ -84,7 +84,7 @@ def test_the_first_that_competes_is_champion(make_bundle):
 @pytest.mark.parametrize(
     ("accuracy", "event"), [(0.9812, "refused"), (0.9866, "promoted"), (0.9900, "promoted")]
 )
-def test_the_champion_moves_when_the_gate_says_yes(make_bundle, accuracy, event):
+def test_a_version_that_passes_the_gate_becomes_champion(make_bundle, accuracy, event):
     first, second = make_bundle(0.9866), make_bundle(accuracy, recipe="other")
     settle("mnist", first)
     decision = settle("mnist", second)
@@ -100,7 +100,7 @@ def test_the_champion_moves_when_the_gate_says_yes(make_bundle, accuracy, event)
     assert current(second) == []
 
 
-def test_reruns_add_nothing_and_never_trade_places(make_bundle):
+def test_reruns_add_nothing_and_keep_the_champion(make_bundle):
     candidates = [
         make_bundle(0.9),
         make_bundle(0.95, recipe="better"),
@@ -157,7 +157,7 @@ def test_rollback_goes_back_one_champion_at_a_time(make_bundle):
     assert journal_faults("mnist") == []
 
 
-def test_rollback_never_names_a_bundle_that_is_not_whole(make_bundle):
+def test_rollback_refuses_a_damaged_bundle(make_bundle):
     first, second = make_bundle(0.9), make_bundle(0.95)
     settle("mnist", first)
     settle("mnist", second)
@@ -169,7 +169,7 @@ def test_rollback_never_names_a_bundle_that_is_not_whole(make_bundle):
     assert champion() == second.version
 
 
-def test_promoting_by_hand_twice_is_promoting_once(make_bundle):
+def test_promoting_twice_adds_one_entry(make_bundle):
     first, second = make_bundle(0.95), make_bundle(0.9)
     settle("mnist", first)
     settle("mnist", second)
@@ -180,7 +180,7 @@ def test_promoting_by_hand_twice_is_promoting_once(make_bundle):
 
 
 @pytest.mark.parametrize("damage", ["missing", "garbage", "lagging", "old words"])
-def test_the_pointer_is_mended_from_the_journal(make_bundle, damage):
+def test_the_pointer_is_repaired_from_the_journal(make_bundle, damage):
     first, second = make_bundle(0.9), make_bundle(0.95)
     settle("mnist", first)
     lagging = pointer_path("mnist").read_bytes()
@@ -197,7 +197,7 @@ def test_the_pointer_is_mended_from_the_journal(make_bundle, damage):
 
 
 @pytest.mark.parametrize("name", [None, "manifest.json", "model.onnx", "recipe.yaml"])
-def test_nobody_is_judged_against_a_champion_that_is_not_whole(make_bundle, name):
+def test_a_damaged_champion_stops_the_judgement(make_bundle, name):
     first, second = make_bundle(0.95), make_bundle(0.9)
     settle("mnist", first)
     folder = bundle_folder("mnist", first.version)
@@ -218,7 +218,7 @@ def test_a_damaged_figure_of_the_champion_does_not_open_the_gate(make_bundle):
     assert settle("mnist", second).event == "refused"
 
 
-def test_an_empty_reason_is_none(make_bundle):
+def test_an_empty_reason_is_refused(make_bundle):
     first, second = make_bundle(0.95), make_bundle(0.9)
     settle("mnist", first)
     with pytest.raises(ReleaseError, match="an empty reason"):
@@ -227,7 +227,7 @@ def test_an_empty_reason_is_none(make_bundle):
         Choice(force_promote=" ")
 
 
-def test_a_champion_that_came_back_stays(make_bundle):
+def test_a_restored_champion_is_kept(make_bundle):
     first = make_bundle(0.95)
     settle("mnist", first)
     shutil.rmtree(bundle_folder("mnist", first.version))
@@ -238,7 +238,7 @@ def test_a_champion_that_came_back_stays(make_bundle):
 
 
 @pytest.mark.parametrize("left", [0, 1, 2])
-def test_what_a_journal_lost_is_told_and_the_champion_stays(make_bundle, left):
+def test_a_journal_without_its_end_keeps_the_champion(make_bundle, left):
     made = [make_bundle(accuracy) for accuracy in (0.9, 0.92, 0.94)]
     for candidate in made:
         settle("mnist", candidate)
@@ -274,7 +274,7 @@ def test_a_journal_torn_at_every_byte(make_bundle):
             assert journal_path("mnist").read_bytes().count(b"\n") == 2
 
 
-def test_a_damaged_line_does_not_count(make_bundle, caplog):
+def test_a_damaged_line_is_skipped(make_bundle, caplog):
     first, second = make_bundle(0.9), make_bundle(0.95)
     settle("mnist", first)
     settle("mnist", second)
@@ -290,7 +290,7 @@ def test_a_damaged_line_does_not_count(make_bundle, caplog):
 
 
 @pytest.mark.parametrize("changed", ["a word", "a line taken out", "two lines swapped"])
-def test_the_chain_tells_of_a_changed_journal(make_bundle, changed):
+def test_a_changed_journal_is_detected(make_bundle, changed):
     for accuracy in (0.9, 0.92, 0.94):
         settle("mnist", make_bundle(accuracy))
     assert journal_faults("mnist") == []
@@ -305,7 +305,7 @@ def test_the_chain_tells_of_a_changed_journal(make_bundle, changed):
     assert any(told in fault for fault in journal_faults("mnist"))
 
 
-def test_any_flipped_bit_of_the_last_line_is_noticed_and_the_champion_stays(make_bundle):
+def test_a_flipped_bit_in_the_last_line_is_detected(make_bundle):
     first, second = make_bundle(0.9), make_bundle(0.95)
     settle("mnist", first)
     settle("mnist", second)
@@ -321,7 +321,7 @@ def test_any_flipped_bit_of_the_last_line_is_noticed_and_the_champion_stays(make
     assert [event for event, _ in events()] == ["promoted", "adopted"]
 
 
-def test_a_flipped_bit_of_the_pointer_moves_nothing(make_bundle):
+def test_a_flipped_bit_in_the_pointer_is_repaired(make_bundle):
     first, second = make_bundle(0.9), make_bundle(0.95)
     settle("mnist", first)
     settle("mnist", second)
@@ -340,7 +340,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("kill", ["append_line", "write_pointer", "write_atomically", "fsync"])
-def test_a_crash_between_journal_and_pointer_is_made_good(make_bundle, monkeypatch, kill):
+def test_a_crash_between_journal_and_pointer_is_completed(make_bundle, monkeypatch, kill):
     first, second = make_bundle(0.9), make_bundle(0.95)
     settle("mnist", first)
 
@@ -359,7 +359,7 @@ def test_a_crash_between_journal_and_pointer_is_made_good(make_bundle, monkeypat
     assert current(second) == []
 
 
-def test_a_full_disk_leaves_the_journal_whole(make_bundle, monkeypatch):
+def test_a_full_disk_leaves_the_journal_intact(make_bundle, monkeypatch):
     first, second = make_bundle(0.9), make_bundle(0.95)
     settle("mnist", first)
     before = journal_path("mnist").read_bytes()
@@ -395,7 +395,7 @@ assert not {"torch", "prefect"} & {*sys.modules}
 """
 
 
-def test_publishers_at_once_write_one_journal(make_bundle, root):
+def test_concurrent_publishers_write_one_journal(make_bundle, root):
     candidates = [make_bundle(0.9 + number / 100) for number in range(6)]
     texts = [candidate.model_dump_json() for candidate in candidates]
     orders = [texts, texts[::-1], texts[3:] + texts[:3]]
@@ -455,7 +455,7 @@ def test_a_rollback_that_was_killed_goes_back_once(make_bundle, monkeypatch, kil
     assert [event for event, _ in events()][3:] == ["rolled back"]
 
 
-def test_a_rollback_from_a_version_can_be_said_again(make_bundle):
+def test_a_rollback_from_a_version_can_be_repeated(make_bundle):
     first, second = make_bundle(0.9), make_bundle(0.95)
     settle("mnist", first)
     settle("mnist", second)
@@ -467,9 +467,7 @@ def test_a_rollback_from_a_version_can_be_said_again(make_bundle):
 
 
 @pytest.mark.parametrize("finish", ["scrub", "settle"])
-def test_what_a_killed_promotion_left_is_finished_by_the_next_command(
-    make_bundle, monkeypatch, finish
-):
+def test_the_next_command_completes_a_killed_promotion(make_bundle, monkeypatch, finish):
     first, second = make_bundle(0.95), make_bundle(0.9)
     settle("mnist", first)
     settle("mnist", second)

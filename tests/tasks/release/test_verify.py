@@ -53,7 +53,7 @@ def flip(path: Path, place: int, bit: int = 0) -> None:
     path.write_bytes(content)
 
 
-def test_all_is_well_with_what_was_published(bundle: Path) -> None:
+def test_a_published_bundle_is_intact(bundle: Path) -> None:
     checks = verify_bundles()
     assert [check.what for check in checks] == [*BUNDLE, *REGISTRY]
     assert {check.verdict for check in checks} == {"ok"}
@@ -61,13 +61,13 @@ def test_all_is_well_with_what_was_published(bundle: Path) -> None:
     assert checks == verify_bundles([bundle])
 
 
-def test_nothing_published_is_no_damage(root: Path) -> None:
+def test_an_empty_root_has_no_damage(root: Path) -> None:
     assert verify_bundles() == []
     assert not root.exists()
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.onnx", "recipe.yaml", GOLDEN])
-def test_a_damaged_file_is_named_and_fed_to_no_library(bundle: Path, name: str) -> None:
+def test_a_damaged_file_is_named_and_not_parsed(bundle: Path, name: str) -> None:
     flip(bundle / name, 40)
     checks = verify_bundle(bundle)
     assert damaged(checks) == {"files": f"{name}: its SHA-256 changed"}
@@ -78,7 +78,7 @@ def test_a_damaged_file_is_named_and_fed_to_no_library(bundle: Path, name: str) 
 
 
 @pytest.mark.parametrize("rounds", [8, pytest.param(150, marks=pytest.mark.exhaustive)])
-def test_one_flipped_bit_anywhere_is_found(bundle: Path, rounds: int) -> None:
+def test_any_flipped_bit_is_detected(bundle: Path, rounds: int) -> None:
     seed = random.randrange(2**32)
     chance = random.Random(seed)
     files = sorted(path for path in bundle.rglob("*") if path.is_file())
@@ -109,7 +109,7 @@ def test_weights_of_another_network_are_found_by_the_golden_pairs(
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 50, b"\xff" * 5000, b"[: {", b"{}"])
 @pytest.mark.parametrize("name", ["model.safetensors", "model.onnx", "recipe.yaml", GOLDEN])
-def test_garbage_whose_digest_holds_is_a_verdict(
+def test_garbage_with_the_right_digest_is_damage(
     bundle: Path, reseal: Reseal, name: str, content: bytes
 ) -> None:
     (bundle / name).write_bytes(content)
@@ -120,7 +120,7 @@ def test_garbage_whose_digest_holds_is_a_verdict(
     assert all("\n" not in detail for detail in told.values())
 
 
-def test_golden_pairs_of_a_wrong_form_are_a_verdict(bundle: Path, reseal: Reseal) -> None:
+def test_golden_pairs_of_a_wrong_form_are_damage(bundle: Path, reseal: Reseal) -> None:
     golden = read_golden(bundle / GOLDEN)
     images, said = golden.images_NHW, golden.probabilities_NC
     for wrong in (
@@ -137,7 +137,7 @@ def test_golden_pairs_of_a_wrong_form_are_a_verdict(bundle: Path, reseal: Reseal
         assert set(damaged(verify_bundle(bundle))) == {"weights", "ONNX model"}
 
 
-def test_a_foreign_model_whose_digest_holds_is_not_run(
+def test_a_foreign_model_with_the_right_digest_is_not_run(
     bundle: Path, reseal: Reseal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = onnx.load(bundle / "model.onnx")
@@ -149,12 +149,12 @@ def test_a_foreign_model_whose_digest_holds_is_not_run(
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"null", b'{"dataset": NaN}', b"\xff"])
-def test_a_manifest_that_is_none_is_one_verdict(bundle: Path, content: bytes) -> None:
+def test_an_unreadable_manifest_is_one_check(bundle: Path, content: bytes) -> None:
     (bundle / "manifest.json").write_bytes(content)
     assert verdicts(verify_bundle(bundle)) == {"manifest": "damaged"}
 
 
-def test_a_manifest_made_up_is_found(bundle: Path) -> None:
+def test_a_forged_manifest_is_detected(bundle: Path) -> None:
     content = (bundle / "manifest.json").read_text()
     for wrong in (
         content.replace('"threads": 1', '"threads": NaN'),
@@ -167,7 +167,7 @@ def test_a_manifest_made_up_is_found(bundle: Path) -> None:
         assert verdicts(verify_bundle(bundle))["manifest"] == "damaged"
 
 
-def test_a_recipe_of_another_version_is_found(bundle: Path, reseal: Reseal) -> None:
+def test_a_recipe_of_another_version_is_detected(bundle: Path, reseal: Reseal) -> None:
     text = (bundle / "recipe.yaml").read_text()
     (bundle / "recipe.yaml").write_text(text.replace("seed: 0", "seed: 1"))
     bundle = reseal(bundle)
@@ -187,7 +187,7 @@ def test_a_copy_needs_nothing_but_its_folder(bundle: Path, root: Path, tmp_path:
     assert damaged(verify_bundle(copy)) == {"manifest": "it is missing"}
 
 
-def test_a_bundle_without_golden_pairs_says_so(bundle: Path, reseal: Reseal) -> None:
+def test_missing_golden_pairs_are_reported(bundle: Path, reseal: Reseal) -> None:
     (bundle / GOLDEN).unlink()
     bundle = reseal(bundle)
     checks = verify_bundle(bundle)
@@ -238,7 +238,7 @@ HARMS: dict[str, tuple[Callable[[Path], object], set[str], str]] = {
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_damage_of_the_registry_is_named(bundle: Path, harm: str) -> None:
+def test_damaged_records_are_named(bundle: Path, harm: str) -> None:
     do, expected, told = HARMS[harm]
     do(bundle.parent)
     found = damaged(verify_bundles())
@@ -246,7 +246,7 @@ def test_damage_of_the_registry_is_named(bundle: Path, harm: str) -> None:
     assert told in " ".join(found.values())
 
 
-def test_a_whole_journal_with_a_line_taken_out_is_damaged(bundle: Path) -> None:
+def test_a_journal_without_one_line_is_damaged(bundle: Path) -> None:
     for number in range(3):
         name = f"{number:012x}"
         candidate = Candidate(version=name, recipe="fast", accuracy=0.9, competes=True)

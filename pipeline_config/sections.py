@@ -39,7 +39,8 @@ class IdxflowError(Exception):
 class ConfigError(IdxflowError):
     """A recipe, a name or a setting that cannot be used."""
 
-    remedy = "Correct it."
+    expected = "a value that can be used"
+    remedy = "Correct it or leave it out."
 
 
 class Section(BaseModel):

@@ -53,12 +53,9 @@ def probe(choice: DeviceChoice) -> Machine:
     existing = [device for device, is_there in present.items() if is_there]
     device = existing[0] if choice == "auto" else choice
     if device not in existing:
-        raise DeviceError(
-            f"--device {device}",
-            found=f"no usable {device} device (driver and a torch built for it)",
-            expected=f"one of {', '.join(existing)}",
-            remedy="Choose --device auto to take what is there.",
-        )
+        found = f"no usable {device} device (driver and a torch built for it)"
+        expected = f"one of {', '.join(existing)}"
+        raise DeviceError(f"--device {device}", found=found, expected=expected)
     cpu = _cpu()
     is_native = device == "cpu" and cpu.endswith(NATIVE_BFLOAT16)
     if device == "cuda":
@@ -73,8 +70,9 @@ def probe(choice: DeviceChoice) -> Machine:
 def prepared(machine: Machine) -> Iterator[torch.device]:
     """Set torch up so that the same machine gives the same bits; yields the device to use.
 
-    The number of threads (torch's, and that of NumPy's matrix products), the treatment of denormals
-    and the settings of CUDA belong to the process, and are restored at the end.
+    These settings belong to the process and are restored at the end: the number of threads (also
+    NumPy's), the treatment of denormals, and deterministic CUDA algorithms in full float32. The
+    CPU's are deterministic for our operations, and their setting imports modules for 3 s.
     """
     import torch
     from threadpoolctl import threadpool_limits
@@ -85,36 +83,26 @@ def prepared(machine: Machine) -> Iterator[torch.device]:
         # torch has no getter: where denormals are flushed already, half the smallest number is 0.
         undo.callback(torch.set_flush_denormal, sys.float_info.min / 2 == 0)
         torch.set_flush_denormal(True)
-        if machine.device == "cuda":
-            _make_deterministic(undo)
         undo.enter_context(threadpool_limits(machine.threads, user_api="blas"))
+        if machine.device == "cuda":
+            matmul = torch.backends.cuda.matmul
+            undo.callback(setattr, matmul, "allow_tf32", matmul.allow_tf32)
+            matmul.allow_tf32 = False
+            is_set = torch.are_deterministic_algorithms_enabled()
+            warns = torch.is_deterministic_algorithms_warn_only_enabled()
+            undo.callback(torch.use_deterministic_algorithms, is_set, warn_only=warns)
+            torch.use_deterministic_algorithms(True)
+            # Without this variable torch refuses the first matrix product.
+            if "CUBLAS_WORKSPACE_CONFIG" not in os.environ:
+                os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+                undo.callback(os.environ.pop, "CUBLAS_WORKSPACE_CONFIG")
         yield torch.device(machine.device)
-
-
-def _make_deterministic(undo: ExitStack) -> None:
-    """Set CUDA to deterministic algorithms in full float32, and add the way back to `undo`.
-
-    The CPU's are deterministic for our operations, and this setting imports modules for 3 s.
-    """
-    import torch
-
-    matmul, variable = torch.backends.cuda.matmul, "CUBLAS_WORKSPACE_CONFIG"
-    undo.callback(setattr, matmul, "allow_tf32", matmul.allow_tf32)
-    matmul.allow_tf32 = False
-    is_set = torch.are_deterministic_algorithms_enabled()
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    undo.callback(torch.use_deterministic_algorithms, is_set, warn_only=warns)
-    torch.use_deterministic_algorithms(True)
-    # Without this variable torch refuses the first matrix product, since cuBLAS's sums would vary.
-    if variable not in os.environ:
-        undo.callback(os.environ.pop, variable, None)
-        os.environ[variable] = ":4096:8"
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Compute on the CPU, in float32, on one thread, so that the order of sums is fixed."""
-    with prepared(probe("cpu").model_copy(update={"threads": 1})):
+    with prepared(Machine(device="cpu", precision="float32", threads=1, cpu="")):
         yield
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -29,6 +29,7 @@ Precision = Literal["float32", "bfloat16"]
 NATIVE_BFLOAT16 = ("amx_bf16", "avx512_bf16")
 # The vector sets that change which kernels run, widest first.
 VECTOR_SETS = (*NATIVE_BFLOAT16, "avx512f", "avx2", "asimd")
+NVIDIA = ("/proc/driver/nvidia/version", "/dev/nvidiactl")
 
 
 class Machine(Section):
@@ -107,15 +108,10 @@ def one_thread() -> Iterator[None]:
 
 
 def _has_cuda() -> bool:
-    """Return whether there is an NVIDIA driver, and a torch that was built for CUDA.
-
-    The build is in torch's generated version module, which is read without importing torch.
-    """
-    driver = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
-    spec = find_spec("torch")
-    if not driver or spec is None or spec.origin is None:
-        return False
-    return "cuda: Optional[str] = None" not in Path(spec.origin).with_name("version.py").read_text()
+    """Return whether there is an NVIDIA driver and a torch built for CUDA, without importing it."""
+    generated = Path(str(distribution("torch").locate_file("torch/version.py"))).read_text()
+    has_driver = any(Path(path).exists() for path in NVIDIA)
+    return has_driver and "cuda: Optional[str] = None" not in generated
 
 
 def _has_mps() -> bool:

@@ -99,7 +99,7 @@ def built_aside(final: Path) -> Iterator[Path]:
 @contextmanager
 def locked(name: str, *, exclusive: bool = True) -> Iterator[None]:
     """Hold the kernel lock `name`, which the kernel releases when the process ends."""
-    path = settings().locks / f"{name}.lock"
+    path = settings().root / "locks" / f"{name}.lock"
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("ab")

@@ -140,17 +140,12 @@ def _read(path: Path, module: str) -> tuple[str, tuple[str, ...]]:
 class _Wordless(ast.NodeTransformer):
     """Removes docstrings, log lines and the arguments of errors, which decide no byte."""
 
-    def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        """Keep the error's class, or the function that makes it."""
-        return ast.Raise(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
-
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        """Keep the class of an error that is created but not raised here."""
         self.generic_visit(node)
-        return node.func if getattr(node.func, "id", "").endswith("Error") else node
+        is_error = getattr(node.func, "id", "").endswith(("Error", "InterruptedTraining"))
+        return node.func if is_error else node
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        """Remove a docstring or a log line."""
         owner = getattr(getattr(node.value, "func", None), "value", None)
         is_words = isinstance(node.value, ast.Constant) or getattr(owner, "id", "") == "logger"
         return None if is_words else self.generic_visit(node)

@@ -1,8 +1,7 @@
 """A file of digest-chained lines to which lines are only added, such as a data set's journal.
 
-Each line is a JSON object with sorted keys that holds its own digest and the digest of the line
-before, so that a changed or removed line is found. An incomplete last line is ignored, and the next
-append removes it.
+Each line is a JSON object that holds its own digest and that of the line before, so that a changed
+or removed line is found. An incomplete last line is ignored, and the next append removes it.
 """
 
 from __future__ import annotations

@@ -58,10 +58,7 @@ def _fsync(path: Path) -> None:
 
 @contextmanager
 def replacing(final: Path) -> Iterator[Path]:
-    """Yield a temporary path of the same name, for a file or a folder that then replaces `final`.
-
-    What was written there is fsynced and renamed. On an error `final` stays as it was.
-    """
+    """Yield a temporary path. The file or folder made there is fsynced and replaces `final`."""
     with storage_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(
@@ -85,9 +82,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def built_aside(final: Path) -> Iterator[Path]:
-    """Yield a temporary folder that replaces `final`. The caller holds the lock of `final`.
+    """Yield a temporary folder that replaces `final`, whose lock the caller holds.
 
-    Temporary folders that killed processes left are removed.
+    What killed processes left is removed.
     """
     for stale in final.parent.glob(f".{final.name}.*"):
         shutil.rmtree(stale, ignore_errors=True)

@@ -1,8 +1,7 @@
 """The key of a stage: a digest of all that determines its output's bytes.
 
-A key is made of named components: code by module, versions of libraries, digests of the inputs, the
-choices that the stage reads, and the machine where results differ by it. The output's manifest
-keeps them, so that `explain` can show which of them changed.
+A key is made of named components: code by module, versions of libraries, digests of inputs, choices
+that the stage reads, and the machine. The output's manifest keeps them for `explain`.
 """
 
 from __future__ import annotations
@@ -24,15 +23,10 @@ from tasks.runtime.files import digest_of, sha256_bytes
 from tasks.runtime.stages import Change, Stage
 
 FIRST_PARTY = ("tasks", "pipeline_config")
-# These modules run every stage and decide no byte of its output. What a stage's own declaration
-# decides is in the other components of its key.
-NOT_IN_KEYS = {
-    "pipeline_config.sections",
-    "pipeline_config.settings",
-    *(
-        f"tasks.runtime.{name}"
-        for name in ("errors", "keys", "manifest", "show", "stages", "store", "task")
-    ),
+# These modules run every stage and decide no byte of its output.
+NOT_IN_KEYS = {"pipeline_config.sections", "pipeline_config.settings"} | {
+    f"tasks.runtime.{name}"
+    for name in ("errors", "keys", "manifest", "show", "stages", "store", "task")
 }
 KEY_DIGITS = 16
 DIGEST = re.compile(r"^([0-9a-f]{8})[0-9a-f]{56}$")

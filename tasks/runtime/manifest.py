@@ -79,10 +79,9 @@ def damaged_files(folder: Path, files: Mapping[str, FileEntry]) -> list[str]:
 
 def list_files(folder: Path) -> dict[str, FileEntry]:
     """Return every file below `folder` except the manifest, by relative path."""
-    return {
-        str(path.relative_to(folder)): FileEntry(
-            sha256=sha256_file(path), num_bytes=path.stat().st_size
-        )
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            entry = FileEntry(sha256=sha256_file(path), num_bytes=path.stat().st_size)
+            found[str(path.relative_to(folder))] = entry
+    return found

@@ -84,7 +84,6 @@ class Manifest(Record):
 class Lookup:
     """What the store holds for a stage and its inputs. `ref` is None where none is reused."""
 
-    stage: Stage
     components: Components
     folder: Path
     ref: StageRef | None
@@ -94,9 +93,9 @@ class Lookup:
 
     def outcome(self, state: State, since: float) -> Outcome:
         """Return the stage's outcome; `since` is the perf_counter at its start."""
-        seconds, key = round(time.perf_counter() - since, 3), key_of(self.components)
-        path = str(self.folder)
-        return Outcome(self.stage.name, state, seconds, key, path, self.reason, self.changes)
+        name, _, key = self.folder.name.rpartition("-")
+        seconds, path = round(time.perf_counter() - since, 3), str(self.folder)
+        return Outcome(name, state, seconds, key, path, self.reason, self.changes)
 
 
 def folder_of(stage: str, key: str) -> Path:
@@ -141,7 +140,7 @@ def look(stage: Stage, inputs: Mapping[str, Any], *, refresh: bool = False) -> L
         changes = _changes_since_nearest(stage, components, _dataset_of(inputs))
         more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
         reason = "; ".join(map(str, changes[:3])) + more or "first run of this data set"
-    return Lookup(stage, components, folder, ref, damage, changes, reason)
+    return Lookup(components, folder, ref, damage, changes, reason)
 
 
 def build(
@@ -154,7 +153,7 @@ def build(
     """Return the output for `inputs`; `write(folder)` makes it unless there is an intact one.
 
     `write` fills the folder and returns facts for later stages: JSON, no times, no absolute paths.
-    One process at a time builds a key. A damaged output is replaced, with a warning.
+    One process at a time builds a key.
     """
     started, since = datetime.now(UTC), time.perf_counter()
     key = key_of(components_of(stage, inputs))

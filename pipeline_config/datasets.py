@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -16,10 +16,8 @@ FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-Row = Annotated[int, Field(ge=0)]
+Natural = Annotated[int, Field(ge=0)]
 
 
 class RawFile(Section):
@@ -31,14 +29,11 @@ class RawFile(Section):
 
 
 class Corrections(Section):
-    """Known errors of test labels, by row of the official test split.
-
-    `labels` has the correct labels; `disputed` rows have no label that people agree on.
-    """
+    """Known errors of test labels by row: correct `labels`, and rows that are `disputed`."""
 
     source: str
-    labels: dict[Row, Annotated[int, Field(ge=0)]]
-    disputed: tuple[Row, ...]
+    labels: dict[Natural, Natural]
+    disputed: tuple[Natural, ...]
 
 
 class Dataset(Section):
@@ -69,10 +64,9 @@ class Dataset(Section):
 @cache
 def named_datasets() -> dict[str, Dataset]:
     """Return every data set of `datasets.yaml`, by name, in the file's order."""
-    catalogue: dict[str, Any] = read_yaml(HERE / "datasets.yaml")
     return {
         name: checked(Dataset, {"name": name, **entry}, f"data set {name} in datasets.yaml")
-        for name, entry in catalogue.items()
+        for name, entry in read_yaml(HERE / "datasets.yaml").items()
     }
 
 
@@ -80,10 +74,7 @@ def named_dataset(name: str) -> Dataset:
     """Return the data set with this name. Raises ConfigError for an unknown one."""
     known = named_datasets()
     if name not in known:
-        raise ConfigError(
-            f"data set {name!r}",
-            found="neither a data set's name nor a folder",
-            expected=f"one of {', '.join(known)}, or a folder with the four files",
-            remedy=did_you_mean(name, known) + "See `idxflow datasets`.",
-        )
+        expected = f"one of {', '.join(known)}, or a folder with the four files"
+        remedy = did_you_mean(name, known) + "See `idxflow datasets`."
+        raise ConfigError(name, found="no data set or folder", expected=expected, remedy=remedy)
     return known[name]

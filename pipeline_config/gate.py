@@ -15,9 +15,8 @@ class Gate(Section):
     """The margins of one data set.
 
     `accuracy_margin` is δ: the lower bound of the paired difference in accuracy must lie above −δ.
-    `loss_margin` (in nats) and `ece_margin` (a share) are how much higher either may be.
-    `recall_spread` is the standard deviation over seeds of each class's recall, from `num_seeds`
-    runs of one recipe; null where it was not measured.
+    `loss_margin` (nats) and `ece_margin` are how much higher either may be. `recall_spread` is the
+    standard deviation of each class's recall over `num_seeds` runs; null where not measured.
     """
 
     accuracy_margin: Margin

@@ -1,8 +1,7 @@
 """A recipe: everything that a person chooses about a model, and nothing about the machine.
 
 No field that changes a result has a default: a recipe's file has all of them. The sections follow
-the stages that read them, so that a new learning rate changes the train stage's key and not the
-normalize stage's.
+the stages that read them, so that a new learning rate changes only the keys from train on.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ ShareOrZero = Annotated[float, Field(ge=0, lt=1)]
 Pixels = Annotated[float, Field(ge=0, le=100)]
 Accuracy = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Count = Annotated[int, Field(ge=1, le=65536)]
 
 
 class OfficialTest(Section):
@@ -63,12 +63,6 @@ class StratifiedFold(Section):
     folds: Annotated[int, Field(ge=2, le=100)]
     seed: Seed
 
-    @model_validator(mode="after")
-    def _is_there(self) -> Self:
-        if self.fold >= self.folds:
-            raise ValueError("fold counts from 0 and must be below folds")
-        return self
-
 
 class Split(Section):
     """The division of the rows into training, validation and test rows."""
@@ -90,7 +84,7 @@ class Model(Section):
     biases from a normal distribution with standard deviation 1/(number of their elements).
     """
 
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(max_length=100)]
+    hidden: Annotated[tuple[Count, ...], Field(max_length=100)]
     activation: Literal["relu", "leaky_relu", "tanh", "gelu"]
     negative_slope: ShareOrZero
     dropout: tuple[ShareOrZero, ...]
@@ -101,7 +95,6 @@ class Model(Section):
     @field_validator("dropout", mode="before")
     @classmethod
     def _one_for_each(cls, given: Any, known: ValidationInfo) -> Any:
-        """Return one number for each hidden layer, also for a single number."""
         is_one = not isinstance(given, list | tuple)
         return (given,) * len(known.data.get("hidden", ())) if is_one else given
 
@@ -145,8 +138,8 @@ class Augmentation(Section):
     """Random changes of a training image, drawn again each time that it is used.
 
     Shift, rotation, scale and shear are uniform between ± these. Elastic fields (Simard et al.
-    2003) are noise smoothed by a Gaussian of `elastic_sigma_px`, and `elastic_px` is the root mean
-    square of their displacement along each axis. Validation and test images are not changed.
+    2003) are noise smoothed by a Gaussian of `elastic_sigma_px`; `elastic_px` is the root mean
+    square of their displacement along each axis.
     """
 
     shift_px: Pixels
@@ -171,7 +164,7 @@ class Training(Section):
     label_smoothing: ShareOrZero
     optimizer: Optimizer
     schedule: Schedule
-    batch_size: Annotated[int, Field(ge=1, le=65536)]
+    batch_size: Count
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     shuffle: bool
     augmentation: Augmentation | None
@@ -213,7 +206,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         """Refuse choices that contradict each other, before anything is trained."""
-        training = self.training
+        training, rows = self.training, self.split.validation
         if (training.loss == "nll") != (self.model.output == "log_softmax"):
             raise ValueError("the loss nll and the output log_softmax belong together")
         if self.model.output == "activation" and training.gives_logits:
@@ -224,6 +217,8 @@ class Recipe(Section):
             raise ValueError("batch_norm needs a batch_size of at least 2, for a variance")
         if training.optimizer.nesterov and not training.optimizer.momentum:
             raise ValueError("nesterov needs a momentum")
-        if training.patience and isinstance(self.split.validation, NoValidation):
+        if training.patience and rows.kind == "none":
             raise ValueError("patience needs validation rows: split.validation of kind last")
+        if rows.kind == "fold" and rows.fold >= rows.folds:
+            raise ValueError("fold counts from 0 and must be below folds")
         return self

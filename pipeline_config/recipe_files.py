@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline_config.recipe import NoValidation, Recipe
+from pipeline_config.recipe import Recipe
 from pipeline_config.sections import (
     HERE,
     ConfigError,
@@ -53,17 +53,13 @@ def recipe_names() -> list[str]:
 
 def recipe_file(choice: str) -> Path:
     """Return the YAML file of a recipe's name or path. Raises ConfigError where there is none."""
-    if choice in recipe_names():
-        return RECIPES / f"{choice}.yaml"
-    path = given_path(choice)
-    if path.is_file():
-        return path
-    raise ConfigError(
-        f"recipe {choice!r}",
-        found="neither a recipe's name nor a file",
-        expected=f"one of {', '.join(recipe_names())}, or the path of a YAML file",
-        remedy=did_you_mean(choice, recipe_names()) + "See `idxflow recipes`.",
-    )
+    names = recipe_names()
+    path = RECIPES / f"{choice}.yaml" if choice in names else given_path(choice)
+    if not path.is_file():
+        expected = f"one of {', '.join(names)}, or the path of a YAML file"
+        remedy = did_you_mean(choice, names) + "See `idxflow recipes`."
+        raise ConfigError(choice, found="no such recipe or file", expected=expected, remedy=remedy)
+    return path
 
 
 def cautions_of(recipe: Recipe) -> tuple[str, ...]:
@@ -72,7 +68,7 @@ def cautions_of(recipe: Recipe) -> tuple[str, ...]:
         RAW_INPUT: recipe.scaling == "none",
         MSE: recipe.training.loss == "mse",
         IN_ORDER: not recipe.training.shuffle,
-        NO_VALIDATION: isinstance(recipe.split.validation, NoValidation),
+        NO_VALIDATION: recipe.split.validation.kind == "none",
     }
     return tuple(caution for caution, is_made in made.items() if is_made)
 
@@ -99,14 +95,6 @@ def load_recipe(choice: str, overrides: tuple[str, ...] = ()) -> Recipe:
         raise
 
 
-def _dotted(content: dict[str, Any], above: str = "") -> Iterator[str]:
-    """Yield the dotted keys of a recipe."""
-    for key, value in content.items():
-        yield f"{above}{key}"
-        if isinstance(value, dict):
-            yield from _dotted(value, f"{above}{key}.")
-
-
 def _is_blamed(override: str, error: BaseException | None) -> bool:
     """Return whether pydantic's error is about an override's key, or about a section around it."""
     assert isinstance(error, ValidationError)
@@ -126,14 +114,18 @@ def _apply(content: dict[str, Any], override: str) -> str:
     section: Any = content
     for part in parents:
         section = section.get(part) if isinstance(section, dict) else None
-    if not equals or not leaf or not isinstance(section, dict) or leaf not in section:
-        raise ConfigError(
-            f"--set {override}",
-            found=f"{dotted.strip()!r}, which the recipe does not have" if equals else "no '='",
-            expected="key=value with a dotted key of the recipe, like training.epochs=3",
-            remedy=did_you_mean(dotted.strip(), _dotted(content))
-            + "`idxflow recipes NAME` prints the recipe with all its keys.",
-        )
+    if not equals or not isinstance(section, dict) or leaf not in section:
+        found = f"{dotted.strip()!r}, which the recipe does not have" if equals else "no '='"
+        expected = "key=value with a dotted key of the recipe, like training.epochs=3"
+        remedy = did_you_mean(dotted.strip(), _dotted(content)) + "See `idxflow recipes NAME`."
+        raise ConfigError(f"--set {override}", found=found, expected=expected, remedy=remedy)
     own = f"{dotted}={json.dumps(section[leaf], default=str, separators=(',', ':'))}"
     section[leaf] = parsed_yaml(text, f"--set {dotted}={text[:100]!r}", f"YAML, such as {own}")
     return own
+
+
+def _dotted(content: dict[str, Any], above: str = "") -> Iterator[str]:
+    for key, value in content.items():
+        yield f"{above}{key}"
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{above}{key}.")

@@ -39,7 +39,8 @@ class IdxflowError(Exception):
 class ConfigError(IdxflowError):
     """A recipe, a name or a setting that cannot be used."""
 
-    remedy = "Correct it."
+    expected = "a value that can be used"
+    remedy = "Correct it or leave it out."
 
 
 class Section(BaseModel):
@@ -62,8 +63,7 @@ def given_path(text: str | Path) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        found, expected = "the home folder of an unknown user", "a path, or ~ for your own home"
-        raise ConfigError(text, found=found, expected=expected) from error
+        raise ConfigError(text, found="the home folder of an unknown user") from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -81,9 +81,7 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def parsed_yaml(
-    source: Path | str, what: str, expected: str = YAML, kind: type[Any] = object
-) -> Any:
+def parsed_yaml(source: Path | str, what: str, expected: str, kind: type[Any] = object) -> Any:
     """Return the content of a YAML file or text, a `kind`. Raises ConfigError about `what`."""
     try:
         size = len(source) if isinstance(source, str) else source.stat().st_size
@@ -99,10 +97,9 @@ def parsed_yaml(
         raise ConfigError(what, found=found, expected=expected) from error
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> Any:
     """Return the mapping in a YAML file. Raises ConfigError for anything else."""
-    content: dict[str, Any] = parsed_yaml(path, str(path), f"a mapping in {YAML}", dict)
-    return content
+    return parsed_yaml(path, str(path), f"a mapping in {YAML}", dict)
 
 
 def checked(cls: type[SectionT], content: dict[str, Any], where: str) -> SectionT:
@@ -118,11 +115,9 @@ def checked(cls: type[SectionT], content: dict[str, Any], where: str) -> Section
 def _in_words(fault: Any) -> str:
     """Return which value does not fit, and why. The content of a section is not printed."""
     where = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        return f"{where} (an unknown key)"
-    if fault["type"] == "missing":
-        return f"{where} (missing)"
     if fault["type"] == "value_error":
-        reason = str(fault["ctx"]["error"])
-        return f"{where}: {reason}" if where else reason
+        return f"{where}: {fault['ctx']['error']}".removeprefix(": ")
+    known = {"extra_forbidden": "an unknown key", "missing": "missing"}
+    if fault["type"] in known:
+        return f"{where} ({known[fault['type']]})"
     return f"{where} = {repr(fault['input'])[:100]} ({fault['msg']})"

@@ -57,11 +57,6 @@ class Settings(Section):
         """The folder of files that a command needs only while it runs."""
         return self.root / "scratch"
 
-    @property
-    def locks(self) -> Path:
-        """The folder of lock files, which are empty."""
-        return self.root / "locks"
-
 
 def settings() -> Settings:
     """Return the settings in the environment now. Raises ConfigError for a value that does not fit.

@@ -1,21 +1,18 @@
-"""A file of digest-chained lines that is only appended to, such as the journal of a data set.
+"""A file of digest-chained lines to which lines are only added, such as a data set's journal.
 
-Each line is a JSON object with sorted keys that holds its own digest and the digest of the line
-before, so that a changed or removed line is found. An incomplete last line, left by a crash, is
-ignored and is cut off by the next append.
+Each line is a JSON object that holds its own digest and that of the line before, so that a changed
+or removed line is found. An incomplete last line is ignored, and the next append removes it.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from pipeline_config.sections import Record
-from tasks.runtime.files import digest_of, fsync_path, storage_errors
+from tasks.runtime.files import digest_of, write_atomically
 from tasks.runtime.manifest import sealed
 
 # What the first line holds in place of the digest of a line before it.
@@ -43,30 +40,12 @@ def read_chain(path: Path, cls: type[LineT]) -> list[LineT | None]:
 
 
 def append_line(path: Path, line: LineT, before: LineT | None) -> LineT:
-    """Append `line`, fsync the file, and return the line with its digests.
-
-    `before` is the line before. A write that fails is undone.
-    """
-    content = {**line.model_dump(mode="json"), "previous": before.digest if before else NO_LINE}
-    chained = type(line).model_validate(sealed(content))
-    encoded = _encoded(chained.model_dump(mode="json"))
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_first = not path.exists()
-        with path.open("ab+", buffering=0) as file:
-            file.seek(0)
-            end = file.read().rfind(b"\n") + 1
-            try:
-                file.truncate(end)
-                if file.write(encoded) != len(encoded):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(end)
-                raise
-        if is_first:
-            fsync_path(path.parent)
-    return chained
+    """Add `line` after the line `before`, atomically; return it with its digests."""
+    content = line.model_dump(mode="json")
+    content = sealed({**content, "previous": before.digest if before else NO_LINE})
+    lines = [*_split(path)[0], _encoded(content)]
+    write_atomically(path, b"".join(each + b"\n" for each in lines))
+    return type(line).model_validate(content)
 
 
 def chain_faults(path: Path, cls: type[Line]) -> list[str]:
@@ -83,10 +62,7 @@ def chain_faults(path: Path, cls: type[Line]) -> list[str]:
 
 def _split(path: Path) -> tuple[list[bytes], bytes]:
     """Return the complete lines of a file, and the incomplete one at its end."""
-    try:
-        *lines, rest = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return [], b""
+    *lines, rest = path.read_bytes().split(b"\n") if path.exists() else [b""]
     return lines, rest
 
 
@@ -97,12 +73,11 @@ def _parsed(encoded: bytes, cls: type[LineT]) -> LineT | None:
         content = json.loads(encoded)
         if cls.may_lack_digest and "digest" not in content:
             return cls.model_validate({**content, "digest": digest_of(content)})
-        is_intact = _encoded(content) == encoded + b"\n" and content == sealed(content)
+        is_intact = _encoded(content) == encoded and content == sealed(content)
         return cls.model_validate(content) if is_intact else None
     except (AttributeError, TypeError, ValueError, RecursionError):
         return None
 
 
 def _encoded(content: Any) -> bytes:
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode()
+    return json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()

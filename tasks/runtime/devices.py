@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -29,6 +29,7 @@ Precision = Literal["float32", "bfloat16"]
 NATIVE_BFLOAT16 = ("amx_bf16", "avx512_bf16")
 # The vector sets that change which kernels run, widest first.
 VECTOR_SETS = (*NATIVE_BFLOAT16, "avx512f", "avx2", "asimd")
+NVIDIA = ("/proc/driver/nvidia/version", "/dev/nvidiactl")
 
 
 class Machine(Section):
@@ -53,12 +54,9 @@ def probe(choice: DeviceChoice) -> Machine:
     existing = [device for device, is_there in present.items() if is_there]
     device = existing[0] if choice == "auto" else choice
     if device not in existing:
-        raise DeviceError(
-            f"--device {device}",
-            found=f"no usable {device} device (driver and a torch built for it)",
-            expected=f"one of {', '.join(existing)}",
-            remedy="Choose --device auto to take what is there.",
-        )
+        found = f"no usable {device} device (driver and a torch built for it)"
+        expected = f"one of {', '.join(existing)}"
+        raise DeviceError(f"--device {device}", found=found, expected=expected)
     cpu = _cpu()
     is_native = device == "cpu" and cpu.endswith(NATIVE_BFLOAT16)
     if device == "cuda":
@@ -73,8 +71,9 @@ def probe(choice: DeviceChoice) -> Machine:
 def prepared(machine: Machine) -> Iterator[torch.device]:
     """Set torch up so that the same machine gives the same bits; yields the device to use.
 
-    The number of threads (torch's, and that of NumPy's matrix products), the treatment of denormals
-    and the settings of CUDA belong to the process, and are restored at the end.
+    These settings belong to the process and are restored at the end: the number of threads (also
+    NumPy's), the treatment of denormals, and deterministic CUDA algorithms in full float32. The
+    CPU's are deterministic for our operations, and their setting imports modules for 3 s.
     """
     import torch
     from threadpoolctl import threadpool_limits
@@ -85,49 +84,34 @@ def prepared(machine: Machine) -> Iterator[torch.device]:
         # torch has no getter: where denormals are flushed already, half the smallest number is 0.
         undo.callback(torch.set_flush_denormal, sys.float_info.min / 2 == 0)
         torch.set_flush_denormal(True)
-        if machine.device == "cuda":
-            _make_deterministic(undo)
         undo.enter_context(threadpool_limits(machine.threads, user_api="blas"))
+        if machine.device == "cuda":
+            matmul = torch.backends.cuda.matmul
+            undo.callback(setattr, matmul, "allow_tf32", matmul.allow_tf32)
+            matmul.allow_tf32 = False
+            is_set = torch.are_deterministic_algorithms_enabled()
+            warns = torch.is_deterministic_algorithms_warn_only_enabled()
+            undo.callback(torch.use_deterministic_algorithms, is_set, warn_only=warns)
+            torch.use_deterministic_algorithms(True)
+            # Without this variable torch refuses the first matrix product.
+            if "CUBLAS_WORKSPACE_CONFIG" not in os.environ:
+                os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+                undo.callback(os.environ.pop, "CUBLAS_WORKSPACE_CONFIG")
         yield torch.device(machine.device)
-
-
-def _make_deterministic(undo: ExitStack) -> None:
-    """Set CUDA to deterministic algorithms in full float32, and add the way back to `undo`.
-
-    The CPU's are deterministic for our operations, and this setting imports modules for 3 s.
-    """
-    import torch
-
-    matmul, variable = torch.backends.cuda.matmul, "CUBLAS_WORKSPACE_CONFIG"
-    undo.callback(setattr, matmul, "allow_tf32", matmul.allow_tf32)
-    matmul.allow_tf32 = False
-    is_set = torch.are_deterministic_algorithms_enabled()
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    undo.callback(torch.use_deterministic_algorithms, is_set, warn_only=warns)
-    torch.use_deterministic_algorithms(True)
-    # Without this variable torch refuses the first matrix product, since cuBLAS's sums would vary.
-    if variable not in os.environ:
-        undo.callback(os.environ.pop, variable, None)
-        os.environ[variable] = ":4096:8"
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Compute on the CPU, in float32, on one thread, so that the order of sums is fixed."""
-    with prepared(probe("cpu").model_copy(update={"threads": 1})):
+    with prepared(Machine(device="cpu", precision="float32", threads=1, cpu="")):
         yield
 
 
 def _has_cuda() -> bool:
-    """Return whether there is an NVIDIA driver, and a torch that was built for CUDA.
-
-    The build is in torch's generated version module, which is read without importing torch.
-    """
-    driver = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
-    spec = find_spec("torch")
-    if not driver or spec is None or spec.origin is None:
-        return False
-    return "cuda: Optional[str] = None" not in Path(spec.origin).with_name("version.py").read_text()
+    """Return whether there is an NVIDIA driver and a torch built for CUDA, without importing it."""
+    generated = Path(str(distribution("torch").locate_file("torch/version.py"))).read_text()
+    has_driver = any(Path(path).exists() for path in NVIDIA)
+    return has_driver and "cuda: Optional[str] = None" not in generated
 
 
 def _has_mps() -> bool:

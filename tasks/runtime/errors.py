@@ -1,7 +1,7 @@
 """The errors that reach a person, and the signals that a training turns into one of them.
 
-Each message has four parts: what, found, expected, what to do. `IdxflowError`, the base class, and
-`ConfigError` are defined in `pipeline_config/sections.py`.
+A message has four parts: what, found, expected, what to do. `expected` and `remedy` have a default
+by class. `IdxflowError`, the base class, and `ConfigError` are in `pipeline_config/sections.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class RawDataError(IdxflowError):
     """Bytes that are not the file they claim to be: wrong magic number, truncated, wrong digest."""
 
     expected = "a readable, intact file"
-    remedy = "Replace the file by an intact copy."
+    remedy = "Replace or leave out this file."
 
 
 class SourceError(IdxflowError):
@@ -43,17 +43,28 @@ class SourceError(IdxflowError):
 class FetchError(SourceError):
     """No source gave all four files. `transient`: the network kept one of them from answering."""
 
+    expected = "the four files with the right digests"
+
 
 class ValidationError(IdxflowError):
     """Rows that break an expectation whose severity is critical."""
+
+    expected = "rows that meet every critical expectation"
+    remedy = "Look at them with `idxflow show`."
 
 
 class StorageError(IdxflowError):
     """A full disk, or a folder that cannot be written."""
 
+    expected = "free disk, in a folder that this user may write to"
+    remedy = "Free some space or choose another folder, and run the same command again."
+
 
 class DeviceError(IdxflowError):
     """A device that does not exist on this machine."""
+
+    expected = "a device of this machine"
+    remedy = "Leave --device out to take what is there."
 
 
 class TrainingError(IdxflowError):
@@ -66,20 +77,29 @@ class TrainingError(IdxflowError):
 class InterruptedTraining(IdxflowError):
     """A training that was interrupted and has saved its state."""
 
+    expected = "no request to stop before the last epoch"
+    remedy = "Run the same command again; it goes on from here."
+
 
 class ServerError(IdxflowError):
     """A Prefect server that does not answer."""
+
+    expected = "a server that answers as long as the flow runs"
+    remedy = "Run the same command again; without PREFECT_API_URL it starts its own server."
 
 
 class ReleaseError(IdxflowError):
     """A bundle, a pointer or a journal that is damaged or missing."""
 
     expected = "what publish writes there"
-    remedy = "`idxflow verify` says what is damaged; the command that made it repairs it."
+    remedy = "`idxflow verify` names damage and its repair; `idxflow models` lists the versions."
 
 
 class GateRefused(IdxflowError):
     """A candidate that the gate refused; exit code 3. `result` is the summary of the run."""
+
+    expected = "a model that is not worse than the champion"
+    remedy = "See the report; `idxflow models promote` overrules the gate."
 
     def __init__(self, what: object, *, result: Any = None, **words: str) -> None:
         super().__init__(what, **words)
@@ -95,41 +115,37 @@ def refuse_not_finite(
     """
     import numpy as np
 
+    expected = f"C finite {kind} for each {row}, and at least one {row}"
     if not len(numbers_NC):
-        found, expected = f"no {row}s", f"at least one {row}"
-        raise TrainingError(what, found=found, expected=expected, remedy=without_rows)
-    num_bad = np.count_nonzero(~np.isfinite(numbers_NC).all(axis=1))
-    if num_bad:
+        raise TrainingError(what, found=f"no {row}s", expected=expected, remedy=without_rows)
+    if num_bad := np.count_nonzero(~np.isfinite(numbers_NC).all(axis=1)):
         found = f"{kind} that are not numbers for {num_bad:,} of {len(numbers_NC):,} rows"
-        raise TrainingError(what, found=found, expected=f"C finite {kind} for each {row}")
+        raise TrainingError(what, found=found, expected=expected)
 
 
 @contextmanager
 def signals_deferred() -> Iterator[Callable[[], str | None]]:
     """Defer the first SIGINT or SIGTERM until the block ends; yields what returns its name or None.
 
-    SIGINT is Ctrl-C; a cancelled Prefect run gets SIGTERM. The block should check often and end
-    soon. At its end the deferred signal goes to its earlier handler; a second signal goes there at
-    once. Outside the main thread nothing is deferred, since only that one can set handlers.
+    The block should check often and end soon. At its end the deferred signal goes to its earlier
+    handler; a second signal goes there at once. Only in the main thread can a signal be deferred.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
     deferred: list[int] = []
-    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    # Ignored signals stay ignored; None is a handler that Python cannot restore.
-    earlier = {each: old for each, old in handlers.items() if old not in (None, signal.SIG_IGN)}
+    earlier: dict[int, Any] = {}
 
     def restore() -> None:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+        while earlier:
+            signal.signal(*earlier.popitem())
 
     def defer(number: int, frame: FrameType | None) -> None:
         deferred.append(number)
         restore()
 
-    for number in earlier:
-        signal.signal(number, defer)
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Ignored signals stay ignored; None is a handler that Python cannot restore.
+            if signal.getsignal(number) not in (None, signal.SIG_IGN):
+                earlier[number] = signal.signal(number, defer)
     try:
         yield lambda: signal.Signals(deferred[0]).name if deferred else None
     finally:

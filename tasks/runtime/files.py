@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import glob
 import hashlib
 import json
 import logging
 import os
 import shutil
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from pipeline_config.settings import settings
 from tasks.runtime.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
-# A temporary file older than this was left by a killed process.
-STALE_S = 24 * 3600
-# The error numbers of a full disk.
+# The error numbers of a full disk, and of a place that may not be written to.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def sha256_bytes(content: bytes) -> str:
@@ -42,10 +37,7 @@ def sha256_file(path: Path) -> str:
 
 
 def canonical_json(content: Any) -> bytes:
-    """Return `content` as JSON with sorted keys: equal content gives equal bytes.
-
-    Raises ValueError for NaN and infinity, which JSON does not have.
-    """
+    """Return `content` as JSON with sorted keys. Raises ValueError for NaN and infinity."""
     text = json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode()
 
@@ -55,7 +47,7 @@ def digest_of(content: Any) -> str:
     return sha256_bytes(canonical_json(content))
 
 
-def fsync_path(path: Path) -> None:
+def _fsync(path: Path) -> None:
     """Write a file's bytes, or a folder's entries, to disk; afterwards they survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -65,29 +57,21 @@ def fsync_path(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside `path`; on success it is fsynced and replaces `path`.
-
-    On an error the temporary file is removed, as are those that killed processes left a day ago.
-    """
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.glob(f".{glob.escape(path.name)}.????????"):
-            with suppress(FileNotFoundError):
-                if time.time() - stale.stat().st_mtime > STALE_S:
-                    stale.unlink()
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(descriptor)
-        aside = Path(name)
-        try:
-            aside.chmod(0o644)
+def replacing(final: Path) -> Iterator[Path]:
+    """Yield a temporary path. The file or folder made there is fsynced and replaces `final`."""
+    with storage_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(
+            prefix=f".{final.name}.", dir=final.parent, ignore_cleanup_errors=True
+        ) as folder:
+            aside = Path(folder, final.name)
             yield aside
-            fsync_path(aside)
-            os.replace(aside, path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
-        fsync_path(path.parent)
+            for path in [*aside.rglob("*"), aside]:
+                _fsync(path)
+            if aside.is_dir() and final.exists():
+                final.rename(Path(folder, "earlier folder"))
+            aside.replace(final)
+            _fsync(final.parent)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -98,70 +82,38 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def built_aside(final: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `final`; on success it is fsynced and renamed to `final`.
+    """Yield a temporary folder that replaces `final`, whose lock the caller holds.
 
-    The caller holds the lock of `final`. An earlier `final` is replaced. Temporary folders are
-    removed in any case, also those that a killed process left.
+    What killed processes left is removed.
     """
-    with storage_errors(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        _remove_temporaries(final)
-        aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-        try:
-            aside.chmod(0o755)
-            yield aside
-            for path in [*aside.rglob("*"), aside]:
-                fsync_path(path)
-            if final.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-                final.rename(old / "old")
-            aside.rename(final)
-            fsync_path(final.parent)
-        finally:
-            _remove_temporaries(final)
-
-
-def _remove_temporaries(final: Path) -> None:
     for stale in final.parent.glob(f".{final.name}.*"):
         shutil.rmtree(stale, ignore_errors=True)
+    with replacing(final) as aside:
+        aside.mkdir()
+        yield aside
 
 
 @contextmanager
-def locked(name: str) -> Iterator[None]:
+def locked(name: str, *, exclusive: bool = True) -> Iterator[None]:
     """Hold the kernel lock `name`, which the kernel releases when the process ends."""
-    folder = settings().locks
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{name}.lock")
-        try:
-            lock.acquire(timeout=0.2)
-        except Timeout:
-            logger.info("waiting for another run that is working on %s", name)
-            lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def root_lock(*, exclusive: bool = False) -> Iterator[None]:
-    """Hold the lock of the root: shared for a run, exclusive for `idxflow gc`.
-
-    With fcntl, since filelock's shared lock is a database.
-    """
-    folder = settings().locks
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder.joinpath("root.lock").open("ab")
+    path = settings().root / "locks" / f"{name}.lock"
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
     with file:
         kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = "the runs that use this root" if exclusive else "`idxflow gc`"
-            logger.info("waiting for %s", holder)
+            logger.info("waiting for another command that works on %s", name)
             fcntl.flock(file, kind)
+        yield
+
+
+@contextmanager
+def root_lock(*, exclusive: bool = False) -> Iterator[None]:
+    """Hold the lock of the root: shared for a run, exclusive for `idxflow gc`."""
+    with locked("root", exclusive=exclusive):
         yield
 
 
@@ -171,13 +123,8 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
-            found, expected = "no room to write", "enough free disk"
-            remedy = "Free some space and run the same command again; it resumes from here."
-        elif isinstance(error, PermissionError) or error.errno == errno.EROFS:
-            found, expected = "no permission to write", "a folder that this user may write to"
-            remedy = "Change its owner, or set IDXFLOW_ROOT to another folder."
-        else:
+        if error.errno not in FULL | FORBIDDEN:
             raise
-        what, found = error.filename or path, f"{found} ({error.strerror})"
-        raise StorageError(what, found=found, expected=expected, remedy=remedy) from error
+        lacking = "room" if error.errno in FULL else "permission"
+        found = f"no {lacking} to write ({error.strerror})"
+        raise StorageError(error.filename or path, found=found) from error

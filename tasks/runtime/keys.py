@@ -1,14 +1,14 @@
 """The key of a stage: a digest of all that determines its output's bytes.
 
-A key is made of named components: code by module, versions of libraries, digests of the inputs, the
-choices that the stage reads, and the machine where results differ by it. The output's manifest
-keeps them, so that `explain` can show which of them changed.
+A key is made of named components: code by module, versions of libraries, digests of inputs, choices
+that the stage reads, and the machine. The output's manifest keeps them for `explain`.
 """
 
 from __future__ import annotations
 
 import ast
 import platform
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
@@ -23,20 +23,13 @@ from tasks.runtime.files import digest_of, sha256_bytes
 from tasks.runtime.stages import Change, Stage
 
 FIRST_PARTY = ("tasks", "pipeline_config")
-# These modules run every stage and decide no byte of its output. What a stage's own declaration
-# decides is in the other components of its key.
-NOT_IN_KEYS = {
-    "pipeline_config.sections",
-    "pipeline_config.settings",
-    "tasks.runtime.errors",
-    "tasks.runtime.keys",
-    "tasks.runtime.manifest",
-    "tasks.runtime.show",
-    "tasks.runtime.stages",
-    "tasks.runtime.store",
-    "tasks.runtime.task",
+# These modules run every stage and decide no byte of its output.
+NOT_IN_KEYS = {"pipeline_config.sections", "pipeline_config.settings"} | {
+    f"tasks.runtime.{name}"
+    for name in ("errors", "keys", "manifest", "show", "stages", "store", "task")
 }
 KEY_DIGITS = 16
+DIGEST = re.compile(r"^([0-9a-f]{8})[0-9a-f]{56}$")
 
 Components = dict[str, str | int | float | bool | None]
 version_of_library = cache(version)  # each lookup searches the disk
@@ -53,9 +46,8 @@ def components_of(stage: Stage, inputs: Mapping[str, Any]) -> Components:
     found["library python"] = ".".join(platform.python_version_tuple()[:2])
     found |= {f"library {name}": version_of_library(name) for name in stage.libraries}
     for name, given in inputs.items():
-        for dotted, value in _flat(name, given):
-            if not dotted.startswith(stage.ignores):
-                found[dotted] = value
+        leaves = _flat(name, given)
+        found |= {leaf: value for leaf, value in leaves if not leaf.startswith(stage.ignores)}
     return found
 
 
@@ -65,18 +57,13 @@ def key_of(components: Components) -> str:
 
 
 def changes_between(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Change, ...]:
-    """Return the components that differ, sorted by name."""
+    """Return the components that differ, sorted by name. A SHA-256 is cut to eight digits."""
+    pairs = {name: (old.get(name, "none"), new.get(name, "none")) for name in old.keys() | new}
     return tuple(
-        Change(name, _short(old.get(name, "none")), _short(new.get(name, "none")))
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name, "none") != new.get(name, "none")
+        Change(name, *(DIGEST.sub(r"\1", str(value)) for value in pair))
+        for name, pair in sorted(pairs.items())
+        if pair[0] != pair[1]
     )
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    is_digest = len(text) == 64 and set(text) <= set("0123456789abcdef")
-    return text[:8] if is_digest else text
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str | int | float | bool | None]]:
@@ -115,61 +102,44 @@ def code_digests(module: str) -> dict[str, str]:
     while waiting:
         name = waiting.pop()
         path = _source(name)
-        if name in found or name in NOT_IN_KEYS or path is None:
-            continue
-        found[name], imports = _read(path, name)
-        waiting.extend(imports)
+        if path and name not in found and name not in NOT_IN_KEYS:
+            found[name], imports = _read(path, name)
+            waiting.extend(imports)
     return dict(sorted(found.items()))
 
 
 def _source(module: str) -> Path | None:
     """Return the file of a first-party module; None for any other name."""
-    if module.partition(".")[0] not in FIRST_PARTY:
-        return None
     stem = CHECKOUT.joinpath(*module.split("."))
     candidates = (stem.with_suffix(".py"), stem / "__init__.py")
-    return next((path for path in candidates if path.is_file()), None)
+    is_ours = module.partition(".")[0] in FIRST_PARTY
+    return next((path for path in candidates if is_ours and path.is_file()), None)
 
 
 @cache
 def _read(path: Path, module: str) -> tuple[str, tuple[str, ...]]:
     """Return a module's digest, without comments, layout and words, and the names it imports."""
-    reader = _Reader(module if path.name == "__init__.py" else module.rpartition(".")[0])
-    tree = reader.visit(ast.parse(path.read_bytes()))
-    return sha256_bytes(ast.dump(tree).encode()), tuple(reader.imports)
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    tree, imports = ast.parse(path.read_bytes()), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            # An imported name may be a module.
+            imports += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return sha256_bytes(ast.dump(_Wordless().visit(tree)).encode()), tuple(imports)
 
 
-class _Reader(ast.NodeTransformer):
-    """Collects a module's imports, and removes the words that decide no byte.
-
-    These are docstrings, log lines and the arguments of errors.
-    """
-
-    def __init__(self, package: str) -> None:
-        self.package = package
-        self.imports: list[str] = []
-
-    def visit_Import(self, node: ast.Import) -> ast.AST:
-        self.imports += [alias.name for alias in node.names]
-        return node
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
-        base = resolve_name("." * node.level + (node.module or ""), self.package)
-        # An imported name may be a module.
-        self.imports += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        return node
-
-    def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        """Keep the error's class, or the function that makes it."""
-        return ast.Raise(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
+class _Wordless(ast.NodeTransformer):
+    """Removes docstrings, log lines and the arguments of errors, which decide no byte."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        """Keep the class of an error that is created but not raised here."""
         self.generic_visit(node)
-        return node.func if getattr(node.func, "id", "").endswith("Error") else node
+        is_error = getattr(node.func, "id", "").endswith(("Error", "InterruptedTraining"))
+        return node.func if is_error else node
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        """Remove a docstring or a log line."""
         owner = getattr(getattr(node.value, "func", None), "value", None)
         is_words = isinstance(node.value, ast.Constant) or getattr(owner, "id", "") == "logger"
         return None if is_words else self.generic_visit(node)

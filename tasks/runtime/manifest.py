@@ -33,8 +33,7 @@ def sealed(content: Mapping[str, Any], seal: str = "digest") -> dict[str, Any]:
 def read_sealed(content: bytes, seal: str = "digest") -> tuple[dict[str, Any], bool]:
     """Return the mapping in canonical JSON, and whether its seal is right.
 
-    The seal covers all fields, also those that another version of this project wrote. Raises
-    ValueError for anything but a mapping.
+    The seal also covers fields of other versions. Raises ValueError for anything but a mapping.
     """
     try:
         found = json.loads(content)
@@ -61,29 +60,28 @@ def damaged_files(folder: Path, files: Mapping[str, FileEntry]) -> list[str]:
 
     Only files that a walk of the folder finds are read, so a name with `..` in it is missing.
     """
-    damage = []
     paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     present = {str(path.relative_to(folder)): path for path in paths}
-    for name, entry in files.items():
-        path = present.get(name)
-        if path is None:
-            damage.append(f"{name}: missing")
+    damage = [f"{name}: missing" for name in files if name not in present]
+    for name, path in sorted(present.items()):
+        if name == MANIFEST:
+            continue
+        if name not in files:
+            damage.append(f"{name}: not in the manifest")
         elif path.is_symlink() or not path.is_file():
             damage.append(f"{name}: a link, a pipe or a device instead of a file")
-        elif path.stat().st_size != entry.num_bytes:
-            damage.append(f"{name}: {path.stat().st_size} bytes instead of {entry.num_bytes}")
-        elif sha256_file(path) != entry.sha256:
+        elif path.stat().st_size != files[name].num_bytes:
+            damage.append(f"{name}: {path.stat().st_size} bytes instead of {files[name].num_bytes}")
+        elif sha256_file(path) != files[name].sha256:
             damage.append(f"{name}: its SHA-256 changed")
-    unknown = sorted(present.keys() - {*files, MANIFEST})
-    return damage + [f"{name}: not in the manifest" for name in unknown]
+    return damage
 
 
 def list_files(folder: Path) -> dict[str, FileEntry]:
     """Return every file below `folder` except the manifest, by relative path."""
-    return {
-        str(path.relative_to(folder)): FileEntry(
-            sha256=sha256_file(path), num_bytes=path.stat().st_size
-        )
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            entry = FileEntry(sha256=sha256_file(path), num_bytes=path.stat().st_size)
+            found[str(path.relative_to(folder))] = entry
+    return found

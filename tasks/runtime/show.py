@@ -10,23 +10,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast
-from uuid import UUID
+from typing import Any, Literal
 
 import rich.progress
 from rich.console import Console
 
 # Advances a bar by an amount, and sets the text after it.
 Advance = Callable[[int, str], None]
-
-
-def _in_task_run() -> bool:
-    """Return whether this code runs inside a Prefect task."""
-    if "prefect" not in sys.modules:
-        return False
-    from prefect.context import TaskRunContext
-
-    return TaskRunContext.get() is not None
 
 
 def confidence_in_words(metrics: Mapping[str, Any]) -> str:
@@ -41,30 +31,38 @@ def confidence_in_words(metrics: Mapping[str, Any]) -> str:
     return f"{kind}: {points} {100 * chance:.2f}"
 
 
-def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
-    """Attach a table to this task run. `key` is lower case with dashes."""
-    if _in_task_run():
-        from prefect.artifacts import create_table_artifact
+def _in_task_run() -> bool:
+    if "prefect" not in sys.modules:
+        return False
+    from prefect.context import TaskRunContext
 
-        create_table_artifact(key=key, table=[dict(row) for row in rows], description=description)
+    return TaskRunContext.get() is not None
+
+
+def _create(kind: str, key: str, description: str, **content: Any) -> Any:
+    """Attach an artifact to this task run and return its id. `key` is lower case with dashes."""
+    if not _in_task_run():
+        return None
+    from prefect import artifacts
+
+    create = getattr(artifacts, f"create_{kind}_artifact")
+    return create(key=key, description=description, **content)
+
+
+def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
+    """Attach a table to this task run."""
+    _create("table", key, description, table=[dict(row) for row in rows])
 
 
 def show_markdown(key: str, markdown: str, description: str) -> None:
     """Attach a text to this task run. The UI removes inline styles and `data:` images."""
-    if _in_task_run():
-        from prefect.artifacts import create_markdown_artifact
-
-        create_markdown_artifact(key=key, markdown=markdown, description=description)
+    _create("markdown", key, description, markdown=markdown)
 
 
 def show_image(key: str, path: Path, description: str) -> None:
     """Attach a PNG to this task run, as a `data:` URL, since the server cannot read our files."""
-    if _in_task_run():
-        from prefect.artifacts import create_image_artifact
-
-        encoded = base64.b64encode(path.read_bytes()).decode()
-        url = f"data:image/png;base64,{encoded}"
-        create_image_artifact(key=key, image_url=url, description=description)
+    url = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    _create("image", key, description, image_url=url)
 
 
 def emit(name: str, resource: str, payload: Mapping[str, Any]) -> None:
@@ -79,13 +77,8 @@ class ProgressArtifact:
     """A percentage in the Prefect UI, updated after each quarter of the work."""
 
     def __init__(self, key: str, description: str) -> None:
-        self._id: UUID | None = None
+        self._id = _create("progress", key, description, progress=0.0)
         self._percent = 0
-        if _in_task_run():
-            from prefect.artifacts import create_progress_artifact
-
-            created = create_progress_artifact(0.0, key=key, description=description)
-            self._id = cast(UUID, created)
 
     def show(self, share: float) -> None:
         """Show `share` of the work, 0 to 1, as done."""
@@ -103,12 +96,11 @@ def progress(title: str, total: int | None, unit: Literal["bytes", "steps"]) -> 
 
     `total` is None where it is not known.
     """
-    steps = (rich.progress.MofNCompleteColumn(),)
     sizes = (rich.progress.DownloadColumn(), rich.progress.TransferSpeedColumn())
     bar = rich.progress.Progress(
         "{task.description}",
         rich.progress.BarColumn(bar_width=24),
-        *(sizes if unit == "bytes" else steps),
+        *(sizes if unit == "bytes" else (rich.progress.MofNCompleteColumn(),)),
         rich.progress.TimeRemainingColumn(),
         "{task.fields[words]}",
         console=Console(stderr=True),

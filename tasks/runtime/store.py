@@ -18,17 +18,10 @@ from typing import Any
 from pipeline_config.datasets import Dataset
 from pipeline_config.sections import Record, Section
 from pipeline_config.settings import settings
+from tasks.runtime import manifest as manifests
 from tasks.runtime.files import built_aside, canonical_json, digest_of, locked
 from tasks.runtime.keys import Components, changes_between, components_of, key_of
-from tasks.runtime.manifest import (
-    MANIFEST,
-    FileEntry,
-    damaged_files,
-    list_files,
-    read_regular,
-    read_sealed,
-    sealed,
-)
+from tasks.runtime.manifest import MANIFEST, FileEntry, read_regular
 from tasks.runtime.stages import Change, Outcome, Stage, State, record
 
 logger = logging.getLogger(__name__)
@@ -70,7 +63,6 @@ class Manifest(Record):
     """What is in an output's folder, and what the output was made from.
 
     `digest` covers files and facts. The file also has a `seal`, which covers everything.
-    `dataset` is the name of the data set.
     """
 
     stage: str
@@ -92,23 +84,18 @@ class Manifest(Record):
 class Lookup:
     """What the store holds for a stage and its inputs. `ref` is None where none is reused."""
 
-    stage: Stage
     components: Components
-    key: str
+    folder: Path
     ref: StageRef | None
-    damage: tuple[str, ...]
+    damage: list[str]
     changes: tuple[Change, ...]
     reason: str
 
-    @property
-    def folder(self) -> Path:
-        """Where the output lies or will lie."""
-        return folder_of(self.stage.name, self.key)
-
     def outcome(self, state: State, since: float) -> Outcome:
         """Return the stage's outcome; `since` is the perf_counter at its start."""
+        name, _, key = self.folder.name.rpartition("-")
         seconds, path = round(time.perf_counter() - since, 3), str(self.folder)
-        return Outcome(self.stage.name, state, seconds, self.key, path, self.reason, self.changes)
+        return Outcome(name, state, seconds, key, path, self.reason, self.changes)
 
 
 def folder_of(stage: str, key: str) -> Path:
@@ -118,7 +105,7 @@ def folder_of(stage: str, key: str) -> Path:
 
 def output_name(aside: Path) -> str:
     """Return the name `<stage>-<key>` of the output that is being built in the folder `aside`."""
-    return aside.name.removeprefix(".").rpartition(".")[0]
+    return aside.name
 
 
 def inspect(folder: Path) -> tuple[Manifest | None, list[str]]:
@@ -126,22 +113,22 @@ def inspect(folder: Path) -> tuple[Manifest | None, list[str]]:
     if not folder.exists():
         return None, []
     try:
-        found, is_intact = read_sealed(read_regular(folder / MANIFEST), "seal")
+        found, is_intact = manifests.read_sealed(read_regular(folder / MANIFEST), "seal")
         manifest = Manifest.model_validate(found)
     except (OSError, ValueError):
         return None, [f"{MANIFEST}: missing or unreadable"]
     damage = [] if is_intact else [f"{MANIFEST}: changed"]
-    name = f"{manifest.stage}-{key_of(manifest.components)}"
-    if folder.name != name or manifest.key != key_of(manifest.components):
+    key = key_of(manifest.components)
+    if (folder.name, manifest.key) != (f"{manifest.stage}-{key}", key):
         damage.append(f"{MANIFEST}: of another key")
-    return manifest, damage + damaged_files(folder, manifest.files)
+    return manifest, damage + manifests.damaged_files(folder, manifest.files)
 
 
 def look(stage: Stage, inputs: Mapping[str, Any], *, refresh: bool = False) -> Lookup:
     """Look up and verify the output for `inputs`; `reason` says why there is none to reuse."""
     components = components_of(stage, inputs)
-    key = key_of(components)
-    manifest, damage = inspect(folder_of(stage.name, key))
+    folder = folder_of(stage.name, key_of(components))
+    manifest, damage = inspect(folder)
     ref, changes, reason = None, tuple[Change, ...](), "found intact"
     if damage:
         reason = "damaged: " + "; ".join(damage)
@@ -150,11 +137,10 @@ def look(stage: Stage, inputs: Mapping[str, Any], *, refresh: bool = False) -> L
     elif manifest is not None:
         ref = manifest.ref
     else:
-        earlier = _nearest(stage, components, _dataset_of(inputs))
-        changes = changes_between(earlier, components) if earlier else ()
+        changes = _changes_since_nearest(stage, components, _dataset_of(inputs))
         more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
         reason = "; ".join(map(str, changes[:3])) + more or "first run of this data set"
-    return Lookup(stage, components, key, ref, tuple(damage), changes, reason)
+    return Lookup(components, folder, ref, damage, changes, reason)
 
 
 def build(
@@ -167,7 +153,7 @@ def build(
     """Return the output for `inputs`; `write(folder)` makes it unless there is an intact one.
 
     `write` fills the folder and returns facts for later stages: JSON, no times, no absolute paths.
-    One process at a time builds a key. A damaged output is replaced, with a warning.
+    One process at a time builds a key.
     """
     started, since = datetime.now(UTC), time.perf_counter()
     key = key_of(components_of(stage, inputs))
@@ -179,8 +165,7 @@ def build(
         if found.damage:
             logger.warning("%s is run again: %s", stage.name, found.reason)
         with built_aside(found.folder) as aside:
-            facts = write(aside)
-            files = list_files(aside)
+            facts, files = write(aside), manifests.list_files(aside)
             covered = {name: entry.model_dump() for name, entry in files.items()}
             seconds = round(time.perf_counter() - since, 3)
             manifest = Manifest(
@@ -193,7 +178,7 @@ def build(
                 digest=digest_of({"files": covered, "facts": facts}),
                 clock=Clock(started=started.isoformat(timespec="seconds"), seconds=seconds),
             )
-            content = sealed(manifest.model_dump(mode="json"), "seal")
+            content = manifests.sealed(manifest.model_dump(mode="json"), "seal")
             (aside / MANIFEST).write_bytes(canonical_json(content))
     record(found.outcome("ran", since))
     return manifest.ref
@@ -210,15 +195,17 @@ def _dataset_of(inputs: Mapping[str, Any]) -> str:
     return ""
 
 
-def _nearest(stage: Stage, components: Components, dataset: str) -> Components | None:
-    """Return the components of the data set's output that differ least, the latest among equals."""
-    earlier: list[tuple[int, float, Components]] = []
+def _changes_since_nearest(
+    stage: Stage, components: Components, dataset: str
+) -> tuple[Change, ...]:
+    """Return the changes since the data set's output that differs least, the latest of equals."""
+    changes: dict[tuple[int, float], tuple[Change, ...]] = {}
     for path in settings().stages.glob(f"{stage.name}-*/{MANIFEST}"):
         try:
             content = json.loads(read_regular(path))
             if content.get("dataset", "") == dataset:
-                num_changes = len(changes_between(content["components"], components))
-                earlier.append((num_changes, -path.stat().st_mtime, content["components"]))
+                found = changes_between(content["components"], components)
+                changes[len(found), -path.stat().st_mtime] = found
         except (OSError, ValueError, KeyError):
             continue
-    return min(earlier, key=lambda each: each[:2])[2] if earlier else None
+    return changes[min(changes)] if changes else ()

@@ -6,13 +6,10 @@ import functools
 import inspect
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 from prefect import Task, task
-from prefect.cache_policies import CachePolicy
-from prefect.context import TaskRunContext
 from prefect.results import get_result_store
 
 from tasks.runtime.stages import Stage, record
@@ -21,35 +18,23 @@ from tasks.runtime.store import Facts, StageRef, build, look
 P = ParamSpec("P")
 
 
-@dataclass(kw_only=True)
-class StagePolicy(CachePolicy):
-    """Computes the stage's key, and writes Prefect's record from what the store holds.
+def _cache_key(stage: Stage, context: object, inputs: dict[str, Any]) -> str:
+    """Return `<stage>-<key>`, the name of Prefect's record of the output.
 
-    For an intact output the record is written again, even where there is one. For one that is
-    missing, damaged or to be refreshed it is emptied, so that Prefect runs the task.
+    The record is written from what the store holds: anew for an intact output, and empty for one
+    that is missing, damaged or to be refreshed, so that Prefect runs the task.
     """
-
-    stage: Stage
-
-    def compute_key(
-        self,
-        task_ctx: TaskRunContext,
-        inputs: dict[str, Any],
-        flow_parameters: dict[str, Any],
-        **kwargs: Any,
-    ) -> str:
-        """Return `<stage>-<key>`, the name of Prefect's record of the output."""
-        since = time.perf_counter()
-        given = {name: value for name, value in inputs.items() if name != "refresh"}
-        found = look(self.stage, given, refresh=bool(inputs.get("refresh")))
-        name = found.folder.name
-        store = get_result_store()
-        if found.ref is not None:
-            store.write(obj=found.ref, key=name)
-            record(found.outcome("cached", since))
-        elif store.result_storage is not None and store.exists(name):
-            store.result_storage.write_path(name, content=b"")  # type: ignore[unused-coroutine]
-        return name
+    since = time.perf_counter()
+    given = {name: value for name, value in inputs.items() if name != "refresh"}
+    found = look(stage, given, refresh=bool(inputs.get("refresh")))
+    name = found.folder.name
+    store = get_result_store()
+    if found.ref is not None:
+        store.write(obj=found.ref, key=name)
+        record(found.outcome("cached", since))
+    elif store.result_storage is not None and store.exists(name):
+        store.result_storage.write_path(name, content=b"")  # type: ignore[unused-coroutine]
+    return name
 
 
 def stage_task(
@@ -71,8 +56,8 @@ def stage_task(
         def run(*args: P.args, **kwargs: P.kwargs) -> StageRef:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
+            is_forced = bound.arguments.pop("refresh")
             given = bound.arguments
-            is_forced = given.pop("refresh")
             ref = build(stage, given, functools.partial(write, **given), refresh=is_forced)
             show(ref)
             return ref
@@ -80,7 +65,7 @@ def stage_task(
         run.__signature__ = signature  # type: ignore[attr-defined]
         return task(
             name=stage.name,
-            cache_policy=StagePolicy(stage=stage),
+            cache_key_fn=functools.partial(_cache_key, stage),
             result_serializer="json",
             persist_result=True,
             cache_result_in_memory=False,

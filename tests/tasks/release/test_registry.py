@@ -27,7 +27,7 @@ from tasks.release.journal import (
 from tasks.release.registry import Decision, candidate_of, is_current, promote, rollback
 from tasks.release.registry import settle as settle_with
 from tasks.release.verify import scrub
-from tasks.runtime import chain
+from tasks.runtime import files
 from tasks.runtime.chain import NO_LINE
 from tasks.runtime.errors import ReleaseError, StorageError
 from tasks.runtime.files import digest_of
@@ -348,7 +348,7 @@ def test_a_crash_between_journal_and_pointer_is_completed(make_bundle, monkeypat
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(chain.os if kill == "fsync" else journal, kill, killed)
+        patch.setattr(files.os if kill == "fsync" else journal, kill, killed)
         with pytest.raises(Killed):
             settle("mnist", second)
     assert champion() == first.version
@@ -368,7 +368,7 @@ def test_a_full_disk_leaves_the_journal_intact(make_bundle, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(chain.os, "fsync", full)
+        patch.setattr(files.os, "fsync", full)
         with pytest.raises(StorageError, match="full"):
             settle("mnist", second)
     assert journal_path("mnist").read_bytes() == before

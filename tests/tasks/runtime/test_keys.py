@@ -20,51 +20,56 @@ from tasks.runtime.store import StageRef
 IN_KEY = {
     "fetch": {
         "pipeline_config": "datasets",
-        "tasks.raw": "digits download fetch idx local obtain packages receive structure tabular",
+        "tasks.raw": "fetch folder idx receive sources tables",
         "tasks.runtime": "files",
     },
     "validate": {
         "pipeline_config": "datasets",
-        "tasks.dataset": "agreement expectations findings profile suite validate validation_page",
-        "tasks.raw": "idx structure",
+        "tasks.dataset": "expectations profile validate",
+        "tasks.raw": "idx",
         "tasks.runtime": "files",
     },
     "convert": {
         "pipeline_config": "datasets",
         "tasks.dataset": "convert",
-        "tasks.raw": "idx structure",
+        "tasks.raw": "idx",
         "tasks.runtime": "files",
     },
     "normalize": {
-        "pipeline_config": "recipe",
-        "tasks.dataset": "normalize splits table",
+        "pipeline_config": "datasets recipe",
+        "tasks.dataset": "normalize table",
+        "tasks.raw": "idx",
+        "tasks.runtime": "files",
     },
     "train": {
-        "pipeline_config": "recipe",
-        "tasks.dataset": "splits table",
+        "pipeline_config": "datasets recipe",
+        "tasks.dataset": "table",
         "tasks": "model",
         "tasks.model": (
             "augmentation chance checkpoint engine history network numpy_engine numpy_layers "
             "numpy_optimizers optimizers schedule scoring temperature torch_engine train "
             "training"
         ),
+        "tasks.raw": "idx",
         "tasks.runtime": "devices files",
     },
     "evaluate": {
         "pipeline_config": "datasets recipe",
-        "tasks.dataset": "splits table",
+        "tasks.dataset": "table",
         "tasks.evaluation": (
             "calibration class_figures confidence_figures curve_figures drawing evaluate "
             "figure_page image_figures metrics predictions"
         ),
         "tasks.model": "network",
+        "tasks.raw": "idx",
         "tasks.runtime": "devices files",
     },
     "audit": {
-        "pipeline_config": "recipe",
-        "tasks.dataset": "splits table",
+        "pipeline_config": "datasets recipe",
+        "tasks.dataset": "table",
         "tasks.evaluation": "confident_learning figure_page image_figures label_audit suspects",
         "tasks.model": "network",
+        "tasks.raw": "idx",
         "tasks.runtime": "devices files",
     },
 }

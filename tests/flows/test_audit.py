@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from flows.folds import explain_audit, fold_plans
-from flows.plan import Choice, make_plan
+from flows.explain import explain_audit
+from flows.plan import Choice, fold_plans, make_plan
 from tasks.raw.tables import sklearn_digits
 
 pytestmark = pytest.mark.flow

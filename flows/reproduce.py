@@ -103,8 +103,7 @@ def _fetched(manifest: BundleManifest) -> Path | None:
     made = manifest.provenance["stages"]["fetch"]
     folder = folder_of("fetch", made["key"])
     found, damage = inspect(folder)
-    is_same = found is not None and not damage and found.digest == made["digest"]
-    return folder if is_same else None
+    return folder if found and not damage and found.digest == made["digest"] else None
 
 
 @contextmanager
@@ -114,12 +113,12 @@ def _scratch(keep: Path | None) -> Iterator[Path]:
         settings().scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="reproduce-", dir=settings().scratch) as folder:
             yield Path(folder)
-    elif keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
+        return
+    keep.mkdir(parents=True, exist_ok=True)
+    if any(keep.iterdir()):
         expected = "a new or an empty folder"
         raise ConfigError(f"--keep {keep}", found="something there", expected=expected)
-    else:
-        keep.mkdir(parents=True, exist_ok=True)
-        yield keep.resolve()
+    yield keep.resolve()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pydantic import Field, WithJsonSchema
 
 from flows.diagram import Call, label_audit, retraining
 from flows.plan import DEFAULT, Choice, Reason, fold_plans, make_plan, planned
-from flows.summary import LabelAudit, Summary, audited, refusal, summarize
+from flows.summary import LabelAudit, Summary, audited, summarize
 from pipeline_config.datasets import named_datasets
 from pipeline_config.recipe_files import recipe_names
 from pipeline_config.sections import IdxflowError
@@ -27,6 +27,7 @@ from tasks.model.train import train
 from tasks.raw.fetch import fetch
 from tasks.release.publish import publish
 from tasks.runtime.devices import DeviceChoice
+from tasks.runtime.errors import GateRefused
 from tasks.runtime.files import root_lock
 from tasks.runtime.stages import PUBLISH, Stage, StageName, recording
 
@@ -75,7 +76,10 @@ def retrain(
         published = retraining(plan, run_stages(plan.refreshed))
         summary = summarize(published.dataset, published.version, outcomes.values())
     if published.refused:
-        raise refusal(summary)
+        what, expected = f"version {summary.version}", "a model that passes the gate"
+        remedy = "See the report; `idxflow models promote` overrules the gate."
+        found = summary.decision
+        raise GateRefused(what, found=found, expected=expected, remedy=remedy, result=summary)
     return summary
 
 

@@ -13,7 +13,6 @@ from pipeline_config.sections import Section
 from tasks.release.bundle import METRICS, bundle_folder
 from tasks.release.journal import champion_of, read_journal
 from tasks.release.pages import page_path
-from tasks.runtime.errors import GateRefused
 from tasks.runtime.stages import Outcome
 from tasks.runtime.store import StageRef
 
@@ -67,14 +66,6 @@ def summarize(dataset: str, version: str, outcomes: Iterable[Outcome]) -> Summar
         event=event,
         decision=decision,
     )
-
-
-def refusal(summary: Summary) -> GateRefused:
-    """Return the error that ends the run in which the gate refused a model."""
-    champion, expected = summary.champion or "still none", "a model that passes the gate"
-    remedy = f"The champion is {champion}. See the report; `idxflow models promote` overrules it."
-    what, found = f"version {summary.version}", summary.decision
-    return GateRefused(what, found=found, expected=expected, remedy=remedy, result=summary)
 
 
 def audited(plan: Plan, ref: StageRef, outcomes: Iterable[Outcome]) -> LabelAudit:

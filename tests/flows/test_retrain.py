@@ -176,7 +176,7 @@ def test_the_example_of_the_readme_publishes_a_champion(run: Run, root: Path) ->
 def test_a_first_model_that_is_refused_leaves_no_champion_and_the_error_says_so(run: Run) -> None:
     from flows.retrain import retrain
 
-    with pytest.raises(GateRefused, match="champion is still none") as refused:
+    with pytest.raises(GateRefused, match="there was no champion") as refused:
         retrain(dataset="digits8x8", overrides=("training.epochs=1",))
     assert refused.value.result.champion is None
 

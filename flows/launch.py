@@ -48,8 +48,8 @@ def launch(
         raise SystemExit(130) from None
     except Exception as error:
         # Prefect wraps some of its client's errors.
-        is_of_server = isinstance(error.__cause__ or error, httpx.HTTPError)
-        if isinstance(error, IdxflowError) or not is_of_server:
+        is_of_client = any(isinstance(e, httpx.HTTPError) for e in (error, error.__cause__))
+        if isinstance(error, IdxflowError) or not is_of_client:
             raise
         reason = str(error).partition(" - ")[0]  # Prefect adds the body and a link
         raise server_error(f"an error in the middle of the run ({reason})") from error

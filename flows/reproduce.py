@@ -50,10 +50,9 @@ class Reproduction(Section):
 def reproduce(folder: Path, source: str | None = None, keep: Path | None = None) -> Reproduction:
     """Rebuild the version whose bundle lies in `folder`, and compare the two.
 
-    `source` is where the raw files are. Without it they come from the fetch output that the
-    manifest names, or from the data set's own sources. `keep` is an empty folder to build in, which
-    is kept. Raises an IdxflowError for a damaged bundle, for missing raw files, and where the run
-    fails.
+    `source` is where the raw files are: by default the fetch output that the manifest names, or the
+    data set's own sources. `keep` is an empty folder to build in, which is kept. Raises an
+    IdxflowError for a damaged bundle, for missing raw files, and where the run fails.
     """
     manifest = bundle.intact_bundle(folder)
     dataset, version = manifest.dataset, manifest.version

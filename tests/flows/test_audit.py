@@ -98,12 +98,6 @@ def test_the_second_time_nothing_is_started(
     assert str(root / "stages/audit-") in out
 
 
-def test_it_has_help_with_an_example(audit_labels: Shell) -> None:
-    code, out, _ = audit_labels("--help")
-    assert code == 0
-    assert "Example: idxflow audit-labels" in out
-
-
 def test_a_recipe_without_probabilities_is_refused_before_anything_runs(
     audit_labels: Shell, root: Path
 ) -> None:

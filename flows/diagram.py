@@ -13,16 +13,7 @@ from typing import Any
 
 from flows.plan import Plan
 from tasks.release.assemble import Lineage
-from tasks.runtime.stages import (
-    AUDIT,
-    CONVERT,
-    EVALUATE,
-    FETCH,
-    NORMALIZE,
-    PUBLISH,
-    TRAIN,
-    VALIDATE,
-)
+from tasks.runtime import stages
 
 Call = Callable[..., Any]
 
@@ -33,7 +24,7 @@ def retraining(plan: Plan, call: Call) -> Any:
     raw, checked, table = _table(plan, call)
     normalized, trained = _trained(plan, table, call)
     evaluated = call(
-        EVALUATE,
+        stages.EVALUATE,
         table=table,
         normalized=normalized,
         trained=trained,
@@ -41,9 +32,9 @@ def retraining(plan: Plan, call: Call) -> Any:
         class_names=data.class_names,
         corrections=data.corrections,
     )
-    outputs = (raw, checked, table, normalized, trained, evaluated)
-    lineage = Lineage(recipe, data, plan.machine, *outputs)
-    return call(PUBLISH, lineage=lineage, why=plan.force_promote)
+    made = (raw, checked, table, normalized, trained, evaluated)
+    lineage = Lineage(recipe, data, plan.machine, *made)
+    return call(stages.PUBLISH, lineage=lineage, why=plan.force_promote)
 
 
 def label_audit(plans: Sequence[Plan], call: Call) -> Any:
@@ -57,7 +48,7 @@ def label_audit(plans: Sequence[Plan], call: Call) -> Any:
     _, _, table = _table(plans[0], call)
     normalized, trained = zip(*(_trained(plan, table, call) for plan in plans), strict=True)
     return call(
-        AUDIT,
+        stages.AUDIT,
         table=table,
         normalized=normalized,
         trained=trained,
@@ -69,21 +60,21 @@ def label_audit(plans: Sequence[Plan], call: Call) -> Any:
 def _table(plan: Plan, call: Call) -> tuple[Any, Any, Any]:
     """Return the outputs of the stages that depend on the data set alone."""
     data = plan.dataset
-    raw = call(FETCH, dataset=data, source=plan.source)
-    checked = call(VALIDATE, raw=raw, num_classes=data.num_classes, title=data.title)
-    return raw, checked, call(CONVERT, raw=raw, checked=checked, dataset_name=data.name)
+    raw = call(stages.FETCH, dataset=data, source=plan.source)
+    checked = call(stages.VALIDATE, raw=raw, num_classes=data.num_classes, title=data.title)
+    return raw, checked, call(stages.CONVERT, raw=raw, checked=checked, dataset_name=data.name)
 
 
 def _trained(plan: Plan, table: Any, call: Call) -> tuple[Any, Any]:
     """Return the outputs of the stages normalize and train."""
-    recipe = plan.recipe
-    normalized = call(NORMALIZE, table=table, split=recipe.split, scaling=recipe.scaling)
+    split, scaling = plan.recipe.split, plan.recipe.scaling
+    normalized = call(stages.NORMALIZE, table=table, split=split, scaling=scaling)
     trained = call(
-        TRAIN,
+        stages.TRAIN,
         table=table,
         normalized=normalized,
-        model=recipe.model,
-        training=recipe.training,
+        model=plan.recipe.model,
+        training=plan.recipe.training,
         machine=plan.machine,
     )
     return normalized, trained

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
 import httpx
 
 from flows.console import say
 from flows.plan import Plan, planned
-from flows.server import is_full, prefect_server, prepare_environment
+from flows.server import prefect_server, prepare_environment, server_error
 from pipeline_config.sections import IdxflowError
-from tasks.runtime.errors import ServerError
 from tasks.runtime.files import root_lock
 from tasks.runtime.stages import Outcome
 
-# The exit code of a program that Ctrl-C ended: 128 + SIGINT.
-INTERRUPTED = 130
 # What a stage imports only when it runs, and what takes long to import.
 HEAVY = {
     "validate": ("tasks.dataset.expectations",),
     "train": ("tasks.model.training",),
     "evaluate": ("tasks.model.network", "tasks.evaluation.confidence_figures", "sklearn.metrics"),
     "audit": ("tasks.model.network", "tasks.evaluation.figures"),
-    "publish": ("tasks.release.assemble",),
 }
 
 
@@ -41,8 +36,7 @@ def launch(
 ) -> Any:
     """Run the flow `module:name` on a running or an embedded server; returns what it returns.
 
-    The embedded server takes seconds to start. Prefect and the libraries of the stages that will
-    run are imported meanwhile. After Ctrl-C the process exits with INTERRUPTED.
+    After Ctrl-C the process exits with 130, which is 128 + SIGINT.
     """
     token = planned.set(plan)
     try:
@@ -51,22 +45,14 @@ def launch(
             return _serve_and_run(entrypoint, parameters, outlook, verbose)
     except KeyboardInterrupt:
         say("stopped; what is finished is kept, and the same command resumes from there")
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(130) from None
     except Exception as error:
         # Prefect wraps some of its client's errors.
-        cause = error.__cause__ or error
-        if isinstance(error, IdxflowError) or not isinstance(cause, httpx.HTTPError):
+        is_of_client = any(isinstance(e, httpx.HTTPError) for e in (error, error.__cause__))
+        if isinstance(error, IdxflowError) or not is_of_client:
             raise
-        home = Path(os.environ["PREFECT_HOME"])
-        room = f", and the disk of {home} is full" if is_full(home) else ""
         reason = str(error).partition(" - ")[0]  # Prefect adds the body and a link
-        raise ServerError(
-            "the Prefect server",
-            found=f"an error in the middle of the run ({reason}){room}",
-            expected="a server that answers as long as the flow runs",
-            remedy="Run the same command again: what is finished is kept. Without PREFECT_API_URL "
-            "the run starts its own server.",
-        ) from error
+        raise server_error(f"an error in the middle of the run ({reason})") from error
     finally:
         planned.reset(token)
 
@@ -74,35 +60,26 @@ def launch(
 def _serve_and_run(
     entrypoint: str, parameters: dict[str, Any], outlook: Sequence[Outcome], verbose: bool
 ) -> Any:
+    """Import what is needed while an embedded server takes seconds to start; then run the flow."""
     prepare_environment(verbose=verbose)
     is_embedded = "PREFECT_API_URL" not in os.environ
     module, _, name = entrypoint.partition(":")
+    ahead = [heavy for each in outlook if each.state != "hit" for heavy in HEAVY.get(each.name, ())]
     with prefect_server() as wait:
-        ahead = [each.name for each in outlook if each.state != "hit"]
-        _import_all([module, *(heavy for stage in ahead for heavy in HEAVY.get(stage, ()))])
+        # Collections would visit half a million new objects, now (2 s) and at exit (2 s).
+        gc.disable()
+        for needed in (module, *ahead):
+            import_module(needed)
+        gc.enable()
+        gc.freeze()
         wait()
         from prefect.events.worker import EventsWorker
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-        flow = getattr(importlib.import_module(module), name)
         # The heartbeat costs a second, and is of no use on an embedded server.
         changed = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if is_embedded else {}
         try:
             with temporary_settings(changed):
-                return flow(**parameters)
+                return getattr(import_module(module), name)(**parameters)
         finally:
             EventsWorker.drain_all(timeout=10)  # before the server ends
-
-
-def _import_all(modules: Sequence[str]) -> None:
-    """Import without the garbage collector, which would visit half a million new objects (2 s).
-
-    They are then excluded from later collections, also from the one at exit (2 s).
-    """
-    gc.disable()
-    try:
-        for module in modules:
-            importlib.import_module(module)
-    finally:
-        gc.enable()
-    gc.freeze()

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import StringConstraints
 
 from pipeline_config.datasets import Dataset, named_dataset, named_datasets
-from pipeline_config.recipe import Recipe
+from pipeline_config.recipe import OfficialTest, Recipe, Split, StratifiedFold
 from pipeline_config.recipe_files import load_recipe
 from pipeline_config.sections import ConfigError, Section, given_path
 from tasks.runtime.devices import DeviceChoice, Machine, probe
@@ -52,12 +52,8 @@ def make_plan(choice: Choice) -> Plan:
     dataset = _dataset(choice.dataset, choice.classes)
     source = None if choice.source is None else given_path(choice.source).resolve()
     if source is not None and not source.exists():
-        raise ConfigError(
-            f"--source {choice.source}",
-            found="no such folder",
-            expected="a folder (or .zip) with the data set's files",
-            remedy="Check the path.",
-        )
+        expected = "a folder (or .zip) with the data set's files"
+        raise ConfigError(f"--source {choice.source}", found="no such folder", expected=expected)
     name = dataset.default_recipe if choice.recipe == DEFAULT else choice.recipe
     recipe = load_recipe(name, choice.overrides)
     first = STAGE_NAMES.index(choice.refresh_from) if choice.refresh_from else len(STAGE_NAMES)
@@ -76,12 +72,9 @@ def _machine(device: DeviceChoice, recipe: Recipe) -> Machine:
     if recipe.training.engine == "torch":
         return probe(device)
     if device not in ("auto", "cpu"):
-        raise ConfigError(
-            f"--device {device}",
-            found=f"recipe {recipe.name}, whose engine is numpy",
-            expected="--device cpu",
-            remedy="Leave it out, or add --set training.engine=torch.",
-        )
+        found = f"recipe {recipe.name}, whose engine is numpy"
+        expected = "--device cpu, or --set training.engine=torch"
+        raise ConfigError(f"--device {device}", found=found, expected=expected)
     return probe("cpu").model_copy(update={"precision": "float32"})
 
 
@@ -94,10 +87,27 @@ def _dataset(choice: str, classes: int | None) -> Dataset:
         return folder_dataset(given_path(choice), classes or 10)
     dataset = named_dataset(choice)
     if classes not in (None, dataset.num_classes):
-        raise ConfigError(
-            f"--classes {classes}",
-            found=f"{dataset.name}, which has {dataset.num_classes} classes",
-            expected="--classes only with a folder as data set",
-            remedy="Leave it out.",
-        )
+        found = f"{dataset.name}, which has {dataset.num_classes} classes"
+        expected = "--classes only with a folder as data set"
+        raise ConfigError(f"--classes {classes}", found=found, expected=expected)
     return dataset
+
+
+def fold_plans(plan: Plan, num_folds: int) -> list[Plan]:
+    """Return the plan with each fold of the training split in turn as its validation rows.
+
+    The test split is not used. Raises ConfigError for a recipe that gives no probabilities.
+    """
+    recipe, training = plan.recipe, plan.recipe.training
+    if not training.gives_logits:
+        found = f"the loss {training.loss}, which gives no probabilities"
+        expected = "a recipe with the loss cross_entropy or nll, such as fast"
+        raise ConfigError(f"recipe {recipe.name}", found=found, expected=expected)
+    training = training.model_copy(update={"keep_epochs": False})
+    plans = []
+    for fold in range(num_folds):
+        rows = StratifiedFold(kind="fold", fold=fold, folds=num_folds, seed=training.seed)
+        split = Split(test=OfficialTest(kind="official"), validation=rows)
+        of_fold = recipe.model_copy(update={"split": split, "training": training})
+        plans.append(plan.model_copy(update={"recipe": of_fold}))
+    return plans

@@ -1,19 +1,20 @@
-"""The flow `retrain`: raw IDX files → a published model. Its diagram is in `flows/diagram.py`.
+"""The flows `retrain` and `audit-labels`, which run the diagrams of `flows/diagram.py`.
 
 Each stage is a Prefect task whose finished output is not made again.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 from prefect import Task, flow
 from prefect.runtime import flow_run
-from pydantic import Field, ValidationError, WithJsonSchema
+from pydantic import Field, WithJsonSchema
 
-from flows.diagram import Call, retraining
-from flows.plan import DEFAULT, Choice, Plan, Reason, make_plan, planned
-from flows.summary import Summary, refusal, summarize
+from flows.diagram import Call, label_audit, retraining
+from flows.plan import DEFAULT, Choice, Reason, fold_plans, make_plan, planned
+from flows.summary import LabelAudit, Summary, audited, summarize
 from pipeline_config.datasets import named_datasets
 from pipeline_config.recipe_files import recipe_names
 from pipeline_config.sections import IdxflowError
@@ -25,8 +26,8 @@ from tasks.evaluation.label_audit import audit
 from tasks.model.train import train
 from tasks.raw.fetch import fetch
 from tasks.release.publish import publish
-from tasks.release.registry import Decision
 from tasks.runtime.devices import DeviceChoice
+from tasks.runtime.errors import GateRefused
 from tasks.runtime.files import root_lock
 from tasks.runtime.stages import PUBLISH, Stage, StageName, recording
 
@@ -35,6 +36,7 @@ DatasetChoice = Annotated[str, WithJsonSchema({"type": "string", "enum": list(na
 RecipeChoice = Annotated[
     str, WithJsonSchema({"type": "string", "enum": [DEFAULT, *recipe_names()]})
 ]
+NumClasses = Annotated[int, Field(ge=2, le=256)]
 TASKS: dict[str, Task[..., Any]] = {
     task.name: task
     for task in (fetch, validate, convert, normalize, train, evaluate, audit, publish)
@@ -43,12 +45,11 @@ TASKS: dict[str, Task[..., Any]] = {
 
 def run_name() -> str:
     """Return the name of a flow run: data set, recipe and device."""
-    parameters: dict[str, Any] = flow_run.parameters
-    try:
-        plan = planned.get() or make_plan(Choice(**{**parameters, "overrides": ()}))
-    except (IdxflowError, ValidationError):
-        return f"{parameters['dataset']} · {parameters['recipe']} · {parameters['device']}"
-    return f"{plan.dataset.name} · {plan.recipe.name} · {plan.machine.device}"
+    given: dict[str, Any] = flow_run.parameters
+    with suppress(IdxflowError):
+        plan = planned.get() or make_plan(Choice(**given))
+        return f"{plan.dataset.name} · {plan.recipe.name} · {plan.machine.device}"
+    return "{dataset} · {recipe} · {device}".format(**given)
 
 
 @flow(name="retrain", flow_run_name=run_name, timeout_seconds=24 * 3600)
@@ -58,7 +59,7 @@ def retrain(
     device: DeviceChoice = "auto",
     overrides: tuple[str, ...] = (),
     source: str | None = None,
-    classes: Annotated[int, Field(ge=2, le=256)] | None = None,
+    classes: NumClasses | None = None,
     refresh_from: StageName | None = None,
     force_promote: Reason | None = None,
 ) -> Summary:
@@ -72,17 +73,39 @@ def retrain(
     choice = Choice(**locals())
     plan = planned.get() or make_plan(choice)
     with root_lock(), recording() as outcomes:
-        published = pipeline(plan)
+        published = retraining(plan, run_stages(plan.refreshed))
         summary = summarize(published.dataset, published.version, outcomes.values())
     if published.refused:
-        raise refusal(summary)
+        what, expected = f"version {summary.version}", "a model that passes the gate"
+        remedy = "See the report; `idxflow models promote` overrules the gate."
+        found = summary.decision
+        raise GateRefused(what, found=found, expected=expected, remedy=remedy, result=summary)
     return summary
 
 
-def pipeline(plan: Plan) -> Decision:
-    """Run the diagram of the pipeline."""
-    published: Decision = retraining(plan, run_stages(plan.refreshed))
-    return published
+@flow(
+    name="audit-labels",
+    flow_run_name="{dataset} · {recipe} · {folds} folds",
+    timeout_seconds=24 * 3600,
+)
+def audit_labels(
+    dataset: str = "mnist",
+    recipe: str = DEFAULT,
+    device: DeviceChoice = "auto",
+    overrides: tuple[str, ...] = (),
+    source: str | None = None,
+    classes: NumClasses | None = None,
+    folds: Annotated[int, Field(ge=2, le=100)] = 5,
+) -> LabelAudit:
+    """Rank the training rows whose label is likely wrong. Trains the recipe once for each fold.
+
+    The other parameters are those of `retrain`.
+    """
+    chosen = {name: value for name, value in locals().items() if name != "folds"}
+    plan = planned.get() or make_plan(Choice(**chosen))
+    with root_lock(), recording() as outcomes:
+        ref = label_audit(fold_plans(plan, folds), run_stages())
+    return audited(plan, ref, outcomes.values())
 
 
 def run_stages(refreshed: tuple[str, ...] = ()) -> Call:

@@ -11,9 +11,9 @@ import typer
 
 from flows import console
 from flows.explain import explain as look_at_stages
-from flows.folds import LabelAudit, audited, explain_audit, fold_plans, named_suspects
-from flows.plan import Choice, make_plan
-from flows.summary import Summary, summarize
+from flows.explain import explain_audit
+from flows.plan import Choice, fold_plans, make_plan
+from flows.summary import LabelAudit, Summary, audited, named_suspects, summarize
 from pipeline_config.recipe_files import cautions_of
 from pipeline_config.sections import checked
 from tasks.runtime.devices import DeviceChoice
@@ -175,7 +175,7 @@ def audit_labels(
         )
         chosen = choice.model_dump(exclude={"refresh_from", "force_promote"})
         parameters = {**chosen, "folds": folds}
-        result = launch("flows.audit:audit_labels", plan, parameters, outlook, verbose=verbose)
+        result = launch("flows.retrain:audit_labels", plan, parameters, outlook, verbose=verbose)
     else:
         result = audited(plan, found, outlook)
     suspects = named_suspects(plan, result, limit)

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from flows.folds import explain_audit, fold_plans
-from flows.plan import Choice, make_plan
+from flows.explain import explain_audit
+from flows.plan import Choice, fold_plans, make_plan
 from tasks.raw.tables import sklearn_digits
 
 pytestmark = pytest.mark.flow
@@ -96,12 +96,6 @@ def test_the_second_time_nothing_is_started(
     assert lines.index("") == 3
     assert "training labels are suspect" in out
     assert str(root / "stages/audit-") in out
-
-
-def test_it_has_help_with_an_example(audit_labels: Shell) -> None:
-    code, out, _ = audit_labels("--help")
-    assert code == 0
-    assert "Example: idxflow audit-labels" in out
 
 
 def test_a_recipe_without_probabilities_is_refused_before_anything_runs(

@@ -34,7 +34,9 @@ def folder(tmp_path: Path, small_rows: Callable[[int], tuple[object, object]]) -
     return path
 
 
-@pytest.mark.parametrize("command", ["run", "explain", "show", "datasets", "recipes"])
+@pytest.mark.parametrize(
+    "command", ["run", "explain", "show", "datasets", "recipes", "audit-labels", "predict"]
+)
 def test_every_command_has_help_with_an_example(idxflow: Shell, command: str) -> None:
     code, out, _ = idxflow(command, "--help")
     assert code == 0
@@ -336,7 +338,7 @@ def test_a_server_whose_database_is_gone_is_one_clear_error(
         error = httpx.HTTPStatusError("500", request=request, response=httpx.Response(500))
         if wrapped:
             raise RuntimeError("Unable to acquire concurrency slots") from error
-        raise error
+        raise error from OSError("connection refused")
 
     monkeypatch.setattr("flows.launch._serve_and_run", fail)
     code, out, err = idxflow("run", "--dataset", "digits8x8")

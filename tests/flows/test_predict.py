@@ -88,9 +88,3 @@ def test_what_is_wrong_is_told_in_one_message(idxflow: Shell, tmp_path: Path) ->
     assert "no published champion" in err
     for words in ((), ("a.png", "--threshold", "2")):
         assert idxflow("predict", *words)[0] == 2
-
-
-def test_it_has_help_with_an_example(idxflow: Shell) -> None:
-    code, out, _ = idxflow("predict", "--help")
-    assert code == 0
-    assert "Example: idxflow predict" in out

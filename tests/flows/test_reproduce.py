@@ -144,7 +144,7 @@ def test_other_bits_are_held_against_the_gates_margin(bundle: Path, tmp_path: Pa
     assert (near.verdict, far.verdict) == ("within tolerance", "differs")
     assert f"{100 * margin:.2f} points" in near.reason
     assert near.changes == ()
-    differing = {row.what for row in near.comparisons if not row.equal}
+    differing = {row["what"] for row in near.comparisons if not row["equal"]}
     assert differing == {"weights", "metrics", "version"}
     other = Path(shutil.copytree(bundle, tmp_path / "other data"))
     resealed(other, data=dict.fromkeys(FILES, "0" * 64))

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
+import numpy as np
+from numpy.typing import NDArray
 from pydantic_core import from_json
 
-from pipeline_config.sections import read_yaml
-from tasks.release.bundle import (
-    METRICS,
-    PROBABILITIES,
-    RECIPE,
-    BundleManifest,
-    bundle_folder,
-    intact_bundle,
-    published_versions,
-)
+from pipeline_config.sections import ConfigError, read_yaml
+from tasks.release import bundle
+from tasks.release.gate import paired_interval
 from tasks.release.journal import champion_of, read_journal
 from tasks.release.pages import page_path
 from tasks.runtime.errors import ReleaseError
@@ -31,6 +24,7 @@ from tasks.runtime.manifest import MANIFEST, read_regular
 logger = logging.getLogger(__name__)
 
 FIGURES = ("accuracy", "macro_f1", "loss", "ece", "brier", "temperature", "validation_accuracy")
+ORIGIN = ("seed", "device", "precision", "threads", "cpu", "libraries", "data")
 
 
 @contextmanager
@@ -39,44 +33,37 @@ def as_published(*folders: Path) -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ReleaseError(
-            " or ".join(map(str, folders)),
-            found=f"a manifest or metrics of another form ({type(error).__name__}: {reason})",
-        ) from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        found = f"a manifest or metrics of another form ({reason})"
+        raise ReleaseError(" or ".join(map(str, folders)), found=found) from error
 
 
-def read_manifest(folder: Path) -> BundleManifest:
+def read_manifest(folder: Path) -> bundle.BundleManifest:
     """Return a bundle's manifest. Raises ReleaseError for one that cannot be read."""
     try:
-        return BundleManifest.model_validate_json(read_regular(folder / MANIFEST))
-    except (OSError, ValidationError) as error:
-        expected = "the folder of a published version"
-        raise ReleaseError(folder, found=f"no readable {MANIFEST}", expected=expected) from error
+        return bundle.BundleManifest.model_validate_json(read_regular(folder / MANIFEST))
+    except (OSError, ValueError) as error:
+        raise ReleaseError(folder, found=f"no readable {MANIFEST}") from error
 
 
-def read_metrics(folder: Path, manifest: BundleManifest) -> dict[str, Any]:
+def read_metrics(folder: Path, manifest: bundle.BundleManifest) -> dict[str, Any]:
     """Return a bundle's metrics. Raises ReleaseError where they are not those of its manifest."""
-    entry, content = manifest.files.get(METRICS), b""
     with suppress(OSError):
-        content = read_regular(folder / METRICS)
-    if entry is None or sha256_bytes(content) != entry.sha256:
-        raise ReleaseError(
-            folder / METRICS,
-            found="no metrics, or others than were published",
-            expected="those of its manifest",
-        )
-    metrics: dict[str, Any] = from_json(content)
-    return metrics
+        content = read_regular(folder / bundle.METRICS)
+        if sha256_bytes(content) == manifest.determinants.metrics:
+            metrics: dict[str, Any] = from_json(content)
+            return metrics
+    raise ReleaseError(folder / bundle.METRICS, found="no metrics, or others than were published")
 
 
 def list_versions(dataset: str) -> list[dict[str, Any]]:
     """Return a data set's versions, the most accurate first. A damaged one is left out."""
     found = []
-    for name in published_versions(dataset):
+    for name in bundle.published_versions(dataset):
+        folder = bundle.bundle_folder(dataset, name)
         try:
-            with as_published(bundle_folder(dataset, name)):
-                described = describe(bundle_folder(dataset, name))
+            with as_published(folder):
+                described = describe(folder)
             del described["metrics"], described["provenance"]
             found.append(described)
         except ReleaseError as error:
@@ -89,104 +76,82 @@ def describe(folder: Path) -> dict[str, Any]:
     manifest = read_manifest(folder)
     metrics, entries = read_metrics(folder, manifest), read_journal(manifest.dataset)
     champion, version = champion_of(entries), manifest.version
-    times = [entry.time for entry in entries if entry.version == version]
-    accuracy, (low, high) = float(metrics["accuracy"]), map(float, metrics["accuracy_interval_95"])
+    low, high = map(float, metrics["accuracy_interval_95"])
     return {
-        "dataset": manifest.dataset,
-        "version": version,
-        "recipe": manifest.recipe,
-        "accuracy": accuracy,
+        **manifest.model_dump(include={"dataset", "version", "recipe", "provenance"}),
+        "accuracy": float(metrics["accuracy"]),
         "accuracy_interval_95": (low, high),
         "num_bytes": sum(entry.num_bytes for entry in manifest.files.values()),
-        "made": times[0] if times else None,
+        "made": next((entry.time for entry in entries if entry.version == version), None),
         "champion": champion is not None and champion.version == version,
         "bundle": str(folder),
         "report": str(page_path(manifest.dataset, version)),
         "metrics": metrics,
-        "provenance": manifest.provenance,
     }
 
 
-def diff_versions(first: Path, second: Path) -> dict[str, Any]:
+def diff_versions(*folders: Path) -> dict[str, Any]:
     """Return what differs between two bundles; a pair is (first's, second's).
 
     `gained` are the test rows, counted from the first one, that only the second predicts
     correctly, `lost` those that only the first does; `code` are the modules that differ. Raises
-    ReleaseError for versions that were scored on different test rows.
+    ConfigError for versions that were scored on different test rows.
     """
-    from tasks.release.gate import paired_interval
-
-    one, two = read_manifest(first), read_manifest(second)
-    metrics = read_metrics(first, one), read_metrics(second, two)
-    for folder in (first, second):
-        intact_bundle(folder, RECIPE, PROBABILITIES)
-    before, after = _correct_rows(first), _correct_rows(second)
-    if before.keys() != after.keys() or one.dataset != two.dataset:
-        raise ReleaseError(
-            f"{one.version} and {two.version}",
-            found="versions that were scored on different test rows",
-            expected="two versions of one data set, both with its official test split",
-            remedy="Compare versions of one data set; see `idxflow models`.",
-        )
-    gained = [row for row in before if after[row] and not before[row]]
-    lost = [row for row in before if before[row] and not after[row]]
-    classes = zip(metrics[0]["per_class"], metrics[1]["per_class"], strict=True)
-    made = one.provenance, two.provenance
-    scalars = [{k: v for k, v in each.items() if not isinstance(v, dict)} for each in made]
+    names = bundle.RECIPE, bundle.PROBABILITIES
+    one, two = manifests = [bundle.intact_bundle(folder, *names) for folder in folders]
+    old, new = map(read_metrics, folders, manifests)
+    (rows, before), (others, after) = map(_correct_rows, folders)
+    if not np.array_equal(rows, others) or one.dataset != two.dataset:
+        what, expected = f"{one.version} and {two.version}", "two versions of one data set"
+        raise ConfigError(what, found="scores on different test rows", expected=expected)
+    gained, lost = rows[after & ~before].tolist(), rows[before & ~after].tolist()
+    classes = zip(old["per_class"], new["per_class"], strict=True)
+    made = [each.provenance for each in manifests]
     return {
         "first": one.version,
         "second": two.version,
-        "metrics": {name: (metrics[0][name], metrics[1][name]) for name in FIGURES},
+        "metrics": {name: (old[name], new[name]) for name in FIGURES},
         "recalls": {a["name"]: (a["recall"], b["recall"]) for a, b in classes},
         "gained": gained,
         "lost": lost,
-        "difference_95": paired_interval(len(gained), len(lost), len(before)),
-        "recipe": differences(*(_leaves(read_yaml(each / RECIPE)) for each in (first, second))),
-        "code": list(differences(made[0]["modules"], made[1]["modules"])),
-        "libraries": differences(made[0]["libraries"], made[1]["libraries"]),
-        "machine": {k: v for k, v in differences(*scalars).items() if k != "code"},
-        "data": differences(made[0]["data"], made[1]["data"]),
+        "difference_95": paired_interval(len(gained), len(lost), len(rows)),
+        "recipe": differences(*(read_yaml(folder / bundle.RECIPE) for folder in folders)),
+        "origin": differences(*({name: each[name] for name in ORIGIN} for each in made)),
+        "code": list(differences(*(each["modules"] for each in made))),
     }
 
 
-def _correct_rows(folder: Path) -> dict[int, bool]:
-    """Return whether each test row is predicted correctly, from the bundle's probabilities."""
+def _correct_rows(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the test rows, counted from the first, and whether each is predicted correctly."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path, names = folder / PROBABILITIES, ["index", "label", "prediction"]
+    path, names = folder / bundle.PROBABILITIES, ["index", "label", "prediction"]
     try:
         with pq.ParquetFile(path) as file:
             kinds = [file.schema_arrow.field(name).type for name in names]
-            num_rows = file.metadata.num_rows
             # A real row takes more than a byte, however it is packed.
-            if not all(map(pa.types.is_integer, kinds)) or not 0 < num_rows < path.stat().st_size:
-                raise ValueError(f"{num_rows:,} rows of {kinds}")
-            columns = file.read(columns=names).to_pydict()
+            is_possible = 0 < file.metadata.num_rows < path.stat().st_size
+            if not is_possible or not all(map(pa.types.is_integer, kinds)):
+                raise ValueError(f"{file.metadata.num_rows:,} rows of {kinds}")
+            columns = file.read(columns=names)
     except (OSError, KeyError, ValueError) as error:
-        raise ReleaseError(
-            path,
-            found="no readable probabilities",
-            expected="a row for each test row",
-            remedy="Bundles of very large test splits have none; `idxflow verify` finds damage.",
-        ) from error
-    start = min(columns["index"])
-    rows = zip(*(columns[name] for name in names), strict=True)
-    return {row - start: label == prediction for row, label, prediction in rows}
+        found = "no readable probabilities; bundles of very large test splits have none"
+        raise ReleaseError(path, found=found) from error
+    index, labels, predictions = (columns[name].to_numpy() for name in names)
+    return index - index.min(), labels == predictions
 
 
-def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries that differ, in order, as pairs."""
-    names = dict.fromkeys([*first, *second])
-    pairs = {name: (first.get(name), second.get(name)) for name in names}
+def differences(first: Any, second: Any) -> dict[str, tuple[str | None, str | None]]:
+    """Return the leaves of two mappings that differ, in order, as pairs by their dotted names."""
+    old, new = dict(_leaves(first)), dict(_leaves(second))
+    pairs = {name: (old.get(name), new.get(name)) for name in {**old, **new}}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _leaves(content: Any, name: str = "") -> dict[str, str]:
-    """Return the leaves of a recipe under their dotted names."""
+def _leaves(content: Any, name: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(content, dict):
-        leaves: dict[str, str] = {}
         for key, value in content.items():
-            leaves |= _leaves(value, f"{name}.{key}" if name else str(key))
-        return leaves
-    return {name: yaml.safe_dump(content, default_flow_style=True).removesuffix("...\n").strip()}
+            yield from _leaves(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, str(content)

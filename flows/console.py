@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic_core import to_json
@@ -19,18 +19,18 @@ from rich.text import Text
 from pipeline_config.sections import IdxflowError
 from tasks.runtime.errors import GateRefused
 
-# Without a terminal, lines are not cut: their reader is a program.
-PLAIN_WIDTH = 10_000
-NUMERIC = {"seconds", "classes", "MB", "accuracy", "count", "row"}
-WHOLE = {"version", "recipe", "stage", "state", "key", "made (UTC)", "when (UTC)", "accuracy"}
+# How fields are printed, by the end of their names. Shares are percentages.
+SHARES = ("accuracy", "accuracy_interval_95", "confidence", "probability")
+FORMATS = {"seconds": ".1f", "num_bytes": ",", "count": ",", "time": ".16", "made": ".10"}
+# Columns that are not wrapped.
+WHOLE = {"version", "recipe", "name", "state", "key", "accuracy", "made", "time"}
 
 
 def console(*, error: bool = False) -> Console:
-    """Return a console; without a terminal it is plain and wide."""
+    """Return a console. Without a terminal it is plain, and cuts no lines: a program reads them."""
     stream = sys.stderr if error else sys.stdout
-    plain = not stream.isatty()
-    width = PLAIN_WIDTH if plain else None
-    return Console(file=stream, width=width, highlight=False, soft_wrap=plain, emoji=False)
+    plain: Any = {} if stream.isatty() else {"width": 10_000, "soft_wrap": True}
+    return Console(file=stream, markup=False, highlight=False, emoji=False, **plain)
 
 
 def visible(text: object) -> str:
@@ -40,34 +40,61 @@ def visible(text: object) -> str:
     )
 
 
-def table(columns: Mapping[str, str], rows: Iterable[Any]) -> None:
-    """Print rows under their columns. At a narrow terminal long texts wrap, versions do not.
+def cell(name: str, value: Any) -> str:
+    """Return the value of a field as text, in the format that the field's name has."""
+    if isinstance(value, tuple):
+        return " ".join(cell(name, part) for part in value)
+    if value is None or isinstance(value, bool):
+        return {None: "", True: "yes", False: "no"}[value]
+    number = ".2%" if name.endswith(SHARES) else ".4f"
+    return visible(format(value, FORMATS.get(name, number if isinstance(value, float) else "")))
 
-    A column is a format string over a row's fields, such as `{accuracy:.2%}`; a row is a mapping, a
-    model, a dataclass or a sequence (`{0}`).
+
+def table(columns: str, rows: Iterable[Any]) -> None:
+    """Print rows. At a narrow terminal long texts wrap, versions do not.
+
+    `columns` are the names of fields. A row is a mapping or a model, or a tuple of its cells.
     """
     out = console()
     plain = not out.is_terminal
     grid = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name in columns:
-        justify: Any = "right" if name in NUMERIC else "left"
-        grid.add_column(name, justify=justify, no_wrap=plain or name in WHOLE, overflow="fold")
+    names = columns.split()
+    for name in names:
+        justify: Any = "right" if name in FORMATS else "left"
+        whole = plain or name in WHOLE
+        grid.add_column(name.replace("_", " "), justify=justify, no_wrap=whole, overflow="fold")
     for row in rows:
-        values = row if isinstance(row, Sequence) else ()
-        fields = row if isinstance(row, Mapping) else getattr(row, "__dict__", {})
-        cells = (form.format(*values, **fields) for form in columns.values())
-        grid.add_row(*(Text(visible(cell)) for cell in cells))
-    out.print(grid)
+        fields = dict(zip(names, row, strict=True) if isinstance(row, tuple) else row)
+        grid.add_row(*(Text(cell(name, fields[name])) for name in names))
+    if grid.rows:
+        out.print(grid)
+    else:
+        say("nothing to list")
 
 
-def line(text: str = "") -> None:
+def facts(names: str, fields: Mapping[str, Any]) -> None:
+    """Print fields, each on a line. Those that are None are left out."""
+    for name in names.split():
+        if fields[name] is not None:
+            line(f"{name.replace('_', ' '):<20} {cell(name, fields[name])}")
+
+
+def show(content: Any, as_json: bool, columns: str, rows: Iterable[Any] | None = None) -> None:
+    """Print content as JSON; or as a table of `rows`, by default of the content itself."""
+    if as_json:
+        print_json(content)
+    else:
+        table(columns, content if rows is None else rows)
+
+
+def line(text: str) -> None:
     """Print a line of a result, on standard output."""
-    console().print(visible(text), markup=False, soft_wrap=True)
+    console().print(visible(text), soft_wrap=True)
 
 
-def say(message: str) -> None:
-    """Print a line on standard error."""
-    console(error=True).print(visible(message), markup=False)
+def say(message: str, head: str = "", style: str = "") -> None:
+    """Print a line on standard error, perhaps after a coloured head."""
+    console(error=True).print(Text.assemble((head, style), visible(message)))
 
 
 def print_json(content: Any) -> None:
@@ -78,18 +105,16 @@ def print_json(content: Any) -> None:
 def print_error(error: IdxflowError) -> None:
     """Print the four parts of an error."""
     is_refusal = isinstance(error, GateRefused)
-    head = Text("refused" if is_refusal else "error", "bold yellow" if is_refusal else "bold red")
-    out = console(error=True)
-    out.print(head, Text(visible(error.what)))
-    for name, words in (("  found    ", error.found), ("  expected ", error.expected)):
-        out.print(name, visible(words), markup=False)
-    out.print("  →", visible(error.remedy), markup=False)
+    say(error.what, *(("refused ", "bold yellow") if is_refusal else ("error ", "bold red")))
+    say(error.found, "  found     ")
+    say(error.expected, "  expected  ")
+    say(error.remedy, "  → ")
 
 
-def print_cautions(cautions: Sequence[str]) -> None:
+def print_cautions(cautions: Iterable[str]) -> None:
     """Print the cautions about a recipe on standard error."""
     for caution in cautions:
-        console(error=True).print(Text("caution", "bold yellow"), Text(visible(caution)))
+        say(caution, "caution ", "bold yellow")
 
 
 class _Printer(logging.Handler):
@@ -99,10 +124,11 @@ class _Printer(logging.Handler):
         say(self.format(record))
 
 
+PRINTER = _Printer()
+
+
 def log_to_console() -> None:
     """Print our own log lines on standard error."""
     for name in ("tasks", "flows"):
-        logger = logging.getLogger(name)
-        if not any(isinstance(handler, _Printer) for handler in logger.handlers):
-            logger.addHandler(_Printer())
-        logger.setLevel(logging.INFO)
+        logging.getLogger(name).addHandler(PRINTER)
+        logging.getLogger(name).setLevel(logging.INFO)

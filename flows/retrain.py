@@ -13,7 +13,7 @@ from prefect.runtime import flow_run
 from pydantic import Field, WithJsonSchema
 
 from flows.diagram import Call, label_audit, retraining
-from flows.plan import DEFAULT, Choice, Reason, fold_plans, make_plan, planned
+from flows.plan import DEFAULT, Choice, Plan, Reason, fold_plans, make_plan, planned
 from flows.summary import LabelAudit, Summary, audited, summarize
 from pipeline_config.datasets import named_datasets
 from pipeline_config.recipe_files import recipe_names
@@ -26,6 +26,7 @@ from tasks.evaluation.label_audit import audit
 from tasks.model.train import train
 from tasks.raw.fetch import fetch
 from tasks.release.publish import publish
+from tasks.release.registry import Decision
 from tasks.runtime.devices import DeviceChoice
 from tasks.runtime.errors import GateRefused
 from tasks.runtime.files import root_lock
@@ -73,7 +74,7 @@ def retrain(
     choice = Choice(**locals())
     plan = planned.get() or make_plan(choice)
     with root_lock(), recording() as outcomes:
-        published = retraining(plan, run_stages(plan.refreshed))
+        published = pipeline(plan)
         summary = summarize(published.dataset, published.version, outcomes.values())
     if published.refused:
         what, expected = f"version {summary.version}", "a model that passes the gate"
@@ -81,6 +82,12 @@ def retrain(
         found = summary.decision
         raise GateRefused(what, found=found, expected=expected, remedy=remedy, result=summary)
     return summary
+
+
+def pipeline(plan: Plan) -> Decision:
+    """Run the stages of a plan."""
+    published: Decision = retraining(plan, run_stages(plan.refreshed))
+    return published
 
 
 @flow(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated
 
-import typer
+from typer import Argument, Context, Option, Typer
 
 from flows import console
 from flows.catalogue import as_published, describe, diff_versions, list_versions
-from flows.cli.run import JsonOption
+from flows.cli.run import Json
 from tasks.release import registry
 from tasks.release.bundle import published_datasets
 from tasks.release.journal import Entry, read_journal
@@ -18,130 +18,62 @@ from tasks.release.registry import DEFAULT_DATASET, find_bundle, known_dataset
 from tasks.runtime.files import root_lock
 from tasks.runtime.show import confidence_in_words
 
-INTERVAL = "{accuracy_interval_95[0]:.2%} to {accuracy_interval_95[1]:.2%}"
-HISTORY = {
-    "line": "{seq}",
-    "when (UTC)": "{time:.16}",
-    "version": "{version}",
-    "recipe": "{recipe}",
-    "what": "{event}",
-    "why": "{reason}",
-    "champion after": "{champion}",
-}
-# The number of rows that `diff` names; `--json` has all of them.
-MAX_ROWS = 20
+COMPARED = ("metrics", "recalls", "recipe", "origin")
 
-app = typer.Typer(help="The published versions, and which is champion and why.")
-
-VersionArgument = Annotated[
-    str, typer.Argument(help="A version or its beginning, DATASET/VERSION, or champion.")
-]
-DatasetOption = Annotated[
-    str | None, typer.Option("--dataset", "-d", help="Only versions of this data set.")
-]
-OneDatasetOption = Annotated[str, typer.Option("--dataset", "-d", help="Whose champion.")]
-WhyOption = Annotated[str | None, typer.Option("--why", help="The reason, for the journal.")]
-FromOption = Annotated[
-    str | None, typer.Option("--from", help="Only if this version is the champion.")
-]
+app = Typer(help="The published versions, and which is champion and why.")
+Version = Annotated[str, Argument(help="[DATASET/]VERSION, its beginning, champion or a folder.")]
+OfDataset = Annotated[str | None, Option("--dataset", "-d", help="Only of this data set.")]
+Champions = Annotated[str, Option("--dataset", "-d", help="Whose champion.")]
+Why = Annotated[str, Option("--why", help="The reason, for the journal.")]
 
 
 @app.callback(invoke_without_command=True, epilog="Example: idxflow models --dataset mnist")
-def models(
-    context: typer.Context, dataset: DatasetOption = None, as_json: JsonOption = False
-) -> None:
+def models(context: Context, dataset: OfDataset = None, as_json: Json = False) -> None:
     """List the published versions: recipe, accuracy with its interval, date, standing."""
-    if context.invoked_subcommand is not None:
-        return None
-    console.log_to_console()
-    names = [known_dataset(dataset)] if dataset else published_datasets()
-    found = [version for name in names for version in list_versions(name)]
-    if as_json:
-        return console.print_json(found)
-    standings = ("", "champion")
-    rows = [
-        {**each, "standing": standings[each["champion"]], "made": each["made"] or ""}
-        for each in found
-    ]
-    columns = {"data set": "{dataset}", "version": "{version}", "recipe": "{recipe}"}
-    columns |= {"accuracy": "{accuracy:.2%}", "95 % interval": INTERVAL, "standing": "{standing}"}
-    return console.table({**columns, "made (UTC)": "{made:.10}"}, rows)
+    if context.invoked_subcommand is None:
+        names = [known_dataset(dataset)] if dataset else published_datasets()
+        found = [version for name in names for version in list_versions(name)]
+        columns = "dataset version recipe accuracy accuracy_interval_95 champion made"
+        console.show(found, as_json, columns)
 
 
 @app.command(epilog="Example: idxflow models show champion")
-def show(
-    version: VersionArgument, dataset: DatasetOption = None, as_json: JsonOption = False
-) -> None:
+def show(version: Version, dataset: OfDataset = None, as_json: Json = False) -> None:
     """Show a version: figures, provenance, decisions."""
     folder = find_bundle(version, dataset)
     with as_published(folder):
         found = describe(folder)
-        metrics, made = found["metrics"], found["provenance"]
         entries = [each for each in read_journal(found["dataset"]) if each.version == folder.name]
         if as_json:
             return console.print_json({**found, "history": entries})
-        machine = ("device", "precision", "threads", "cpu")
-        rows = {
-            "version": f"{found['dataset']}/{found['version']}",
-            "champion": "yes" if found["champion"] else "no",
-            "recipe": f"{found['recipe']}, seed {made['seed']}",
-            "accuracy": f"{found['accuracy']:.2%}, 95 % interval {INTERVAL.format(**found)}",
-            "macro F1": f"{metrics['macro_f1']:.4f}",
-            "loss": f"{metrics['loss']:.4f} nats",
-            "confidence": confidence_in_words(metrics),
-            "machine": ", ".join(f"{made[name]}" for name in machine),
-            "code": made["code"],
-            "size": f"{found['num_bytes'] / 1e6:.1f} MB",
-            "bundle": found["bundle"],
-            "report": found["report"],
-        }
-        console.table({"": "{0}", " ": "{1}"}, rows.items())
-        console.line()
-        return print_history(entries)
+        calibration = {"calibration": confidence_in_words(found["metrics"])}
+        console.facts("dataset version champion recipe made accuracy accuracy_interval_95", found)
+        console.facts("macro_f1 loss calibration", found["metrics"] | calibration)
+        console.facts("seed device precision threads cpu code", found["provenance"])
+        console.facts("num_bytes bundle report", found)
+        return _print_decisions(entries)
 
 
 @app.command(epilog="Example: idxflow models diff champion 3fa0")
-def diff(
-    first: VersionArgument,
-    second: VersionArgument,
-    dataset: DatasetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Compare two versions.
-
-    Figures, recalls, test rows that changed sides, recipe, code, libraries, machine, data.
-    """
+def diff(first: Version, second: Version, dataset: OfDataset = None, as_json: Json = False) -> None:
+    """Compare two versions: figures, test rows, recipe, code, machine."""
     folders = find_bundle(first, dataset), find_bundle(second, dataset)
     with as_published(*folders):
         found = diff_versions(*folders)
-        if as_json:
-            return console.print_json(found)
-        names = found["first"], found["second"]
-        tables = {"figure": found["metrics"], "recall of": found["recalls"]}
-        tables |= {title: found[title] for title in ("recipe", "machine", "libraries", "data")}
-        for title, pairs in tables.items():
-            form = ("{1[0]}", "{1[1]}") if title in found else ("{1[0]:.4f}", "{1[1]:.4f}")
-            if pairs:
-                columns = {title: "{0}", **dict(zip(names, form, strict=True))}
-                known = [(name, pair) for name, pair in pairs.items() if None not in pair]
-                console.table(columns, known if title == "figure" else pairs.items())
-                console.line()
-        low, high = (100 * bound for bound in found["difference_95"])
-        console.line(f"accuracy differs by {low:+.2f} to {high:+.2f} points (Tango 1998, 95 %)")
-        for name in ("gained", "lost"):
-            rows, more = found[name], len(found[name]) - MAX_ROWS
-            some = ", ".join(map(str, rows[:MAX_ROWS])) + (f" and {more} more" if more > 0 else "")
-            console.line(f"{len(rows)} test rows {name}: {some or 'none'}")
-        return console.line(f"code: {', '.join(found['code']) or 'the same'}")
+    if as_json:
+        return console.print_json(found)
+    rows = [(part, name, *pair) for part in COMPARED for name, pair in found[part].items()]
+    console.table(f"part name {found['first']} {found['second']}", rows)
+    low, high = (100 * bound for bound in found["difference_95"])
+    console.line(f"accuracy differs by {low:+.2f} to {high:+.2f} points (Tango 1998, 95 %)")
+    for name in ("gained", "lost"):
+        some = ", ".join(map(str, found[name][:20]))
+        console.line(f"{len(found[name])} test rows {name}; the first: {some or 'none'}")
+    return console.line(f"code: {', '.join(found['code']) or 'the same'}")
 
 
 @app.command(epilog='Example: idxflow models promote 3fa0 --why "fewer confused 4 and 9"')
-def promote(
-    version: VersionArgument,
-    why: Annotated[str, typer.Option("--why", help="The reason, for the journal.")],
-    dataset: DatasetOption = None,
-    as_json: JsonOption = False,
-) -> None:
+def promote(version: Version, why: Why, dataset: OfDataset = None, as_json: Json = False) -> None:
     """Make a version champion in any case; the reason is recorded."""
     folder = find_bundle(version, dataset)
     name = folder.parent.name
@@ -150,18 +82,16 @@ def promote(
         entry = registry.promote(name, candidate, why)
     if as_json:
         console.print_json(entry)
-    elif entry is None:
-        console.say(f"{name}/{folder.name} is the champion already")
-    else:
-        console.say(f"{name}/{folder.name} is the champion; `idxflow models rollback` undoes it")
+    state = "the champion; `idxflow models rollback` undoes it" if entry else "champion already"
+    console.say(f"{name}/{folder.name} is {state}")
 
 
 @app.command(epilog="Example: idxflow models rollback --why 'complaints about sevens'")
 def rollback(
-    dataset: OneDatasetOption = DEFAULT_DATASET,
-    why: WhyOption = None,
-    version: FromOption = None,
-    as_json: JsonOption = False,
+    dataset: Champions = DEFAULT_DATASET,
+    why: Why = "",
+    version: Annotated[str | None, Option("--from", help="Only if it is the champion.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Make the champion before this one champion again.
 
@@ -171,34 +101,24 @@ def rollback(
     known_dataset(dataset)
     name = None if version is None else find_bundle(version, dataset).name
     with root_lock():
-        entry = registry.rollback(dataset, why, name)
+        entry = registry.rollback(dataset, why or None, name)
     if as_json:
         console.print_json(entry)
-    else:
-        is_other = f"{name} is not the champion, nothing to do"
-        console.say(f"{dataset}: {entry.reason if entry else is_other}")
+    reason = entry.reason if entry else f"{name} is not the champion, nothing to do"
+    console.say(f"{dataset}: {reason}")
 
 
 @app.command(epilog="Example: idxflow models history --dataset mnist")
-def history(dataset: OneDatasetOption = DEFAULT_DATASET, as_json: JsonOption = False) -> None:
-    """Print every decision on a data set's models.
-
-    And how often its test rows were scored.
-    """
+def history(dataset: Champions = DEFAULT_DATASET, as_json: Json = False) -> None:
+    """Print the decisions on models, and the looks at test rows."""
     entries = read_journal(known_dataset(dataset))
     if as_json:
-        console.print_json(entries)
-    else:
-        print_history(entries)
-        console.say(looks_in_words(dataset))
+        return console.print_json(entries)
+    _print_decisions(entries)
+    return console.say(looks_in_words(dataset))
 
 
-def print_history(entries: Iterable[Entry]) -> None:
-    """Print a line for each decision, oldest first."""
-    console.table(
-        HISTORY,
-        [
-            {**vars(each), "champion": each.champion.version if each.champion else "none"}
-            for each in entries
-        ],
-    )
+def _print_decisions(entries: Iterable[Entry]) -> None:
+    """Print a line for each decision, oldest first, with the champion after it."""
+    rows = [{**vars(each), "champion": each.champion and each.champion.version} for each in entries]
+    console.table("seq time version recipe event reason champion", rows)

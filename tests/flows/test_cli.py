@@ -320,7 +320,7 @@ def test_a_folder_of_another_owner_is_one_clear_error(
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
 
     monkeypatch.setattr(Path, "chmod", refuse)
-    code, out, err = idxflow("show", "digits8x8")
+    code, out, err = idxflow("run", "--dataset", "digits8x8")
     assert (code, out) == (1, "")
     assert err.count("error ") == 1
     assert f"error {root / 'prefect'}" in err

@@ -30,7 +30,7 @@ def log() -> None:
 PRINTED: dict[str, Callable[[], object]] = {
     "a message": lambda: console.say(EVIL),
     "a line": lambda: console.line(EVIL),
-    "a table": lambda: console.table({"what": "{0}", "why": "{1}"}, [(EVIL, EVIL)]),
+    "a table": lambda: console.table("what why", [(EVIL, EVIL)]),
     "an error": lambda: console.print_error(
         ReleaseError(EVIL, found=EVIL, expected=EVIL, remedy=EVIL)
     ),
@@ -57,7 +57,7 @@ def test_the_commands_print_by_these_functions_only() -> None:
         others = re.findall(
             r"(?<![\w.])print\(|(?<!to_)console\(\)|stdout|echo\(", path.read_text()
         )
-        assert len(others) <= {"predict.py": 3, "data.py": 1}.get(path.name, 0), path
+        assert len(others) <= {"data.py": 4}.get(path.name, 0), path
 
 
 class Terminal(io.StringIO):
@@ -88,7 +88,7 @@ def test_a_narrow_terminal_wraps_texts_and_breaks_no_version(
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(sys, "stdout", Terminal())
     row = ("fashion-mnist", "e09a6bb2bfec", "because " * 20)
-    console.table({"data set": "{0}", "version": "{1}", "why": "{2}"}, [row])
+    console.table("dataset version why", [row])
     lines = sys.stdout.getvalue().splitlines()  # type: ignore[attr-defined]
     assert max(map(len, lines)) <= 80
     assert any("e09a6bb2bfec" in line for line in lines)

@@ -58,7 +58,7 @@ def prints_answers(idxflow: Shell, published: Summary, images: Path, folder: Pat
     code, out, err = idxflow("predict", str(picture), *DATASET)
     assert code == 0, err
     head, row = out.splitlines()
-    assert head.split() == ["source", "row", "class", "best", "probability"]
+    assert head.split() == ["source", "index", "class", "best", "probability"]
     assert row.startswith(str(picture))
     code, out, err = idxflow("predict", str(images), *DATASET)
     assert len(out.splitlines()) == 1 + 20

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import stat
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path, PurePosixPath
 
@@ -109,7 +109,7 @@ def survey(path: Path) -> Layout:
     several of one kind.
     """
     fullest: Layout = {}
-    for layouts in _layouts(_recognised(path)):
+    for layouts in _layouts(path):
         complete = [layout for layout in layouts if len(layout) == len(FILES)]
         if len(complete) > 1:
             names = ", ".join(layout[FILES[0]][0].name for layout in complete)
@@ -139,11 +139,11 @@ def _recognised(path: Path) -> list[Path]:
         raise damaged(getattr(error, "filename", None) or path, error) from error
 
 
-def _layouts(files: Iterable[Path]) -> Iterator[list[Layout]]:
+def _layouts(path: Path) -> Iterator[list[Layout]]:
     """Yield the layouts of each kind in turn: IDX files, NPZ, CSV, zip."""
-    # A raw file is used before its gzip, and a canonical name before a variant.
-    ranked = sorted(files, key=lambda file: (file.suffix == ".gz", file.name not in FILES))
-    yield [{name: (file, "") for file in reversed(ranked) if (name := _canonical(file.name))}]
+    files = _recognised(path)
+    found = _idx_files(path, [file.name for file in files])
+    yield [{name: (path / file, "") for name, file in found.items()}]
     arrays = {f"{array}.npy" for pair in ARRAYS.values() for array in pair}
     archives = [file for file in files if file.suffix.lower() == ".npz"]
     yield [dict.fromkeys(FILES, (file, "")) for file in archives if arrays <= {*_members(file)}]
@@ -153,40 +153,34 @@ def _layouts(files: Iterable[Path]) -> Iterator[list[Layout]]:
             layout = by_prefix.setdefault(match[1] or "", {})
             layout.update(dict.fromkeys(SPLITS[match[2].lower()], (file, "")))
     yield list(by_prefix.values())
-    yield [_zipped(file) for file in files if file.suffix.lower() == ".zip"]
+    zips = [file for file in files if file.suffix.lower() == ".zip"]
+    found_in = {file: _idx_files(file, _members(file)) for file in zips}
+    yield [{name: (file, member) for name, member in found_in[file].items()} for file in zips]
 
 
-def _canonical(file_name: str) -> str | None:
-    """Return the canonical name of a variant, or None for any other name."""
-    match = IDX_NAME.fullmatch(file_name)
-    if match is None:
-        return None
-    images, labels = SPLITS["train" if match[1].lower() == "train" else "test"]
-    return images if match[2].lower() == "images" else labels
+def _idx_files(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return the IDX files of a folder or a zip, by canonical name; a raw file before its gzip.
 
-
-def _zipped(path: Path) -> Layout:
-    """Return the members of a zip, in any folder of it, that are IDX files.
-
-    Raises RawDataError for a member outside the zip's folder, and for a file that is there twice.
+    Raises RawDataError for a name outside the folder, and for a file that is there twice.
     """
-    members = [name for name in _members(path) if not name.endswith("/")]
-    found: Layout = {}
-    for member in sorted(members, key=lambda member: (member.count("/"), member)):
-        parts = PurePosixPath(member.replace("\\", "/"))
+    found: dict[str, str] = {}
+    for name in sorted(names):
+        parts = PurePosixPath(name.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts:
-            raise RawDataError(path, found=f"the member {member!r}, which leaves its folder")
-        if name := _canonical(parts.name):
-            _, first = found.setdefault(name, (path, member))
-            if member not in (first, f"{first}.gz") or members.count(member) > 1:
-                twice = f"{first!r} and {member!r}"
-                raise RawDataError(path, found=twice, expected=f"{name} once")
+            raise RawDataError(path, found=f"the member {name!r}, which leaves its folder")
+        if match := IDX_NAME.fullmatch(parts.name):
+            images, labels = SPLITS["train" if match[1].lower() == "train" else "test"]
+            file = images if match[2].lower() == "images" else labels
+            first = found.setdefault(file, name)
+            if name not in (first, f"{first}.gz") or names.count(name) > 1:
+                twice = f"{first!r} and {name!r}"
+                raise RawDataError(path, found=twice, expected=f"{file} once")
     return found
 
 
 def _members(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
+            return [name for name in archive.namelist() if not name.endswith("/")]
     except UNREADABLE as error:
         raise damaged(path, error) from error

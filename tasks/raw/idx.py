@@ -120,12 +120,9 @@ def read_idx(path: Path) -> Array:
 def write_idx(path: Path, array: Array) -> None:
     """Write `array`, of any byte order and memory layout, as an IDX file, completely or not at all.
 
-    Raises RawDataError for a type or a size that IDX does not have.
+    Raises KeyError for a type, and struct.error for a size, that IDX does not have.
     """
     dtype = array.dtype.newbyteorder(">")
-    if dtype not in CODES or any(size >= 2**32 for size in array.shape):
-        found = f"an array of {array.dtype} and the shape {array.shape}"
-        raise RawDataError(path, found=found, expected="a type and sizes that IDX has")
     header = bytes((0, 0, CODES[dtype], array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape)
     write_atomically(path, header + array.astype(dtype, copy=False).tobytes())
 

@@ -14,7 +14,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import IO, cast
@@ -42,10 +41,10 @@ Source = Generator[tuple[str, Path, str], None, None]
 
 def damaged(what: object, error: Exception) -> RawDataError:
     """Return the RawDataError for a file whose reader raised `error`."""
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    found = f"an unreadable or damaged file ({words or type(error).__name__})"
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
     # A name may have bytes that are not text, which cannot be printed.
-    return RawDataError(str(what).encode(errors="backslashreplace").decode(), found=found)
+    name = str(what).encode(errors="backslashreplace").decode()
+    return RawDataError(name, found=f"an unreadable or damaged file ({words})")
 
 
 def chunks_of(stream: IO[bytes], what: object, size: float = math.inf) -> Iterator[bytes]:
@@ -58,13 +57,11 @@ def chunks_of(stream: IO[bytes], what: object, size: float = math.inf) -> Iterat
         raise damaged(what, error) from error
 
 
-@contextmanager
-def unpacked(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file, open for reading; the content of a gzip file."""
+def unpacked(path: Path) -> IO[bytes]:
+    """Return a file, open for reading; the content of a gzip file."""
     with path.open("rb") as file:
         is_gzip = file.read(2) == GZIP_MAGIC
-        file.seek(0)
-        yield cast(IO[bytes], gzip.GzipFile(fileobj=file)) if is_gzip else file
+    return cast(IO[bytes], gzip.open(path)) if is_gzip else path.open("rb")
 
 
 def tar_members(archive: Path) -> Iterator[tuple[str, Iterator[bytes]]]:

@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory
 
 import httpx
 
@@ -61,24 +61,17 @@ def obtain(dataset: Dataset, source: str | None, folder: Path) -> Facts:
     received: dict[str, FileEntry] = {}
     rows: list[dict[str, str]] = []
     is_folder, is_transient = dataset.content is not None, False
-    bar = progress(f"fetch {dataset.name}", dataset.num_bytes or None, "bytes")
     artifact = ProgressArtifact("fetch-progress", f"raw files of {dataset.name}")
-    with TemporaryDirectory(prefix=".scratch-", dir=folder) as scratch, bar as advance:
+    with progress(f"fetch {dataset.name}", dataset.num_bytes or None, "bytes") as advance:
         for place in dataset.sources if is_folder or source is None else (source, *dataset.sources):
-            missing = {
-                name: dataset.files.get(name, RawFile()) for name in FILES if name not in received
-            }
+            missing = [name for name in FILES if name not in received]
             if not missing:
                 break
-            aside = Path(mkdtemp(dir=scratch))
             advance(0, place)
             try:
-                with closing(_files_of(place, dataset, missing, aside, advance)) as files:
-                    for name, path, what in files:
-                        target = aside / f"received-{name}"
-                        received[name] = receive(path, what, missing[name], target)
-                        target.rename(folder / name)
-                        advance(received[name].num_bytes, name)
+                for name, entry in _received(place, dataset, missing, folder, advance):
+                    received[name] = entry
+                    advance(entry.num_bytes, name)
                 result = f"gave {', '.join(missing)}"
             except (RawDataError, SourceError) as error:
                 if is_folder:
@@ -91,27 +84,36 @@ def obtain(dataset: Dataset, source: str | None, folder: Path) -> Facts:
     show_table("fetch-sources", rows, f"The sources of the raw files of {dataset.name}")
     if len(received) < len(FILES):
         raise _failure(dataset, rows, is_transient)
+    entries = {name: received[name].model_dump() for name in FILES}
     return {
-        field: {name: getattr(received[name], field) for name in FILES}
-        for field in ("sha256", "num_bytes")
+        field: {name: entries[name][field] for name in FILES} for field in FileEntry.model_fields
     }
 
 
-def _files_of(
-    source: str, dataset: Dataset, missing: Mapping[str, RawFile], scratch: Path, advance: Advance
-) -> Source:
-    """Return the generator of the missing files for an address or a folder."""
+def _received(
+    source: str, dataset: Dataset, missing: Sequence[str], folder: Path, advance: Advance
+) -> Iterator[tuple[str, FileEntry]]:
+    """Put the missing files of one source into `folder`; yield the digest of each."""
+    expected = {name: dataset.files.get(name, RawFile()) for name in missing}
     # Gzip makes no file much longer. The rest leaves room for its header.
-    limits = {name: file.num_bytes or MAX_BYTES for name, file in missing.items()}
-    wanted = {name: limit + limit // 100 + CHUNK_BYTES for name, limit in limits.items()}
-    if source.startswith(("http:", "https:")):
-        return _web_files(source, wanted, scratch, advance)
-    if source.startswith(("npm:", "deb:")):
-        return package_files(source, wanted, scratch)
-    if source == "sklearn:digits":
-        return sklearn_digits(scratch, wanted)
-    path = given_path(source.removeprefix("folder:"))
-    return folder_files(path, wanted, scratch, dataset.content)
+    sizes = {name: file.num_bytes or MAX_BYTES for name, file in expected.items()}
+    wanted = {name: size + size // 100 + CHUNK_BYTES for name, size in sizes.items()}
+    with TemporaryDirectory(prefix=".scratch-", dir=folder) as scratch:
+        aside = Path(scratch)
+        if source.startswith(("http:", "https:")):
+            files = _web_files(source, wanted, aside, advance)
+        elif source.startswith(("npm:", "deb:")):
+            files = package_files(source, wanted, aside)
+        elif source == "sklearn:digits":
+            files = sklearn_digits(aside, wanted)
+        else:
+            path = given_path(source.removeprefix("folder:"))
+            files = folder_files(path, wanted, aside, dataset.content)
+        with closing(files):
+            for name, path, what in files:
+                entry = receive(path, what, expected[name], aside / "received")
+                (aside / "received").rename(folder / name)
+                yield name, entry
 
 
 def _failure(dataset: Dataset, rows: Sequence[Mapping[str, str]], transient: bool) -> FetchError:

@@ -22,41 +22,6 @@ from tasks.runtime.task import stage_task
 ROW_GROUP = 8192
 GROUP_BYTES = ROW_GROUP * 28 * 28
 
-COMPRESSION_LEVEL = 3
-
-
-def write_table(path: Path, images: Path, profile: Path, facts: Facts) -> None:
-    """Write one split, a row group at a time: the same inputs give the same bytes.
-
-    The columns are index, label, image, then the others of the profile. The metadata are `facts`,
-    each as JSON under `idxflow.<name>`.
-    """
-    images_NHW = read_idx(images)
-    num_pixels = images_NHW[0].size
-    row_group = min(ROW_GROUP, max(1, GROUP_BYTES // num_pixels))
-    metadata = {f"idxflow.{name}": json.dumps(facts[name]) for name in sorted(facts)}
-    with pq.ParquetFile(profile) as source:
-        index, label, *others = source.schema_arrow
-        image = pa.field("image", pa.binary(num_pixels), nullable=False)
-        schema = pa.schema([index, label, image, *others], metadata=metadata)
-        with pq.ParquetWriter(
-            path,
-            schema,
-            compression="zstd",
-            compression_level=COMPRESSION_LEVEL,
-            # Pixels and digests hardly repeat, and their bounds say nothing.
-            use_dictionary=["label"],
-            write_statistics=[name for name in schema.names if name not in ("image", "sha256")],
-        ) as writer:
-            start = 0
-            for batch in source.iter_batches(row_group):
-                content = pa.py_buffer(np.ascontiguousarray(images_NHW[start : start + len(batch)]))
-                column = pa.Array.from_buffers(image.type, len(batch), [None, content])
-                index, label, *others = batch.columns
-                columns = [index, label, column, *others]
-                writer.write_batch(pa.record_batch(columns, schema=schema), row_group)
-                start += len(batch)
-
 
 def show_files(ref: StageRef) -> None:
     """Attach the table of files to the task run."""
@@ -71,15 +36,31 @@ def show_files(ref: StageRef) -> None:
 
 @stage_task(CONVERT, timeout_s=900, show=show_files)
 def convert(folder: Path, raw: StageRef, checked: StageRef, dataset_name: str) -> Facts:
-    """Write `train.parquet` and `test.parquet`; their metadata are the facts."""
+    """Write `train.parquet` and `test.parquet`: index, label, image, then the rest of the profile.
+
+    The metadata are the facts, each as JSON under `idxflow.<name>`. The images are not copied.
+    """
     facts: Facts = {
+        **{name: checked.facts[name] for name in ("num_classes", "image_shape", "rows")},
         "dataset": dataset_name,
-        "num_classes": checked.facts["num_classes"],
-        "image_shape": checked.facts["image_shape"],
-        "rows": checked.facts["rows"],
         "sha256": raw.facts["sha256"],
     }
-    for split, (images, _) in SPLITS.items():
-        profile = checked.path / f"{split}.profile.parquet"
-        write_table(folder / f"{split}.parquet", raw.path / images, profile, facts)
+    metadata = {f"idxflow.{name}": json.dumps(facts[name]) for name in sorted(facts)}
+    for split, (name, _) in SPLITS.items():
+        images_NHW = read_idx(raw.path / name)
+        num_pixels = images_NHW[0].size
+        field = pa.field("image", pa.binary(num_pixels), nullable=False)
+        content = [None, pa.py_buffer(np.ascontiguousarray(images_NHW))]
+        column = pa.Array.from_buffers(field.type, len(images_NHW), content)
+        table = pq.read_table(checked.path / f"{split}.profile.parquet")
+        pq.write_table(
+            table.add_column(2, field, column).replace_schema_metadata(metadata),
+            folder / f"{split}.parquet",
+            row_group_size=min(ROW_GROUP, max(1, GROUP_BYTES // num_pixels)),
+            compression="zstd",
+            compression_level=3,
+            # Pixels and digests hardly repeat, and their bounds say nothing.
+            use_dictionary=["label"],
+            write_statistics=[name for name in table.column_names if name != "sha256"],
+        )
     return facts

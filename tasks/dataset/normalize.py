@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_config.recipe import PooledTest, Split
-from tasks.dataset.table import PARTS, read_labels, read_rows, split_rows
+from tasks.dataset.table import read_labels, read_rows, split_rows
 from tasks.runtime.errors import ValidationError
 from tasks.runtime.show import show_table
 from tasks.runtime.stages import NORMALIZE
@@ -31,8 +31,7 @@ PIECE_BYTES = 1024 * 28 * 28
 def fit(scaling: Scaling, images_RP: NDArray[np.uint8]) -> tuple[float, float]:
     """Return (mean, std) of training images, for x = (pixel - mean) / std.
 
-    `standard` takes one mean and one std over all pixels, since some pixels never change. Raises
-    ValidationError where all pixels are equal.
+    `standard` is over all pixels. Raises ValidationError where they are equal.
     """
     if scaling == "none":
         return 0.0, 1.0
@@ -42,17 +41,15 @@ def fit(scaling: Scaling, images_RP: NDArray[np.uint8]) -> tuple[float, float]:
     step = max(1, PIECE_BYTES // images_RP.shape[1])
     for start in range(0, len(images_RP), step):
         counts += np.bincount(images_RP[start : start + step].ravel(), minlength=256)
-    # Python's whole numbers are exact: the order and the number of the rows do not matter.
-    number, total, squares = (
-        sum(level**power * int(count) for level, count in enumerate(counts)) for power in (0, 1, 2)
-    )
+    # Whole numbers are exact: the order of the rows does not matter. Python's do not overflow.
+    number, total, squares = (int(counts @ np.arange(256) ** power) for power in (0, 1, 2))
     spread = number * squares - total * total
     if spread == 0:
         raise ValidationError(
             "the training images",
             found=f"the same grey level {counts.argmax()} in every pixel",
-            expected="images that differ, since scaling: standard divides by their spread",
-            remedy="Look at them with `idxflow show`; scaling: unit does not divide by it.",
+            expected="images that differ",
+            remedy="Look at them with `idxflow show`; scaling: unit takes any images.",
         )
     return total / number, math.sqrt(spread) / number
 
@@ -71,15 +68,15 @@ def normalize(folder: Path, table: StageRef, split: Split, scaling: Scaling) -> 
     indices = split_rows(split, read_labels(table), table.facts["rows"]["train"])
     images, _ = read_rows(table, indices.train if scaling == "standard" else indices.train[:0])
     mean, std = fit(scaling, images)
-    for part in PARTS:
+    for part, rows in indices._asdict().items():
         # Not to the file: on a full disk `np.save` loses the end of a file without an error.
         content = io.BytesIO()
-        np.save(content, getattr(indices, part))
+        np.save(content, rows)
         (folder / f"{part}.npy").write_bytes(content.getvalue())
     return {
         "scaling": scaling,
         "mean": mean,
         "std": std,
-        "rows": {part: len(getattr(indices, part)) for part in PARTS},
+        "rows": {part: len(rows) for part, rows in indices._asdict().items()},
         "pooled": isinstance(split.test, PooledTest),
     }

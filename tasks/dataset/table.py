@@ -6,9 +6,8 @@ split after that. Images have H×W pixels.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from pathlib import Path
+from itertools import zip_longest
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +20,9 @@ from tasks.raw.idx import SPLITS
 from tasks.runtime.store import StageRef
 
 Indices = NDArray[np.int64]
-PARTS = ("train", "validation", "test")
 
 
-@dataclass(frozen=True)
-class PartIndices:
+class PartIndices(NamedTuple):
     """Disjoint indices, int64, that together are every row; `validation` may be empty."""
 
     train: Indices
@@ -33,10 +30,14 @@ class PartIndices:
     test: Indices
 
 
+PARTS = PartIndices._fields
+
+
 def read_labels(table: StageRef) -> NDArray[np.int64]:
     """Return the labels, int64 (N,), of a convert stage's output: N = train + test rows."""
-    labels = [pq.read_table(_file(table, split), columns=["label"])["label"] for split in SPLITS]
-    return np.concatenate([column.to_numpy() for column in labels]).astype(np.int64)
+    files = [table.path / f"{split}.parquet" for split in SPLITS]
+    labels = [pq.read_table(file, columns=["label"])["label"].to_numpy() for file in files]
+    return np.concatenate(labels).astype(np.int64)
 
 
 def read_rows(table: StageRef, rows_R: Indices) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -49,7 +50,7 @@ def read_rows(table: StageRef, rows_R: Indices) -> tuple[NDArray[np.uint8], NDAr
     labels_R = np.empty(len(rows_R), np.int64)
     start = 0
     for split in SPLITS:
-        with pq.ParquetFile(_file(table, split)) as file:
+        with pq.ParquetFile(table.path / f"{split}.parquet") as file:
             for group in range(file.num_row_groups):
                 stop = start + file.metadata.row_group(group).num_rows
                 places = np.flatnonzero((rows_R >= start) & (rows_R < stop))
@@ -60,10 +61,6 @@ def read_rows(table: StageRef, rows_R: Indices) -> tuple[NDArray[np.uint8], NDAr
                     labels_R[places] = piece["label"].to_numpy()[wanted]
                 start = stop
     return images_RP, labels_R
-
-
-def _file(table: StageRef, split: str) -> Path:
-    return table.path / f"{split}.parquet"
 
 
 def pixels(images_B: pa.FixedSizeBinaryArray, num_pixels: int) -> NDArray[np.uint8]:
@@ -83,50 +80,40 @@ def split_rows(split: Split, labels_N: NDArray[np.int64], num_train: int) -> Par
 
     Raises ConfigError where a part of the recipe would be empty or out of proportion.
     """
+    rows = np.arange(len(labels_N), dtype=np.int64)
+    rest, test = rows[:num_train], rows[num_train:]
     if isinstance(split.test, PooledTest):
-        rest, test = _pooled(split.test, len(labels_N))
+        rest, test = _pooled(rows, split.test)
+    validation = split.validation
+    if isinstance(validation, StratifiedShare):
+        held = _stratified(labels_N[rest], validation)
+    elif isinstance(validation, StratifiedFold):
+        held = _fold(labels_N[rest], validation)
     else:
-        rest = np.arange(num_train, dtype=np.int64)
-        test = np.arange(num_train, len(labels_N), dtype=np.int64)
-    if isinstance(split.validation, LastRows):
-        return PartIndices(*_last(rest, split.validation.rows), test)
-    if isinstance(split.validation, StratifiedShare):
-        held = _stratified(labels_N[rest], split.validation)
-    elif isinstance(split.validation, StratifiedFold):
-        held = _fold(labels_N[rest], split.validation)
-    else:
-        return PartIndices(rest, rest[:0], test)
+        num_held = validation.rows if isinstance(validation, LastRows) else 0
+        if num_held > len(rest) / 2:
+            raise ConfigError(
+                f"split.validation.rows = {num_held}",
+                found=f"only {len(rest)} rows that are not for testing",
+                expected=f"at most {len(rest) // 2}, half of them",
+                remedy=f"Lower it: --set split.validation.rows={max(1, len(rest) // 10)}. For none: "
+                "--set 'split.validation={kind: none}'",
+            )
+        stop = len(rest) - num_held
+        return PartIndices(rest[:stop], rest[stop:], test)
     return PartIndices(np.sort(rest[~held]), np.sort(rest[held]), test)
 
 
-def _pooled(test: PooledTest, num_rows: int) -> tuple[Indices, Indices]:
+def _pooled(rows: Indices, test: PooledTest) -> tuple[Indices, Indices]:
     """Return (rest, test) in the order of scikit-learn's `train_test_split`."""
     from sklearn.model_selection import train_test_split
 
-    num_test = math.ceil(test.share * num_rows)
-    if num_test >= num_rows:
-        raise ConfigError(
-            f"split.test.share = {test.share}",
-            found=f"{num_test} of {num_rows} rows for testing",
-            expected="a share that leaves rows to train on",
-            remedy="Lower split.test.share.",
-        )
-    rows = np.arange(num_rows, dtype=np.int64)
-    rest, tested = train_test_split(rows, test_size=test.share, random_state=test.seed)
+    try:
+        rest, tested = train_test_split(rows, test_size=test.share, random_state=test.seed)
+    except ValueError as error:
+        what, found = f"split.test.share = {test.share}", f"{len(rows)} rows, none left to train on"
+        raise ConfigError(what, found=found, expected="a smaller share") from error
     return rest, tested
-
-
-def _last(rest: Indices, rows: int) -> tuple[Indices, Indices]:
-    """Return (train, validation). Raises ConfigError for more than half of the rows."""
-    if rows > len(rest) / 2:
-        raise ConfigError(
-            f"split.validation.rows = {rows}",
-            found=f"only {len(rest)} rows that are not for testing",
-            expected=f"at most {len(rest) // 2}, half of them, so that the model has rows to learn",
-            remedy=f"Lower it: --set split.validation.rows={max(1, len(rest) // 10)}. For none: "
-            "--set 'split.validation={kind: none}'",
-        )
-    return rest[:-rows], rest[-rows:]
 
 
 def _stratified(labels: NDArray[np.int64], validation: StratifiedShare) -> NDArray[np.bool_]:
@@ -141,7 +128,6 @@ def _stratified(labels: NDArray[np.int64], validation: StratifiedShare) -> NDArr
                 f"split.validation.share = {validation.share}",
                 found=f"{len(places)} rows of class {label}, {num_held} of them for validation",
                 expected="rows of every class to train on and to validate with",
-                remedy="Choose a share nearer to 0.5, or the kind none or last.",
             )
         held[generator.permutation(places)[:num_held]] = True
     return held
@@ -154,12 +140,9 @@ def _fold(labels: NDArray[np.int64], validation: StratifiedFold) -> NDArray[np.b
     """
     classes, counts = np.unique(labels, return_counts=True)
     if counts.min() < validation.folds:
-        raise ConfigError(
-            f"split.validation.folds = {validation.folds}",
-            found=f"{counts.min()} rows of class {classes[counts.argmin()]}",
-            expected="a row of every class in each fold",
-            remedy="Take fewer folds.",
-        )
+        what = f"split.validation.folds = {validation.folds}"
+        found = f"{counts.min()} rows of class {classes[counts.argmin()]}"
+        raise ConfigError(what, found=found, expected="a row of every class in each fold")
     shuffled = np.random.default_rng(validation.seed).permutation(len(labels))
     dealt = shuffled[np.argsort(labels[shuffled], kind="stable")]
     held = np.zeros(len(labels), bool)
@@ -169,9 +152,6 @@ def _fold(labels: NDArray[np.int64], validation: StratifiedFold) -> NDArray[np.b
 
 def first_of_each_class(labels_N: NDArray[np.int64], num_rows: int) -> Indices:
     """Return `num_rows` rows: the first of each class, then the second, and so on."""
-    turn_N = np.zeros(len(labels_N), dtype=np.int64)
-    for label in np.unique(labels_N):
-        rows = labels_N == label
-        turn_N[rows] = np.arange(rows.sum())
-    chosen: Indices = np.lexsort((labels_N, turn_N))[:num_rows]
-    return chosen
+    by_class = [np.flatnonzero(labels_N == label) for label in np.unique(labels_N)]
+    rows = [row for turn in zip_longest(*by_class) for row in turn if row is not None]
+    return np.array(rows[:num_rows], np.int64)

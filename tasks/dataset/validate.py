@@ -10,7 +10,7 @@ import base64
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline_config.settings import settings
-from tasks.dataset.profile import Labelled, agreements, frame_of, profile
+from tasks.dataset.profile import agreements, frame_of, profile
 from tasks.raw.idx import read_splits
 from tasks.runtime.errors import ValidationError
 from tasks.runtime.files import built_aside, canonical_json
@@ -31,7 +31,6 @@ from tasks.runtime.task import stage_task
 
 REPORT, PAGE = "report.json", "report.html"
 TEMPLATE = Path(__file__).with_name("validation.html")
-SUMMARIZED = ("mean", "std", "ink")
 
 # Rows that an error message names; the report names them all.
 NAMED_ROWS = 5
@@ -41,87 +40,38 @@ MAX_NAMES = 400
 # Every n-th pixel is shown, so that the longer side of a picture has at most this many.
 PICTURE_SIDE = 64
 
-
-def write_profiles(folder: Path, splits: Mapping[str, Labelled]) -> dict[str, pa.Table]:
-    """Write `<split>.profile.parquet` for images and labels by split; return the profiles."""
-    profiles = {split: profile(images, labels) for split, (images, labels) in splits.items()}
-    for split, table in profiles.items():
-        path = folder / f"{split}.profile.parquet"
-        pq.write_table(table, path, compression="zstd", use_dictionary=["label"])
-    return profiles
+Outcomes = list[dict[str, Any]]
+Report = dict[str, Any]
 
 
 def check_expectations(
     train: pa.Table, test: pa.Table, num_classes: int, agreement: Mapping[str, float]
-) -> list[dict[str, Any]]:
-    """Return the outcome of each expectation on two profiles and each split's kappa, as JSON.
-
-    Its `rows` are all rows that fail it, named like `train[17]`, or `test[3] = train[17]` where it
-    is about copies; none for an expectation about whole splits. Raises RuntimeError where Great
-    Expectations fails.
-    """
+) -> Outcomes:
+    """Return the outcome of each expectation on two profiles and each split's kappa, as JSON."""
+    # Great Expectations takes seconds to import.
     from tasks.dataset.expectations import run_expectations
 
-    frame = frame_of(train, test, agreement)
-    names_N = (frame["split"] + "[" + frame["index"].astype(str) + "]").to_numpy()
-    outcomes = []
-    for result in run_expectations(frame, num_classes):
-        config = result.expectation_config
-        if result.exception_info.get("raised_exception", True):
-            raise RuntimeError(f"{config.meta['name']} failed to run: {result.exception_info}")
-        places = result.result.get("unexpected_index_list") or []
-        rows = names_N[places]
-        if config.meta["copies"]:
-            rows = rows + " = " + names_N[frame["twin"].to_numpy()[places]]
-        outcomes.append(
-            {
-                "name": config.meta["name"],
-                "description": config.description,
-                "severity": config.severity.value,
-                "success": bool(result.success),
-                "observed": _observed(result.result, config.kwargs),
-                "remedy": config.meta["remedy"],
-                "rows": list(rows),
-            }
-        )
-    return outcomes
+    return run_expectations(frame_of(train, test, agreement), num_classes)
 
 
-def _observed(result: dict[str, Any], kwargs: dict[str, Any]) -> str:
-    """Return the observed value in a few words."""
-    if "unexpected_count" in result:
-        return f"{result['unexpected_count']:,} of {result['element_count']:,} rows"
-    if "missing_count" in result:
-        missing = ", ".join(str(value) for value in result["partial_missing_list"])
-        return f"no rows of class {missing}" if missing else f"{len(kwargs['value_set'])} classes"
-    return f"{result['observed_value']:.4g}"
-
-
-def report_of(
-    profiles: Mapping[str, pa.Table],
-    image_shape: Sequence[int],
-    outcomes: Sequence[dict[str, Any]],
-    sha256: Mapping[str, str],
-    num_classes: int,
-) -> dict[str, Any]:
-    """Return the report as JSON; the failed expectations come first."""
-    failed = [outcome for outcome in outcomes if not outcome["success"]]
-    critical = [outcome["name"] for outcome in failed if outcome["severity"] == "critical"]
-    labels = {split: table["label"].to_numpy() for split, table in profiles.items()}
+def report_of(profiles: Mapping[str, pa.Table], outcomes: Outcomes, **facts: Any) -> Report:
+    """Return the report as JSON, with `facts`; the failed expectations come first."""
+    failed: dict[str, list[str]] = {"critical": [], "warning": []}
+    for outcome in outcomes:
+        if not outcome["success"]:
+            failed[outcome["severity"]].append(outcome["name"])
     return {
-        "verdict": "rejected" if critical else "passed",
-        "critical": critical,
-        "warnings": [each["name"] for each in failed if each["severity"] == "warning"],
-        "num_classes": num_classes,
-        "image_shape": list(image_shape),
+        **facts,
+        "verdict": "rejected" if failed["critical"] else "passed",
+        "critical": failed["critical"],
+        "warnings": failed["warning"],
         "rows": {split: len(table) for split, table in profiles.items()},
-        "sha256": sha256,
         "classes": {
-            split: np.bincount(labels_N, minlength=num_classes).tolist()
-            for split, labels_N in labels.items()
+            split: np.bincount(table["label"], minlength=facts["num_classes"]).tolist()
+            for split, table in profiles.items()
         },
         "profile": {
-            split: {name: _summary(table[name]) for name in SUMMARIZED}
+            split: {name: _summary(table[name]) for name in ("mean", "std", "ink")}
             for split, table in profiles.items()
         },
         # Critical ones come before warnings, as in the alphabet.
@@ -130,16 +80,15 @@ def report_of(
 
 
 def _summary(column: pa.ChunkedArray) -> dict[str, float]:
-    least, middle, greatest = np.quantile(column.to_numpy(), (0, 0.5, 1)).tolist()
-    return {"min": least, "median": middle, "max": greatest}
+    return dict(zip(("min", "median", "max"), np.quantile(column, (0, 0.5, 1)), strict=True))
 
 
-def page_of(report: Mapping[str, Any], images: Mapping[str, NDArray[np.uint8]]) -> str:
+def page_of(report: Report, images: Mapping[str, NDArray[np.uint8]]) -> str:
     """Return a report as a self-contained HTML page; `images` are (N, H, W) by split."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import StrictUndefined, Template
 
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATE.parent),
+    template = Template(
+        TEMPLATE.read_text(encoding="utf-8"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -149,9 +98,10 @@ def page_of(report: Mapping[str, Any], images: Mapping[str, NDArray[np.uint8]]) 
         outcome["name"]: [(name, _picture(name, images)) for name in outcome["rows"][:MAX_PICTURES]]
         for outcome in report["expectations"]
     }
-    return environment.get_template(TEMPLATE.name).render(
+    page: str = template.render(
         report=report, pictures=pictures, max_pictures=MAX_PICTURES, max_names=MAX_NAMES
     )
+    return page
 
 
 def _picture(name: str, images: Mapping[str, NDArray[np.uint8]]) -> str:
@@ -167,23 +117,20 @@ def _picture(name: str, images: Mapping[str, NDArray[np.uint8]]) -> str:
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def _write_report(folder: Path, report: dict[str, Any], page: str) -> None:
+def _write_report(folder: Path, report: Report, page: str) -> None:
     (folder / REPORT).write_bytes(canonical_json(report))
     (folder / PAGE).write_text(page, encoding="utf-8")
 
 
-def _rejection(report: Mapping[str, Any], rejected: Path) -> ValidationError:
-    """Return the error for the critical expectations that failed, with the words of the first."""
+def _rejection(report: Report, page: Path) -> ValidationError:
+    """Return the error with the words of the first critical expectation that failed."""
     first = report["expectations"][0]
-    names, others = first["rows"], report["critical"][1:]
-    more = f" and {len(names) - NAMED_ROWS:,} more" if len(names) > NAMED_ROWS else ""
-    rows = f" ({', '.join(names[:NAMED_ROWS])}{more})" if names else ""
-    also = f" ({', '.join(others)} failed too)" if others else ""
+    rows = ", ".join(first["rows"][:NAMED_ROWS])
     return ValidationError(
-        f"the data set, expectation {first['name']}",
-        found=f"{first['observed']}{rows}{also}",
+        f"the data set, expectation {' and '.join(report['critical'])}",
+        found=f"{first['observed']} ({rows})" if rows else first["observed"],
         expected=f"that {first['description'][0].lower()}{first['description'][1:].rstrip('.')}",
-        remedy=f"{first['remedy']} The whole report is in {rejected / PAGE}",
+        remedy=f"{first['remedy']} The whole report is in {page}",
     )
 
 
@@ -191,23 +138,12 @@ def _show(folder: Path) -> None:
     """Attach the table of the expectations to the task run, the failed ones first."""
     report = json.loads((folder / REPORT).read_bytes())
     rows = [
-        {
-            "expectation": outcome["name"],
-            "severity": outcome["severity"],
-            "result": "passed" if outcome["success"] else "FAILED",
-            "observed": outcome["observed"],
-            "rows": ", ".join(outcome["rows"][:NAMED_ROWS]),
-            "remedy": "" if outcome["success"] else outcome["remedy"],
-        }
+        {**outcome, "rows": ", ".join(outcome["rows"][:NAMED_ROWS])}
         for outcome in report["expectations"]
     ]
-    num_failed = len(report["critical"]) + len(report["warnings"])
-    words = (
-        f"**{report['verdict']}**: {len(rows) - num_failed} of {len(rows)} expectations met, "
-        f"{report['rows']['train']:,} train and {report['rows']['test']:,} test rows. "
-        f"The page: `{folder / PAGE}`"
-    )
-    show_table("expectations", rows, words)
+    num_met = sum(outcome["success"] for outcome in rows)
+    words = f"**{report['verdict']}**: {num_met} of {len(rows)} expectations met"
+    show_table("expectations", rows, f"{words}. The page: `{folder / PAGE}`")
 
 
 @stage_task(VALIDATE, timeout_s=600, show=lambda ref: _show(ref.path))
@@ -218,18 +154,22 @@ def validate(folder: Path, raw: StageRef, num_classes: int, title: str = "") -> 
     ValidationError where a critical expectation fails; then the report is kept under `rejected/`.
     """
     splits = read_splits(raw.path, num_classes, title)
-    profiles = write_profiles(folder, splits)
+    images = {split: images for split, (images, _) in splits.items()}
+    profiles = {split: profile(*pair) for split, pair in splits.items()}
+    for split, table in profiles.items():
+        path = folder / f"{split}.profile.parquet"
+        pq.write_table(table, path, compression="zstd", use_dictionary=["label"])
     agreement = agreements(splits["train"], splits["test"])
     outcomes = check_expectations(profiles["train"], profiles["test"], num_classes, agreement)
-    image_shape = splits["train"][0].shape[1:]
-    report = report_of(profiles, image_shape, outcomes, raw.facts["sha256"], num_classes)
-    page = page_of(report, {split: images for split, (images, _) in splits.items()})
+    facts: Facts = {"num_classes": num_classes, "image_shape": list(images["train"].shape[1:])}
+    report = report_of(profiles, outcomes, **facts, sha256=raw.facts["sha256"])
+    page = page_of(report, images)
     if report["verdict"] == "rejected":
         rejected = settings().root / "rejected" / output_name(folder)
         with built_aside(rejected) as aside:
             _write_report(aside, report, page)
         _show(rejected)
-        raise _rejection(report, rejected)
+        raise _rejection(report, rejected / PAGE)
     _write_report(folder, report, page)
-    facts: Facts = {name: report[name] for name in ("num_classes", "image_shape", "rows")}
-    return {**facts, "expectations": len(outcomes), "warnings": len(report["warnings"])}
+    numbers = {"expectations": len(outcomes), "warnings": len(report["warnings"])}
+    return {**facts, **numbers, "rows": report["rows"]}

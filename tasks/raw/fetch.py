@@ -25,11 +25,7 @@ def only_transient(task: object, task_run: object, state: Any) -> bool:
     retry_condition_fn=only_transient,
 )
 def fetch(folder: Path, dataset: Dataset, source: str | None = None) -> Facts:
-    """Fetch the four raw files; facts: sha256 and num_bytes, by file.
-
-    Raises FetchError when no source gives them, RawDataError for a folder that cannot be used and
-    StorageError where there is no room for them.
-    """
+    """Fetch the four raw files, as `obtain` does; facts: sha256 and num_bytes, by file."""
     from tasks.raw.sources import obtain
 
     return obtain(dataset, source, folder)

@@ -11,15 +11,14 @@ from __future__ import annotations
 import re
 import stat
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from pipeline_config.datasets import FILES, Dataset
 from pipeline_config.sections import checked, given_path
 from tasks.raw.idx import SPLITS
-from tasks.raw.receive import UNREADABLE, Source, chunks_of, damaged, open_member, save
+from tasks.raw.receive import UNREADABLE, Source, chunks_of, damaged, open_file, save
 from tasks.raw.tables import ARRAYS, write_as_idx
 from tasks.runtime.errors import RawDataError
 from tasks.runtime.files import digest_of, sha256_file
@@ -27,11 +26,9 @@ from tasks.runtime.files import digest_of, sha256_file
 IDX_NAME = re.compile(r"(train|t10k|test)[-_.](images|labels)[-_.]idx\d[-_.]ubyte(\.gz)?", re.I)
 CSV_NAME = re.compile(r"(.*[-_.])?(train|test)\.csv", re.I)
 RECOGNISED = re.compile(rf"{IDX_NAME.pattern}|{CSV_NAME.pattern}|.+\.(npz|zip)", re.I)
-DATA = "the four IDX files (raw, .gz or in a .zip), an .npz or a pair of .csv files"
-OTHER_FOLDER = "Name a folder that has the data."
 
-# The file that holds each of the four files, by canonical name; a missing one has no entry.
-Layout = dict[str, Path]
+# The file that holds each of the four files, by canonical name, and its name inside of a zip.
+Layout = dict[str, tuple[Path, str]]
 
 
 def folder_dataset(folder: Path, num_classes: int = 10) -> Dataset:
@@ -58,12 +55,9 @@ def folder_dataset(folder: Path, num_classes: int = 10) -> Dataset:
 
 def content_of(path: Path) -> str:
     """Return the digest over the files that hold a folder's data set, as they are."""
-    layout = survey(path)
-    if missing := [name for name in FILES if name not in layout]:
-        found = f"no {' and no '.join(missing)}"
-        raise RawDataError(path, found=found, expected=DATA, remedy=OTHER_FOLDER)
+    files = {file for file, _ in survey(path).values()}
     try:
-        return digest_of({file.name: sha256_file(file) for file in set(layout.values())})
+        return digest_of({file.name: sha256_file(file) for file in files})
     except OSError as error:
         raise damaged(path, error) from error
 
@@ -76,138 +70,117 @@ def folder_files(
     With `content`, the digest in the key of a folder as a data set, the copies must have it: the
     bytes that are used are those that were named, even if the folder changes meanwhile.
     """
-    folder = path if path.is_dir() else path.parent
-    for file in set(survey(path).values()):
-        with _opened(file) as stream:
-            save(chunks_of(stream, file), scratch / file.name, inf, file)
-    try:
-        if content is not None and content_of(scratch) != content:
-            raise RawDataError(
-                path,
-                found="other files than when the run was planned",
-                expected="a folder that does not change during a run",
-                remedy="Run the same command again.",
-            )
-        layout = survey(scratch)
-        for name, limit in wanted.items():
-            if name not in layout:
-                raise RawDataError(path, found=f"no {name}", expected=DATA, remedy=OTHER_FOLDER)
-            file, what, target = layout[name], folder / layout[name].name, scratch / name
-            if file.suffix.lower() in (".csv", ".npz"):
-                if not target.exists():
-                    write_as_idx(file, "train" if name in SPLITS["train"] else "test", scratch)
-                yield name, target, f"{what}"
-            elif file.suffix.lower() == ".zip":
-                member = _zipped(file)[name]
-                with _opened(file, member) as stream:
-                    save(chunks_of(stream, f"{what}: {member}"), target, limit, f"{what}: {member}")
-                yield name, target, f"{what}: {member}"
-            else:
-                yield name, file, f"{what}"
-    except RawDataError as error:
-        # Errors name the file in the folder, not its copy.
-        error.what = error.what.replace(str(scratch), str(folder))
-        raise
-
-
-def _opened(file: Path, member: str | None = None) -> IO[bytes]:
-    """Return a file, or the member of a zip, open for reading."""
-    try:
-        return file.open("rb") if member is None else open_member(file, member)
-    except (KeyError, *UNREADABLE) as error:
-        raise damaged(file, error) from error
+    layout = survey(path)
+    digests = {}
+    for file in {file for file, _ in layout.values()}:
+        with open_file(file) as stream:
+            entry = save(chunks_of(stream, file), scratch / file.name, inf, file)
+        digests[file.name] = entry.sha256
+    if content not in (None, digest_of(digests)):
+        raise RawDataError(
+            path,
+            found="other files than when the run was planned",
+            expected="a folder that does not change during a run",
+            remedy="Run the same command again.",
+        )
+    for name, limit in wanted.items():
+        file, member = layout[name]
+        copy, target = scratch / file.name, scratch / name
+        what = f"{file}: {member}" if member else str(file)
+        try:
+            if member:
+                with open_file(copy, member) as stream:
+                    save(chunks_of(stream, what), target, limit, what)
+            elif IDX_NAME.fullmatch(file.name):
+                target = copy
+            elif not target.exists():
+                write_as_idx(copy, "train" if name in SPLITS["train"] else "test", scratch)
+        except RawDataError as error:
+            # Errors name the file in the folder, not its copy.
+            error.what = error.what.replace(str(scratch), str(file.parent))
+            raise
+        yield name, target, what
 
 
 def survey(path: Path) -> Layout:
-    """Return the first complete layout in a folder, or else the one with the most files.
+    """Return the first complete layout in a folder.
 
-    Raises RawDataError for a folder that cannot be read, that has no data, or that has several
-    complete data sets of one kind.
+    Raises RawDataError for a folder that cannot be read, that has no complete data set, or that has
+    several of one kind.
     """
     fullest: Layout = {}
-    for layouts in _layouts(_recognised(path)):
+    for layouts in _layouts(path):
         complete = [layout for layout in layouts if len(layout) == len(FILES)]
         if len(complete) > 1:
-            names = ", ".join(layout[FILES[0]].name for layout in complete)
+            names = ", ".join(layout[FILES[0]][0].name for layout in complete)
             found, remedy = f"several data sets ({names})", "Give each its own folder."
             raise RawDataError(path, found=found, expected="one", remedy=remedy)
-        fullest = max([fullest, *layouts], key=len)
         if complete:
-            return fullest
-    if not fullest:
-        raise RawDataError(path, found="no data", expected=DATA, remedy=OTHER_FOLDER)
-    return fullest
+            return complete[0]
+        fullest = max([fullest, *layouts], key=len)
+    missing = " and no ".join(name for name in FILES if name not in fullest)
+    raise RawDataError(
+        path,
+        found=f"no {missing}" if fullest else "no data",
+        expected="the four IDX files (raw, .gz or in a .zip), an .npz or a pair of .csv files",
+        remedy="Name a folder that has the data.",
+    )
 
 
 def _recognised(path: Path) -> list[Path]:
     """Return the files with a name that RECOGNISED matches, sorted; folders are left out."""
-    recognised = []
     try:
-        str(path).encode()
-        for file in sorted(path.iterdir()) if stat.S_ISDIR(path.stat().st_mode) else [path]:
-            if RECOGNISED.fullmatch(file.name):
-                file.name.encode()
-                mode = file.stat().st_mode
-                if stat.S_ISREG(mode):
-                    recognised.append(file)
-                elif not stat.S_ISDIR(mode):
-                    raise RawDataError(file, found="neither a file nor a folder")
-    except OSError as error:
-        raise damaged(error.filename or path, error) from error
-    except ValueError as error:
-        # A name with a NUL or with undecodable bytes cannot be hashed or printed.
-        raise RawDataError(ascii(str(path)), found="a name that is not text") from error
-    return recognised
+        files = sorted(path.iterdir()) if stat.S_ISDIR(path.stat().st_mode) else [path]
+        files = [file for file in files if RECOGNISED.fullmatch(file.name)]
+        # A name with bytes that are not text raises ValueError.
+        "".join(map(str, [path, *files])).encode()
+        return [file for file in files if stat.S_ISREG(file.stat().st_mode)]
+    except UNREADABLE as error:
+        raise damaged(getattr(error, "filename", None) or path, error) from error
 
 
-def _layouts(files: list[Path]) -> Iterator[list[Layout]]:
+def _layouts(path: Path) -> Iterator[list[Layout]]:
     """Yield the layouts of each kind in turn: IDX files, NPZ, CSV, zip."""
-    # A raw file is used before its gzip, and a canonical name before a variant.
-    ranked = sorted(files, key=lambda file: (file.suffix == ".gz", file.name not in FILES))
-    yield [{name: file for file in reversed(ranked) if (name := _canonical(file.name))}]
+    files = _recognised(path)
+    found = _idx_files(path, [file.name for file in files])
+    yield [{name: (path / file, "") for name, file in found.items()}]
     arrays = {f"{array}.npy" for pair in ARRAYS.values() for array in pair}
     archives = [file for file in files if file.suffix.lower() == ".npz"]
-    yield [dict.fromkeys(FILES, file) for file in archives if arrays <= {*_members(file)}]
+    yield [dict.fromkeys(FILES, (file, "")) for file in archives if arrays <= {*_members(file)}]
     by_prefix: dict[str, Layout] = {}
     for file in files:
         if match := CSV_NAME.fullmatch(file.name):
             layout = by_prefix.setdefault(match[1] or "", {})
-            layout.update(dict.fromkeys(SPLITS[match[2].lower()], file))
+            layout.update(dict.fromkeys(SPLITS[match[2].lower()], (file, "")))
     yield list(by_prefix.values())
-    yield [dict.fromkeys(_zipped(file), file) for file in files if file.suffix.lower() == ".zip"]
+    zips = [file for file in files if file.suffix.lower() == ".zip"]
+    found_in = {file: _idx_files(file, _members(file)) for file in zips}
+    yield [{name: (file, member) for name, member in found_in[file].items()} for file in zips]
 
 
-def _canonical(file_name: str) -> str | None:
-    """Return the canonical name of a variant, or None for any other name."""
-    match = IDX_NAME.fullmatch(file_name)
-    if match is None:
-        return None
-    split = "train" if match[1].lower() == "train" else "t10k"
-    return next(name for name in FILES if name.startswith(f"{split}-{match[2].lower()}"))
+def _idx_files(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return the IDX files of a folder or a zip, by canonical name; a raw file before its gzip.
 
-
-def _zipped(path: Path) -> dict[str, str]:
-    """Return the members of a zip, in any folder of it, that are IDX files, by canonical name.
-
-    Raises RawDataError for a member outside the zip's folder, and for a file that is there twice.
+    Raises RawDataError for a name outside the folder, and for a file that is there twice.
     """
-    members = [name for name in _members(path) if not name.endswith("/")]
     found: dict[str, str] = {}
-    for member in sorted(members, key=lambda member: (member.count("/"), member)):
-        parts = PurePosixPath(member.replace("\\", "/"))
+    for name in sorted(names):
+        parts = PurePosixPath(name.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts:
-            raise RawDataError(path, found=f"the member {member!r}, which leaves its folder")
-        if name := _canonical(parts.name):
-            first = found.setdefault(name, member)
-            if member not in (first, f"{first}.gz") or members.count(member) > 1:
-                twice = f"{first!r} and {member!r}"
-                raise RawDataError(path, found=twice, expected=f"{name} once")
+            raise RawDataError(path, found=f"the member {name!r}, which leaves its folder")
+        if match := IDX_NAME.fullmatch(parts.name):
+            images, labels = SPLITS["train" if match[1].lower() == "train" else "test"]
+            file = images if match[2].lower() == "images" else labels
+            first = found.setdefault(file, name)
+            if name not in (first, f"{first}.gz") or names.count(name) > 1:
+                twice = f"{first!r} and {name!r}"
+                raise RawDataError(path, found=twice, expected=f"{file} once")
     return found
 
 
 def _members(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
+            return [name for name in archive.namelist() if not name.endswith("/")]
     except UNREADABLE as error:
         raise damaged(path, error) from error

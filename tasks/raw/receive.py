@@ -14,7 +14,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import IO, cast
@@ -29,9 +28,10 @@ CHUNK_BYTES = 1 << 18
 # The limit of a raw file whose size is not known: 4 GiB.
 MAX_BYTES = 1 << 32
 # What readers raise for damaged bytes. RuntimeError is for an encrypted member of a zip, ValueError
-# for a name that is not text, OverflowError for an offset that no file has.
+# for a name that is not text, OverflowError for an offset that no file has, KeyError for a member
+# that a zip lacks.
 UNREADABLE = (
-    *(OSError, EOFError, RuntimeError, ValueError, OverflowError),
+    *(OSError, EOFError, RuntimeError, ValueError, OverflowError, KeyError),
     *(struct.error, zlib.error, tarfile.TarError, zipfile.BadZipFile),
 )
 
@@ -41,9 +41,10 @@ Source = Generator[tuple[str, Path, str], None, None]
 
 def damaged(what: object, error: Exception) -> RawDataError:
     """Return the RawDataError for a file whose reader raised `error`."""
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    found = f"an unreadable or damaged file ({words or type(error).__name__})"
-    return RawDataError(what, found=found)
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    # A name may have bytes that are not text, which cannot be printed.
+    name = str(what).encode(errors="backslashreplace").decode()
+    return RawDataError(name, found=f"an unreadable or damaged file ({words})")
 
 
 def chunks_of(stream: IO[bytes], what: object, size: float = math.inf) -> Iterator[bytes]:
@@ -56,13 +57,11 @@ def chunks_of(stream: IO[bytes], what: object, size: float = math.inf) -> Iterat
         raise damaged(what, error) from error
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file, open for reading; the content of a gzip file."""
+def unpacked(path: Path) -> IO[bytes]:
+    """Return a file, open for reading; the content of a gzip file."""
     with path.open("rb") as file:
         is_gzip = file.read(2) == GZIP_MAGIC
-        file.seek(0)
-        yield cast(IO[bytes], gzip.GzipFile(fileobj=file)) if is_gzip else file
+    return cast(IO[bytes], gzip.open(path)) if is_gzip else path.open("rb")
 
 
 def tar_members(archive: Path) -> Iterator[tuple[str, Iterator[bytes]]]:
@@ -72,7 +71,7 @@ def tar_members(archive: Path) -> Iterator[tuple[str, Iterator[bytes]]]:
     size, without end, or into a buffer of as many gigabytes as the header declares.
     """
     try:
-        with opened(archive) as tar:
+        with unpacked(archive) as tar:
             while any(block := tar.read(tarfile.BLOCKSIZE)):
                 member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
                 # Links, devices, folders and pipes have no content.
@@ -87,34 +86,39 @@ def tar_members(archive: Path) -> Iterator[tuple[str, Iterator[bytes]]]:
         raise damaged(archive.name, error) from error
 
 
-def open_member(path: Path, name: str, limit: float = math.inf) -> IO[bytes]:
-    """Return a zip's member, open for reading. Raises KeyError or one of UNREADABLE.
+def open_file(path: Path, name: str = "") -> IO[bytes]:
+    """Return a file, or the member `name` of a zip, open for reading.
 
-    A member of more than `limit` bytes is refused, and so is LZMA: four bytes of a member decide
-    how much memory it takes.
+    Raises RawDataError, also for a member of more than MAX_BYTES, and for LZMA: four bytes of a
+    member decide how much memory it takes.
     """
-    with zipfile.ZipFile(path) as archive:
-        member = archive.getinfo(name)
-        if archive.namelist().count(name) > 1:
-            raise zipfile.BadZipFile(f"{name} is in it twice")
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise zipfile.BadZipFile(f"{name} is neither stored nor deflated")
-        if member.file_size > limit:
-            raise zipfile.BadZipFile(f"{name} has {member.file_size:,} bytes, too many")
-        return archive.open(member)
+    try:
+        if not name:
+            return path.open("rb")
+        with zipfile.ZipFile(path) as archive:
+            member = archive.getinfo(name)
+            if archive.namelist().count(name) > 1:
+                raise zipfile.BadZipFile(f"{name} is in it twice")
+            is_plain = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+            if not is_plain or member.file_size > MAX_BYTES:
+                raise zipfile.BadZipFile(f"{name} is too large, or neither stored nor deflated")
+            return archive.open(member)
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
 
 
-def save(chunks: Iterable[bytes], path: Path, limit: float, what: object) -> Path:
-    """Write the chunks to `path` and return it. Raises RawDataError beyond `limit` bytes."""
-    written = 0
+def save(chunks: Iterable[bytes], path: Path, limit: float, what: object) -> FileEntry:
+    """Write the chunks to `path`; return their digest. Raises RawDataError beyond `limit` bytes."""
+    digest, written = hashlib.sha256(), 0
     with path.open("wb") as file:
         for chunk in chunks:
             written += len(chunk)
             if written > limit:
-                found = "more bytes than the file can have"
-                raise RawDataError(what, found=found, expected=f"at most {limit:,} bytes")
+                expected = f"at most {limit:,} bytes"
+                raise RawDataError(what, found="trailing bytes", expected=expected)
             file.write(chunk)
-    return path
+            digest.update(chunk)
+    return FileEntry(sha256=digest.hexdigest(), num_bytes=written)
 
 
 def receive(path: Path, what: str, expected: RawFile, target: Path) -> FileEntry:
@@ -123,24 +127,17 @@ def receive(path: Path, what: str, expected: RawFile, target: Path) -> FileEntry
     Raises RawDataError about `what` for bytes that are not the file which `expected` describes;
     `target` then holds a part of them, at most MAX_BYTES.
     """
-    digest, written = hashlib.sha256(), 0
-    with opened(path) as stream, target.open("wb") as raw:
+    with unpacked(path) as stream:
         chunks = chunks_of(stream, what)
         first = next(chunks, b"")
         header = parse_header(first, what)
-        limit = expected.num_bytes or MAX_BYTES
-        if header.num_bytes > limit or header.num_bytes < (expected.num_bytes or 0):
+        limit = expected.num_bytes or min(header.num_bytes, MAX_BYTES)
+        if header.num_bytes != limit:
             found = f"a header that declares {header.num_bytes:,} bytes ({header})"
-            words = f"{limit:,} bytes" if expected.num_bytes else f"at most {limit:,} bytes"
-            raise RawDataError(what, found=found, expected=words)
-        for chunk in chain([first], chunks):
-            written += len(chunk)
-            if written > header.num_bytes:
-                break
-            raw.write(chunk)
-            digest.update(chunk)
-    check_size(header, written, what)
-    entry = FileEntry(sha256=digest.hexdigest(), num_bytes=written)
+            words = "" if expected.num_bytes else "at most "
+            raise RawDataError(what, found=found, expected=f"{words}{limit:,} bytes")
+        entry = save(chain([first], chunks), target, limit, what)
+    check_size(header, entry.num_bytes, what)
     # The gzip's digest counts only where that of the raw bytes is not known.
     known, found, of = expected.sha256, entry.sha256, ""
     if known is None and expected.gzip_sha256 is not None:

@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory
 
 import httpx
 
@@ -25,7 +25,7 @@ from pipeline_config.sections import given_path
 from tasks.raw.folder import folder_files
 from tasks.raw.receive import CHUNK_BYTES, MAX_BYTES, Source, receive, save, tar_members
 from tasks.raw.tables import sklearn_digits
-from tasks.runtime.errors import FetchError, IdxflowError, RawDataError, SourceError
+from tasks.runtime.errors import FetchError, RawDataError, SourceError
 from tasks.runtime.manifest import FileEntry
 from tasks.runtime.show import Advance, ProgressArtifact, progress, show_table
 from tasks.runtime.store import Facts
@@ -41,6 +41,8 @@ BUSY = {408, 425, 429, 500, 502, 503, 504}
 NPM = re.compile(r"npm:((?:@[\w.-]+/)?\w[\w.-]*@\w[\w.+-]*)/(.*)")
 DEB = re.compile(r"deb:([a-z0-9][a-z0-9+.-]+)/(.*)")
 CLIENT_TIMEOUT_S = 600.0
+# The standard output of a client: for dpkg-deb the content of a package.
+OUTPUT = "output.tar"
 # The words of the clients for a network that fails and for a full disk.
 NETWORK = re.compile(
     r"ENOTFOUND|EAI_AGAIN|ETIMEDOUT|ECONNRE|ENETUNREACH|ERR_SOCKET|network|resolve|[Cc]onnect"
@@ -58,82 +60,73 @@ def obtain(dataset: Dataset, source: str | None, folder: Path) -> Facts:
     """
     received: dict[str, FileEntry] = {}
     rows: list[dict[str, str]] = []
-    errors: list[IdxflowError] = []
-    is_folder = dataset.content is not None
-    bar = progress(f"fetch {dataset.name}", dataset.num_bytes or None, "bytes")
+    is_folder, is_transient = dataset.content is not None, False
     artifact = ProgressArtifact("fetch-progress", f"raw files of {dataset.name}")
-    with TemporaryDirectory(prefix=".scratch-", dir=folder) as scratch, bar as advance:
+    with progress(f"fetch {dataset.name}", dataset.num_bytes or None, "bytes") as advance:
         for place in dataset.sources if is_folder or source is None else (source, *dataset.sources):
-            aside = Path(mkdtemp(dir=scratch))
+            missing = [name for name in FILES if name not in received]
+            if not missing:
+                break
+            advance(0, place)
             try:
-                given = _receive_from(place, dataset, received, folder, aside, advance)
-                result = f"gave {', '.join(given)}"
+                for name, entry in _received(place, dataset, missing, folder, advance):
+                    received[name] = entry
+                    advance(entry.num_bytes, name)
+                result = f"gave {', '.join(missing)}"
             except (RawDataError, SourceError) as error:
                 if is_folder:
                     raise
-                errors.append(error)
+                is_transient |= getattr(error, "transient", False)
                 result = f"{error.what}: {error.found}, expected {error.expected}"
             logger.info("%s: %s: %s", dataset.name, place, result)
             rows.append({"source": place, "result": result})
             artifact.show(len(received) / len(FILES))
-            if len(received) == len(FILES):
-                break
     show_table("fetch-sources", rows, f"The sources of the raw files of {dataset.name}")
     if len(received) < len(FILES):
-        raise _failure(dataset, rows, errors)
+        raise _failure(dataset, rows, is_transient)
+    entries = {name: received[name].model_dump() for name in FILES}
     return {
-        field: {name: getattr(received[name], field) for name in FILES}
-        for field in ("sha256", "num_bytes")
+        field: {name: entries[name][field] for name in FILES} for field in FileEntry.model_fields
     }
 
 
-def _receive_from(
-    source: str,
-    dataset: Dataset,
-    received: dict[str, FileEntry],
-    folder: Path,
-    scratch: Path,
-    advance: Advance,
-) -> list[str]:
-    """Receive the missing files from one source; return their names, and add to `received`."""
-    missing = {name: dataset.files.get(name, RawFile()) for name in FILES if name not in received}
+def _received(
+    source: str, dataset: Dataset, missing: Sequence[str], folder: Path, advance: Advance
+) -> Iterator[tuple[str, FileEntry]]:
+    """Put the missing files of one source into `folder`; yield the digest of each."""
+    expected = {name: dataset.files.get(name, RawFile()) for name in missing}
     # Gzip makes no file much longer. The rest leaves room for its header.
-    limits = {name: file.num_bytes or MAX_BYTES for name, file in missing.items()}
-    wanted = {name: limit + limit // 100 + CHUNK_BYTES for name, limit in limits.items()}
-    advance(0, source)
-    if source.startswith(("http:", "https:")):
-        files = _web_files(source, wanted, scratch, advance)
-    elif source.startswith(("npm:", "deb:")):
-        files = package_files(source, wanted, scratch)
-    elif source == "sklearn:digits":
-        files = sklearn_digits(scratch, wanted)
-    else:
-        path = given_path(source.removeprefix("folder:"))
-        files = folder_files(path, wanted, scratch, dataset.content)
-    with closing(files):
-        for name, path, what in files:
-            target = scratch / f"received-{name}"
-            received[name] = receive(path, what, missing[name], target)
-            target.rename(folder / name)
-            advance(received[name].num_bytes, name)
-    return list(missing)
+    sizes = {name: file.num_bytes or MAX_BYTES for name, file in expected.items()}
+    wanted = {name: size + size // 100 + CHUNK_BYTES for name, size in sizes.items()}
+    with TemporaryDirectory(prefix=".scratch-", dir=folder) as scratch:
+        aside = Path(scratch)
+        if source.startswith(("http:", "https:")):
+            files = _web_files(source, wanted, aside, advance)
+        elif source.startswith(("npm:", "deb:")):
+            files = package_files(source, wanted, aside)
+        elif source == "sklearn:digits":
+            files = sklearn_digits(aside, wanted)
+        else:
+            path = given_path(source.removeprefix("folder:"))
+            files = folder_files(path, wanted, aside, dataset.content)
+        with closing(files):
+            for name, path, what in files:
+                entry = receive(path, what, expected[name], aside / "received")
+                (aside / "received").rename(folder / name)
+                yield name, entry
 
 
-def _failure(
-    dataset: Dataset, rows: Sequence[Mapping[str, str]], errors: Sequence[IdxflowError]
-) -> FetchError:
+def _failure(dataset: Dataset, rows: Sequence[Mapping[str, str]], transient: bool) -> FetchError:
     """Return the error that lists the sources with their failures."""
     reasons = "".join(f"\n  {row['source']}\n    {row['result']}" for row in rows)
     return FetchError(
         f"data set {dataset.name}",
         found=f"none of {len(rows)} sources working",
         expected="the four files with the right digests",
-        remedy=(
-            "Put the files, as they are published, into a folder and name it: "
-            f"idxflow run --dataset {dataset.name} --source FOLDER\n"
-            f"Each source and its failure:{reasons}"
-        ),
-        transient=any(getattr(error, "transient", False) for error in errors),
+        remedy="Put the files, as they are published, into a folder and name it: "
+        f"idxflow run --dataset {dataset.name} --source FOLDER\n"
+        f"Each source and its failure:{reasons}",
+        transient=transient,
     )
 
 
@@ -152,16 +145,12 @@ def _web_files(address: str, wanted: Mapping[str, int], scratch: Path, advance: 
                     if not response.is_success:
                         found = f"HTTP status {status}"
                         raise SourceError(file, found=found, transient=status in BUSY)
-                    path = save(_shown(response, file, advance), scratch / file, limit, file)
-                yield name, path, name
+                    save(_shown(response, file, advance), scratch / file, limit, file)
+                yield name, scratch / file, name
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        is_away = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-        found = "no connection" if is_away else "a broken download"
-        raise SourceError(
-            file,
-            found=f"{found} ({str(error) or type(error).__name__})",
-            transient=isinstance(error, httpx.TransportError),
-        ) from error
+        found = f"a broken download ({str(error) or type(error).__name__})"
+        is_transient = isinstance(error, httpx.TransportError)
+        raise SourceError(file, found=found, transient=is_transient) from error
 
 
 def _shown(response: httpx.Response, file: str, advance: Advance) -> Iterator[bytes]:
@@ -191,20 +180,21 @@ def package_files(source: str, wanted: Mapping[str, int], scratch: Path) -> Sour
         raise SourceError(source, found=f"{len(archives)} packages from the client", expected="one")
     archive = archives[0]
     if match.re is DEB:
-        archive = scratch / "content.tar"
-        _run(["dpkg-deb", "--fsys-tarfile", str(archives[0])], scratch, archive)
+        _run(["dpkg-deb", "--fsys-tarfile", str(archive)], scratch)
+        archive = scratch / OUTPUT
     folder, missing = match[2].strip("/"), dict(wanted)
     for path, chunks in tar_members(archive):
         name = path.removesuffix(".gz").removeprefix(f"{folder}/")
         if path.startswith(f"{folder}/") and name in missing:
-            yield name, save(chunks, scratch / name, missing.pop(name), name), name
+            save(chunks, scratch / name, missing.pop(name), name)
+            yield name, scratch / name, name
         if not missing:
             return
     raise SourceError(archive.name, found=f"no {folder}/{next(iter(missing))} in it")
 
 
-def _run(command: Sequence[str], folder: Path, output: Path = Path(os.devnull)) -> None:
-    """Run a client in `folder` and write its standard output to `output`.
+def _run(command: Sequence[str], folder: Path) -> None:
+    """Run a client in `folder`, with its standard output in the file OUTPUT.
 
     The client leads a process group, so that its children end with it. Raises SourceError if it is
     missing or fails, and OSError for a full disk.
@@ -213,12 +203,12 @@ def _run(command: Sequence[str], folder: Path, output: Path = Path(os.devnull)) 
     if shutil.which(client) is None:
         raise SourceError(client, found="not installed", expected="the client on PATH")
     with (
-        output.open("wb") as sink,
+        (folder / OUTPUT).open("wb") as output,
         subprocess.Popen(
             command,
             cwd=folder,
             stdin=subprocess.DEVNULL,
-            stdout=sink,
+            stdout=output,
             stderr=subprocess.PIPE,
             start_new_session=True,
             env={**os.environ, "LC_ALL": "C"},
@@ -226,16 +216,15 @@ def _run(command: Sequence[str], folder: Path, output: Path = Path(os.devnull)) 
     ):
         try:
             words = process.communicate(timeout=CLIENT_TIMEOUT_S)[1].decode(errors="replace")
-        except BaseException as error:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            if not isinstance(error, subprocess.TimeoutExpired):
-                raise
+        except subprocess.TimeoutExpired as error:
             found = f"no end after {CLIENT_TIMEOUT_S:.0f} s"
             raise SourceError(client, found=found, transient=True) from error
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
         if FULL.search(words):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
         last = " ".join(words.split())[-400:] or "no message"
-        found, is_transient = f"exit code {process.returncode} ({last})", NETWORK.search(words)
-        raise SourceError(client, found=found, transient=is_transient is not None)
+        found, is_network = f"exit code {process.returncode} ({last})", NETWORK.search(words)
+        raise SourceError(client, found=found, transient=is_network is not None)

@@ -7,45 +7,35 @@ anything but a whole number from 0 to 255 is an error that names the row or the 
 from __future__ import annotations
 
 import csv
-import logging
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import TextIO
 
 import numpy as np
 
 from pipeline_config.datasets import FILES
 from tasks.raw.idx import SPLITS, Array, write_idx
-from tasks.raw.receive import MAX_BYTES, UNREADABLE, Source, damaged, open_member
+from tasks.raw.receive import MAX_BYTES, Source, damaged, open_file
 from tasks.runtime.errors import RawDataError
-
-logger = logging.getLogger(__name__)
 
 ARRAYS = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")}
 ROW = "a label and then the pixels of a square image, whole numbers from 0 to 255"
-# A number in any notation of Python.
-NUMBER = re.compile(
-    r"[+-]?(\d[\d_]*\.?[\d_]*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|0[xob][\da-f_]+|nan|inf(inity)?)", re.I
-)
 # A row of 1024×1024 pixels fits.
 MAX_LINE_BYTES = 1 << 22
-# The highest ratio of deflate (zlib's technical details).
-DEFLATE_RATIO = 1032
 
 
 def write_as_idx(path: Path, split: str, folder: Path) -> None:
     """Write the two IDX files of one split (`train`, `test`) of a CSV or an NPZ file."""
-    logger.warning("%s: turning its %s rows into IDX files", path.name, split)
     pair = read_csv(path) if path.suffix.lower() == ".csv" else read_npz(path, split)
     for name, array in zip(SPLITS[split], pair, strict=True):
         write_idx(folder / name, array)
 
 
-def sklearn_digits(scratch: Path, wanted: Iterable[str] = FILES) -> Source:
+def sklearn_digits(scratch: Path, wanted: Collection[str] = FILES) -> Source:
     """Write the digits in scikit-learn: 1,437 and 360 of 8×8 pixels, stratified, grey 0 to 255."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -84,18 +74,18 @@ def read_csv(path: Path) -> tuple[Array, Array]:
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             lines = counted(file)
             first = next(lines, "")
-            cells = next(csv.reader([first]), [])
+            cells = next(csv.reader([first]), []) or [""]
             side = _side(path, len(cells) - 1)
             rows = lines if _is_header(cells) else chain([first], lines)
             with warnings.catch_warnings(action="ignore"):  # of no rows
                 table = np.loadtxt(
                     rows, np.uint8, delimiter=",", quotechar='"', comments=None, ndmin=2
                 )
+        if not len(table):
+            raise ValueError("no rows below the header")
     except (OSError, ValueError, csv.Error) as error:
         words = re.sub(r"could not convert string | to uint8| at row \d+|;.*|\.$", "", str(error))
         raise RawDataError(path, found=f"row {row}: {words}"[:200], expected=ROW) from error
-    if not len(table):
-        raise RawDataError(path, found="no rows below the header", expected=ROW)
     return table[:, 1:].reshape(-1, side, side), table[:, 0]
 
 
@@ -109,8 +99,8 @@ def _is_header(first: list[str]) -> bool:
     turns = [[str(start + place) for place in range(len(pixels))] for start in (0, 1)]
     if label == "0":
         return pixels == turns[1]
-    words = [bool(cell) and not NUMBER.fullmatch(cell) for cell in (label, *pixels)]
-    return (words[0] or not label) and (pixels in turns or all(words[1:]))
+    is_word = [re.fullmatch(r"[-+.\d]*", cell) is None for cell in (label, *pixels)]
+    return (is_word[0] or not label) and (pixels in turns or all(is_word[1:]))
 
 
 def read_npz(path: Path, split: str) -> tuple[Array, Array]:
@@ -120,12 +110,12 @@ def read_npz(path: Path, split: str) -> tuple[Array, Array]:
     integers. Raises RawDataError naming the array for anything else and for values outside 0..255.
     """
     images, labels = (_read_array(path, name) for name in ARRAYS[split])
-    if images.ndim == 4 and images.shape[3] == 1:
-        images = images[..., 0]
     if images.ndim == 2:
         side = _side(path, images.shape[1])
         images = images.reshape(-1, side, side)
-    if labels.ndim == 2 and labels.shape[1] == 1:
+    if images.shape[3:] == (1,):
+        images = images[..., 0]
+    if labels.shape[1:] == (1,):
         labels = labels[:, 0]
     if images.ndim != 3 or labels.ndim != 1:
         found = f"{split} arrays of {images.shape} and {labels.shape}"
@@ -134,45 +124,34 @@ def read_npz(path: Path, split: str) -> tuple[Array, Array]:
 
 
 def _read_array(path: Path, name: str) -> Array:
-    """Return one array as uint8. Its size is checked before it is read."""
+    """Return one array as uint8; only version 1.0 of NPY, which NumPy writes for numbers."""
     what = f"{path}: {name}"
-    try:
-        limit = min(MAX_BYTES, DEFLATE_RATIO * path.stat().st_size)
-        with open_member(path, f"{name}.npy", limit) as member:
-            shape, is_fortran, dtype = _npy_header(member)
-            content = member.read()
-        if dtype.kind not in "iu":
-            found = f"an array of {dtype}"
-            raise RawDataError(what, found=found, expected="integers from 0 to 255")
-        # A view: a header that declares another size cannot allocate memory.
-        flat = np.frombuffer(content, dtype)
-        array: Array = flat.reshape(shape, order="F" if is_fortran else "C")
-    except (*UNREADABLE, KeyError) as error:
-        raise damaged(what, error) from error
-    if array.size and not 0 <= int(array.min()) <= int(array.max()) <= 255:
+    with open_file(path, f"{name}.npy") as member:
+        try:
+            if np.lib.format.read_magic(member) != (1, 0):
+                raise ValueError("another version of the NPY format than 1.0")
+            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(member)
+            if not all(0 <= size < 2**32 for size in shape):
+                raise ValueError("a damaged shape in the NPY header")
+            # A view: a header that declares another size cannot allocate memory.
+            flat = np.frombuffer(member.read(), dtype)
+            array: Array = flat.reshape(shape, order="F" if is_fortran else "C")
+        except Exception as error:  # NumPy evaluates the header as Python, which raises many kinds
+            raise damaged(what, error) from error
+    found = ""
+    if dtype.kind not in "iu":
+        found = f"an array of {dtype}"
+    elif array.size and not 0 <= int(array.min()) <= int(array.max()) <= 255:
         found = f"values from {array.min()} to {array.max()}"
+    if found:
         raise RawDataError(what, found=found, expected="integers from 0 to 255")
     return array.astype(np.uint8, copy=False)
 
 
-def _npy_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return shape, order and type. Only version 1.0 is read, which NumPy writes for numbers."""
-    version = np.lib.format.read_magic(member)
-    if version != (1, 0):
-        raise ValueError(f"version {version} of the NPY format")
-    try:
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(member)
-    except Exception as error:  # NumPy evaluates the header as Python, which raises many kinds
-        raise ValueError("a damaged NPY header") from error
-    if any(isinstance(size, bool) or not 0 <= size < 2**32 for size in shape):
-        raise ValueError("a damaged shape in the NPY header")
-    return shape, is_fortran, dtype
-
-
 def _side(path: Path, num_pixels: int) -> int:
     """Return the side of a square image. Raises RawDataError for any other number of pixels."""
-    side = math.isqrt(max(num_pixels, 0))
-    if side < 1 or side * side != num_pixels:
-        found = f"{max(num_pixels, 0)} pixels a row, which is not a square number"
+    side = math.isqrt(num_pixels)
+    if not side or side * side != num_pixels:
+        found = f"{num_pixels} pixels a row, which is not a square number"
         raise RawDataError(path, found=found, expected=ROW)
     return side

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline_config.datasets import FILES, Dataset
-from tasks.dataset.validate import write_profiles
+from tasks.dataset.profile import profile
 from tasks.raw.idx import read_splits, write_idx
 from tasks.runtime.files import sha256_file
 from tasks.runtime.stages import FETCH, VALIDATE
@@ -102,7 +103,8 @@ def stages(arrays: Arrays, make_raw: MakeRaw) -> tuple[StageRef, StageRef]:
     raw = make_raw(arrays)
 
     def write(folder: Path) -> dict[str, Any]:
-        write_profiles(folder, read_splits(raw.path, 3))
+        for split, (images, labels) in read_splits(raw.path, 3).items():
+            pq.write_table(profile(images, labels), folder / f"{split}.profile.parquet")
         return {"num_classes": 3, "image_shape": [6, 5], "rows": {"train": 40, "test": 30}}
 
     return raw, build(VALIDATE, {"raw": raw, "num_classes": 3}, write)

@@ -54,7 +54,7 @@ def test_the_parts_are_disjoint_complete_and_reproducible(test, validation, num_
         np.dtype("int64")
     }
     again = split_rows(split, labels, num_rows * 3 // 4)
-    assert all(np.array_equal(getattr(parts, name), rows) for name, rows in vars(again).items())
+    assert all(np.array_equal(getattr(parts, name), rows) for name, rows in again._asdict().items())
 
 
 @given(shares, seeds, st.lists(st.integers(20, 90), min_size=2, max_size=5))
@@ -68,7 +68,7 @@ def test_a_stratified_share_is_to_the_nearest_row_of_each_class(share, seed, siz
 
 def test_the_last_rows_are_taken_in_the_order_of_the_files():
     parts = split_rows(split_of(validation={"kind": "last", "rows": 2}), np.zeros(10, int), 7)
-    assert [rows.tolist() for rows in vars(parts).values()] == [[0, 1, 2, 3, 4], [5, 6], [7, 8, 9]]
+    assert [rows.tolist() for rows in parts] == [[0, 1, 2, 3, 4], [5, 6], [7, 8, 9]]
 
 
 def test_a_pooled_test_split_is_that_of_scikit_learn():
@@ -94,7 +94,11 @@ def test_a_pooled_test_split_is_that_of_scikit_learn():
             [0, 1] * 5,
             "4 rows of class 0, 4 of them for validation",
         ),
-        (split_of({"kind": "pooled", "share": 0.95, "seed": 0}), [0, 1] * 5, "10 of 10 rows"),
+        (
+            split_of({"kind": "pooled", "share": 0.95, "seed": 0}),
+            [0, 1] * 5,
+            "10 rows, none left to train on",
+        ),
     ],
 )
 def test_a_part_without_rows_is_a_config_error(split, labels, message):
@@ -125,7 +129,7 @@ def test_the_stage_writes_the_parts_and_the_scaling(table, arrays):
     split = split_of(validation={"kind": "last", "rows": 10})
     normalized = normalize.fn(table, split, "standard")
     parts = read_split(normalized)
-    assert [len(rows) for rows in vars(parts).values()] == [30, 10, 30]
+    assert [len(rows) for rows in parts] == [30, 10, 30]
     facts = normalized.facts
     assert facts["rows"] == {"train": 30, "validation": 10, "test": 30}
     assert (facts["scaling"], facts["pooled"]) == ("standard", False)

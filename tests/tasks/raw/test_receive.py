@@ -87,13 +87,13 @@ def test_a_header_that_declares_too_many_bytes_is_refused(tmp_path):
     assert f"at most {MAX_BYTES:,} bytes" in message_of(tmp_path / "a", huge + bytes(1 << 16))
     expected = RawFile(num_bytes=len(CONTENT))
     assert "expected 1,008 bytes" in message_of(tmp_path / "b", huge + bytes(1 << 16), expected)
-    assert (tmp_path / "b").stat().st_size == 0
+    assert not (tmp_path / "b").exists()
 
 
 def test_an_endless_download_stops_at_the_limit(tmp_path):
     """The comment in a gzip header and the zeros after a gzip may be endless."""
     limit = 100_000
     endless = itertools.chain([PACKED], itertools.repeat(bytes(1 << 16)))
-    with pytest.raises(RawDataError, match="more bytes than the file can have"):
+    with pytest.raises(RawDataError, match="trailing bytes"):
         save(endless, tmp_path / "a", limit, "a")
     assert (tmp_path / "a").stat().st_size <= limit

@@ -149,7 +149,7 @@ def test_a_csv_file_with_bytes_that_are_not_text_is_refused(tmp_path):
         ({"x_train": np.zeros((20, 4, 4, 3), np.uint8)}, "expected (N, H, W) and (N,)"),
         ({"y_train": np.zeros((20, 10), np.uint8)}, "expected (N, H, W) and (N,)"),
         ({"x_train": np.zeros((20, 5), np.uint8)}, "5 pixels a row"),
-        ({"y_train": np.array([{}] * 20)}, "an array of object"),
+        ({"y_train": np.array([{}] * 20)}, "an OBJECT array"),
     ],
 )
 def test_each_fault_in_an_npz_file_has_its_own_message(tmp_path, arrays, changes, words):

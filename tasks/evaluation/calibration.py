@@ -56,7 +56,7 @@ def brier_score(probabilities_NC: Probabilities, labels_N: Labels) -> float:
 
 
 def calibration_error(sure: Sureness) -> float:
-    """Return the expected calibration error: the mean over the bins of |accuracy − confidence|.
+    """Return the expected calibration error: Σ_b |accuracy_b − confidence_b|·N_b / N over the bins.
 
     Naeini, Cooper and Hauskrecht 2015, "Obtaining well calibrated probabilities using Bayesian
     binning". The bins here have equal numbers of rows: with equal widths, nearly all rows of a good
@@ -73,29 +73,28 @@ def error_by_chance(sure: Sureness) -> tuple[float, list[float]]:
     is right with a probability of its own confidence. A bootstrap of the rows would instead add
     this noise to the noise of the measured error.
     """
-    generator = np.random.default_rng(SEED)
-    errors = [
-        calibration_error(
-            Sureness(sure.confidence_N, generator.random(len(sure.right_N)) < sure.confidence_N)
-        )
-        for _ in range(NUM_SIMULATIONS)
-    ]
-    low, high = np.quantile(errors, (0.025, 0.975))
-    return float(np.mean(errors)), [float(low), float(high)]
+    generator, confidence_N, errors = np.random.default_rng(SEED), sure.confidence_N, []
+    for _ in range(NUM_SIMULATIONS):
+        right_N = generator.random(len(confidence_N)) < confidence_N
+        errors.append(calibration_error(Sureness(confidence_N, right_N)))
+    low, high = np.quantile(errors, (0.025, 0.975)).tolist()
+    return float(np.mean(errors)), [low, high]
 
 
 def reliability(sure: Sureness) -> list[Metrics]:
-    """Return the size, mean confidence, accuracy and ends of the confidence of each bin."""
+    """Return the accuracy, and the mean, lowest and highest confidence, of each bin."""
     columns = (np.split(column, sure.starts_B[1:]) for column in (sure.confidence_N, sure.right_N))
-    return [
-        {
-            **_accuracy_of(right),
-            "confidence": float(confidence.mean()),
-            "lowest": float(confidence[0]),
-            "highest": float(confidence[-1]),
-        }
-        for confidence, right in zip(*columns, strict=True)
-    ]
+    rows = []
+    for confidence, right in zip(*columns, strict=True):
+        mean, lowest, highest = (
+            float(confidence.mean()),
+            float(confidence[0]),
+            float(confidence[-1]),
+        )
+        rows.append(
+            {"confidence": mean, "lowest": lowest, "highest": highest} | _accuracy_of(right)
+        )
+    return rows
 
 
 def coverage(sure: Sureness) -> list[Metrics]:
@@ -106,14 +105,13 @@ def coverage(sure: Sureness) -> list[Metrics]:
     rows = []
     for share in COVERAGES:
         first = len(sure.right_N) - max(1, round(share * len(sure.right_N)))
-        found = _accuracy_of(sure.right_N[first:])
-        found |= {"coverage": share, "confidence": float(sure.confidence_N[first])}
-        rows.append(found | {"num_wrong": int((~sure.right_N[first:]).sum())})
+        confidence, right = float(sure.confidence_N[first]), sure.right_N[first:]
+        found = {"coverage": share, "confidence": confidence, "num_wrong": int((~right).sum())}
+        rows.append(found | _accuracy_of(right))
     return rows
 
 
 def _accuracy_of(right_N: NDArray[np.bool_]) -> Metrics:
-    """Return the number of rows, and the accuracy with its interval."""
     num_rows, num_right = len(right_N), int(right_N.sum())
     interval = wilson_interval(num_right, num_rows)
     return {
@@ -127,16 +125,12 @@ def confidence_metrics(
     after_NC: Probabilities, before_NC: Probabilities, labels_N: Labels
 ) -> Metrics:
     """Return the metrics of confidence, with and without the temperature (`_before`)."""
-    after, before = sureness(after_NC, labels_N), sureness(before_NC, labels_N)
+    after = sureness(after_NC, labels_N)
     expected, interval = error_by_chance(after)
-    return {
-        "brier": brier_score(after_NC, labels_N),
-        "brier_before": brier_score(before_NC, labels_N),
-        "ece": calibration_error(after),
-        "ece_before": calibration_error(before),
-        "ece_expected": expected,
-        "ece_expected_95": interval,
-        "reliability": reliability(after),
-        "reliability_before": reliability(before),
-        "coverage": coverage(after),
-    }
+    found = {"ece_expected": expected, "ece_expected_95": interval, "coverage": coverage(after)}
+    for suffix, probabilities_NC in {"": after_NC, "_before": before_NC}.items():
+        sure = sureness(probabilities_NC, labels_N)
+        found[f"brier{suffix}"] = brier_score(probabilities_NC, labels_N)
+        found[f"ece{suffix}"] = calibration_error(sure)
+        found[f"reliability{suffix}"] = reliability(sure)
+    return found

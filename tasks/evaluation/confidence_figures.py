@@ -1,12 +1,9 @@
-"""Figures of confidence: reliability and coverage.
-
-Axes: N test rows, sorted by confidence.
-"""
+"""Figures of confidence: reliability and coverage. Axes: N test rows, B bins of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,14 +20,8 @@ BAND = "#CFE3F1"
 # Bottom, width and height of the two panels: a layout engine would take as long as the drawing.
 DIAGRAM_AND_GAPS = ((0.42, 0.785, 0.505), (0.065, 0.785, 0.25))
 
-
-class Curve(NamedTuple):
-    """The bins of one curve: rows are confidence, accuracy and the bounds of its interval."""
-
-    label: str
-    color: str
-    marker: str
-    bins_4B: NDArray[np.float64]
+# Label, colour and marker, and the bins: confidence, accuracy and the bounds of its interval.
+Curve: TypeAlias = tuple[str, str, str, NDArray[np.float64]]
 
 
 def draw_reliability(path: Path, metrics: Metrics) -> None:
@@ -40,10 +31,10 @@ def draw_reliability(path: Path, metrics: Metrics) -> None:
     stretched towards 100 %, where a good classifier has nearly all its rows.
     """
     after_4B = _columns(metrics["reliability"])
-    curves = [Curve("uncalibrated (T = 1)", BLUE, "o", after_4B)]
+    curves = [("uncalibrated (T = 1)", BLUE, "o", after_4B)]
     if metrics["calibrated"]:
-        before = Curve("before (T = 1)", ORANGE, "s", _columns(metrics["reliability_before"]))
-        curves = [before, Curve(f"after (T = {metrics['temperature']:.2f})", BLUE, "o", after_4B)]
+        before = ("before (T = 1)", ORANGE, "s", _columns(metrics["reliability_before"]))
+        curves = [before, (f"after (T = {metrics['temperature']:.2f})", BLUE, "o", after_4B)]
     sizes = sorted({row["num_rows"] for row in metrics["reliability"]})
     of_size = f"{' or '.join(f'{size:,}' for size in sizes)} test image{'s' * (sizes[-1] > 1)}"
     with page(path, 8.4, layout=None) as figure:
@@ -62,7 +53,7 @@ def _columns(bins: list[Metrics]) -> NDArray[np.float64]:
 
 def _draw_diagram(ax: Axes, curves: list[Curve]) -> None:
     """Draw accuracy against confidence on logit axes, with Wilson intervals and the diagonal."""
-    lowest = min(curve.bins_4B[:2].min() for curve in curves)
+    lowest = min(bins_4B[:2].min() for *_, bins_4B in curves)
     bottom = max([mark for mark in MARKS[:4] if mark <= 0.8 * lowest], default=MARKS[0])
     ax.plot([bottom, TOP], [bottom, TOP], color=GREY, linestyle="--", linewidth=1)
     for label, color, marker, bins_4B in curves:
@@ -82,11 +73,11 @@ def _draw_diagram(ax: Axes, curves: list[Curve]) -> None:
 
 def _draw_gaps(ax: Axes, curves: list[Curve]) -> None:
     """Draw accuracy less confidence in percentage points, with the intervals."""
-    width, bins_B = 0.8 / len(curves), np.arange(1, curves[0].bins_4B.shape[1] + 1)
-    for place, curve in enumerate(curves):
+    width, bins_B = 0.8 / len(curves), np.arange(1, curves[0][3].shape[1] + 1)
+    for place, (_, color, _, bins_4B) in enumerate(curves):
         x = bins_B + (place - (len(curves) - 1) / 2) * width
-        gaps, low, high = 100 * (curve.bins_4B[1:] - curve.bins_4B[0])
-        ax.bar(x, gaps, width, color=curve.color)
+        gaps, low, high = 100 * (bins_4B[1:] - bins_4B[0])
+        ax.bar(x, gaps, width, color=color)
         ax.vlines(x, low, high, color=DARK, linewidth=1)
     ax.axhline(0, color=GREY, linewidth=1)
     ax.grid(axis="y")
@@ -95,16 +86,15 @@ def _draw_gaps(ax: Axes, curves: list[Curve]) -> None:
 
 
 def draw_coverage(path: Path, sure: Sureness, marked: Metrics) -> None:
-    """Draw the accuracy on the most confident rows against their share of all rows.
+    """Draw the accuracy on the most confident rows against their share, with a 95 % Wilson band.
 
-    `marked` is the row of `coverage` that is marked. The band is the 95 % Wilson interval.
+    `marked` is the row of `coverage` that is marked.
     """
     num_rows = len(sure.right_N)
-    num_right_N = np.cumsum(sure.right_N[::-1])
     # At most 400 counts. The left end is left out, where single rows make the curve noisy.
     fewest = max(1, num_rows // 20)
     counts = np.unique(np.linspace(fewest - 1, num_rows - 1, 400).round().astype(np.int64)) + 1
-    num_right = num_right_N[counts - 1]
+    num_right = np.cumsum(sure.right_N[::-1])[counts - 1]
     shares, accuracy = 100 * counts / num_rows, 100 * num_right / counts
     pairs = zip(num_right.tolist(), counts.tolist(), strict=True)
     bounds = 100 * np.array([wilson_interval(*pair) for pair in pairs])

@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from tasks.evaluation.metrics import Labels, Probabilities
 
 SUSPECTS, NOISE, GALLERY = "suspects.parquet", "noise.json", "gallery.png"
+# Equal margins are ordered by self-confidence, then by row.
+ORDER = [("margin", "descending"), ("self_confidence", "ascending"), ("row", "ascending")]
 
 
 @dataclass(frozen=True)
@@ -58,44 +60,22 @@ def find_label_errors(probabilities_NC: Probabilities, labels_N: Labels) -> Labe
     reached_NC = probabilities_NC >= threshold_C
     row_R = np.flatnonzero(reached_NC.any(axis=1))
     class_R = np.where(reached_NC, probabilities_NC, -1.0)[row_R].argmax(axis=1)
+    label_R = labels_N[row_R]
     joint_CC = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(joint_CC, (labels_N[row_R], class_R), 1)
+    np.add.at(joint_CC, (label_R, class_R), 1)
     noise_CC = joint_CC / np.maximum(joint_CC.sum(axis=1, keepdims=True), 1)
     # Eq. 3: rows that are not confident are distributed like the confident ones of their label.
-    counts_C = np.bincount(labels_N, minlength=num_classes)
-    return LabelErrors(
-        threshold_C=threshold_C,
-        joint_CC=joint_CC,
-        noise_CC=noise_CC,
-        num_errors=float(counts_C @ (1 - noise_CC.diagonal())),
-        suspects=_ranked(probabilities_NC, labels_N, row_R, class_R),
+    num_errors = np.bincount(labels_N, minlength=num_classes) @ (1 - noise_CC.diagonal())
+    # The rows off the diagonal of the joint, ranked by margin ("prune by noise rate"). One whose
+    # label is as likely as the suggestion has no margin, and is left out.
+    given_R, suggested_R = (
+        probabilities_NC[row_R, each_R].astype(np.float64) for each_R in (label_R, class_R)
     )
-
-
-def _ranked(
-    probabilities_NC: Probabilities,
-    labels_N: Labels,
-    row_R: NDArray[np.int64],
-    class_R: NDArray[np.int64],
-) -> pa.Table:
-    """Return the rows off the diagonal of the joint, ranked by margin ("prune by noise rate").
-
-    A row whose label is as likely as the suggestion is left out, so that no suspect has the label
-    that the network predicts. Equal margins are ordered by self-confidence, then by row.
-    """
-    given_R = probabilities_NC[row_R, labels_N[row_R]].astype(np.float64)
-    suggested_R = probabilities_NC[row_R, class_R].astype(np.float64)
-    columns = {
-        "row": row_R,
-        "label": labels_N[row_R],
-        "suggested": class_R,
-        "self_confidence": given_R,
-        "confidence": suggested_R,
-        "margin": suggested_R - given_R,
-    }
-    order = [("margin", "descending"), ("self_confidence", "ascending"), ("row", "ascending")]
-    ranked = pa.table(columns).filter(pc.field("margin") > 0).sort_by(order)
-    return ranked.add_column(0, "rank", [np.arange(1, len(ranked) + 1)])
+    columns = {"row": row_R, "label": label_R, "suggested": class_R, "self_confidence": given_R}
+    columns |= {"confidence": suggested_R, "margin": suggested_R - given_R}
+    ranked = pa.table(columns).filter(pc.field("margin") > 0).sort_by(ORDER)
+    ranked = ranked.add_column(0, "rank", [np.arange(1, len(ranked) + 1)])
+    return LabelErrors(threshold_C, joint_CC, noise_CC, float(num_errors), ranked)
 
 
 def read_suspects(path: Path, limit: int) -> list[dict[str, Any]]:

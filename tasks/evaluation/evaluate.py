@@ -65,22 +65,6 @@ def read_examples(table: StageRef, normalized: StageRef) -> tuple[Examples, Exam
     return train, test
 
 
-def probabilities_of(
-    weights: Path, model: Model, test: Examples, num_classes: int
-) -> tuple[Probabilities, Probabilities, float]:
-    """Return the probabilities (N, C) with and without the temperature, and the temperature."""
-    import torch
-
-    from tasks.model.network import load_network, logits_in_batches
-
-    images_NP = torch.from_numpy(test.images_NHW).flatten(1)
-    network = load_network(weights, model, images_NP.shape[1], num_classes)
-    logits_NC = torch.cat(list(logits_in_batches(network, images_NP)))
-    temperature = network[-1].get_buffer("temperature").item()
-    before_NC = (logits_NC * temperature).softmax(dim=1)
-    return logits_NC.softmax(dim=1).numpy(), before_NC.numpy(), temperature
-
-
 def _measured(
     trained: StageRef, model: Model, test: Examples, class_names: Sequence[str]
 ) -> tuple[Metrics, Probabilities]:
@@ -89,14 +73,26 @@ def _measured(
     The untrained network is the baseline. The curve has the scores after each epoch whose weights
     were kept; nothing is chosen on it.
     """
+    import torch
+
+    from tasks.model.network import load_network, logits_in_batches
+
+    images_NP, labels_N = torch.from_numpy(test.images_NHW).flatten(1), test.labels_N
+
+    def logits_of(weights: Path) -> tuple[torch.Tensor, float]:
+        network = load_network(weights, model, images_NP.shape[1], len(class_names))
+        logits_NC = torch.cat(list(logits_in_batches(network, images_NP)))
+        return logits_NC, network[-1].get_buffer("temperature").item()
 
     def scores_of(weights: Path) -> Metrics:
-        probabilities_NC, *_ = probabilities_of(weights, model, test, len(class_names))
-        found = measure(probabilities_NC, test.labels_N, class_names)
+        probabilities_NC = logits_of(weights)[0].softmax(dim=1).numpy()
+        found = measure(probabilities_NC, labels_N, class_names)
         return {name: found[name] for name in SCORES}
 
-    weights, labels_N = trained.path / "model.safetensors", test.labels_N
-    after_NC, before_NC, temperature = probabilities_of(weights, model, test, len(class_names))
+    logits_NC, temperature = logits_of(trained.path / "model.safetensors")
+    after_NC, before_NC = (
+        logits.softmax(dim=1).numpy() for logits in (logits_NC, logits_NC * temperature)
+    )
     untrained = scores_of(trained.path / "untrained.safetensors")
     kept = sorted((trained.path / "epochs").glob("*.safetensors"))
     calibrated: bool = trained.facts["calibrated"]
@@ -119,17 +115,16 @@ def write_probabilities(path: Path, test: Examples, probabilities_NC: Probabilit
 
     Labels and predictions have the smallest unsigned type that holds C classes.
     """
-    num_classes = probabilities_NC.shape[1]
-    class_type = np.min_scalar_type(num_classes - 1)
+    class_type = np.min_scalar_type(probabilities_NC.shape[1] - 1)
     columns = {
         "index": test.index_N,
         "label": test.labels_N.astype(class_type),
         "prediction": probabilities_NC.argmax(axis=1).astype(class_type),
-        **{f"p{label}": probabilities_NC[:, label] for label in range(num_classes)},
+        **{f"p{label}": column for label, column in enumerate(probabilities_NC.T)},
     }
-    arrays = {name: pa.array(np.ascontiguousarray(values)) for name, values in columns.items()}
-    fields = [pa.field(name, array.type, nullable=False) for name, array in arrays.items()]
-    pq.write_table(pa.table(arrays, schema=pa.schema(fields)), path, compression="zstd")
+    types = ((name, pa.from_numpy_dtype(column.dtype)) for name, column in columns.items())
+    schema = pa.schema([pa.field(*each, nullable=False) for each in types])
+    pq.write_table(pa.table(columns, schema), path, compression="zstd")
 
 
 def draw_figures(
@@ -152,9 +147,8 @@ def draw_figures(
         figures.draw_test_curve(folder / "test_curve.png", metrics["test_curve"])
     figures.draw_per_class(folder / "per_class.png", metrics["per_class"])
     figures.draw_confusion(folder / "confusion_matrix.png", metrics["confusion_matrix"], names)
-    figures.draw_misclassified(
-        folder / "misclassified.png", images_NHW, labels_N, probabilities_NC, names
-    )
+    path = folder / "misclassified.png"
+    figures.draw_misclassified(path, images_NHW, labels_N, probabilities_NC, names)
     confidence_figures.draw_reliability(folder / "reliability.png", metrics)
     marked = next(row for row in metrics["coverage"] if row["coverage"] == MARKED_COVERAGE)
     sure = sureness(probabilities_NC, labels_N)
@@ -163,25 +157,21 @@ def draw_figures(
 
 def scores_markdown(metrics: Metrics) -> str:
     """Return the scores, the most confused classes and the confidence as Markdown."""
-    low, high = (100 * bound for bound in metrics["accuracy_interval_95"])
-    validation = metrics["validation_accuracy"]
-    validated = "no validation rows" if validation is None else f"{100 * validation:.2f} %"
-    confused = ", ".join(
-        f"{pair['first']} / {pair['second']} ({pair['count']})" for pair in metrics["top_pairs"][:3]
-    )
-    text = (
-        f"# {100 * metrics['accuracy']:.2f} % of {metrics['num_rows']:,} test images\n\n"
-        "| accuracy, 95 % interval | macro F1 | loss (nats) | validation | before training |\n"
-        "|---|---|---|---|---|\n"
-        f"| {low:.2f} to {high:.2f} % | {metrics['macro_f1']:.4f} | {metrics['loss']:.4f} "
-        f"| {validated} | {100 * metrics['untrained_accuracy']:.2f} % |\n\n"
-        f"{metrics['num_wrong']:,} wrong. Most confused: {confused or 'none'}.\n\n"
-        f"Confidence: {confidence_in_words(metrics)}. T = {metrics['temperature']:.3f}."
-    )
+    low, high = metrics["accuracy_interval_95"]
+    validation, pairs = metrics["validation_accuracy"], metrics["top_pairs"][:3]
+    confused = [f"{pair['first']} / {pair['second']} ({pair['count']})" for pair in pairs]
+    lines = [
+        f"# {metrics['accuracy']:.2%} of {metrics['num_rows']:,} test images",
+        f"95 % interval {low:.2%} to {high:.2%}; {metrics['untrained_accuracy']:.2%} untrained",
+        f"macro F1 {metrics['macro_f1']:.4f}, loss {metrics['loss']:.4f} nats",
+        "no validation rows" if validation is None else f"validation {validation:.2%}",
+        f"{metrics['num_wrong']:,} wrong. Most confused: {', '.join(confused) or 'none'}.",
+        f"Confidence: {confidence_in_words(metrics)}. T = {metrics['temperature']:.3f}.",
+    ]
     if "corrected_accuracy" in metrics:
-        percent = f"{100 * metrics['corrected_accuracy']:.2f} %"
-        text += f" On {metrics['corrected_rows']:,} rows with corrected labels: {percent}."
-    return text + "\n"
+        corrected, num_rows = metrics["corrected_accuracy"], metrics["corrected_rows"]
+        lines.append(f"On {num_rows:,} rows with corrected labels: {corrected:.2%}.")
+    return "\n\n".join(lines) + "\n"
 
 
 def _show(ref: StageRef) -> None:

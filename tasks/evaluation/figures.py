@@ -8,10 +8,10 @@ Axes: N images, H and W their height and width in pixels, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -54,7 +54,7 @@ STARTS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98)  # of an axis of scores
 # With more classes the cells of a confusion matrix are too small for a number; with more epochs
 # the marks of a curve touch.
 MAX_NUMBERED, MAX_MARKED = 26, 40
-ROWS, COLUMNS = 3, 5  # of images
+NUM_TILES, COLUMNS = 15, 5  # of images
 # The box of an image and the height of a line of its title.
 TILE_IN, LINE_IN = 1.08, 0.18
 
@@ -62,9 +62,7 @@ Images = NDArray[np.uint8]
 
 
 @contextmanager
-def page(
-    path: Path, height_in: float, layout: Literal["constrained"] | None = "constrained"
-) -> Iterator[Figure]:
+def page(path: Path, height_in: float, layout: Any = "constrained") -> Iterator[Figure]:
     """Yield a new figure in our style alone; it is written to `path` at the end."""
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, layout=layout)
@@ -145,7 +143,7 @@ def draw_history(path: Path, history: list[Metrics]) -> None:
     training = {"color": BLUE, "marker": "o", "label": "training, mean over the epoch"}
     validation = {"color": VERMILION, "marker": "s", "label": "validation, after the epoch"}
     with page(path, 5.6 if validated else 3.2) as figure:
-        panels = list(figure.subplots(1 + validated, 1, squeeze=False, sharex=True).flat)
+        panels = figure.subplots(1 + validated, 1, squeeze=False, sharex=True)[:, 0]
         _plot(panels[0], history, "train_loss", **training)
         if validated:
             _plot(panels[0], history, "validation_loss", **validation)
@@ -181,7 +179,7 @@ def _plot(ax: Axes, rows: list[Metrics], name: str, **line: Any) -> None:
 
 def draw_samples(path: Path, images_NHW: Images, labels_N: Labels, names: Sequence[str]) -> None:
     """Draw up to fifteen images under their labels, the first of each class first."""
-    chosen = first_of_each_class(labels_N, ROWS * COLUMNS)
+    chosen = first_of_each_class(labels_N, NUM_TILES)
     titles = [names[label] for label in labels_N[chosen]]
     _draw_tiles(path, "Training images and their labels", images_NHW[chosen], titles)
 
@@ -196,33 +194,28 @@ def draw_misclassified(
     """Draw up to fifteen errors, titled true vs. predicted, the most confident ones first."""
     predictions_N, confidence_N = probabilities_NC.argmax(axis=1), probabilities_NC.max(axis=1)
     wrong = np.flatnonzero(predictions_N != labels_N)
-    chosen = wrong[np.argsort(-confidence_N[wrong], kind="stable")][: ROWS * COLUMNS]
-    between = " vs. " if max(map(len, names)) <= 4 else " vs.\n"
-    shown = zip(labels_N[chosen], predictions_N[chosen], confidence_N[chosen], strict=True)
-    titles = [
-        f"{names[true]}{between}{names[predicted]}\n{100 * confidence:.1f} %"
-        for true, predicted, confidence in shown
-    ]
-    title = (
-        f"{len(chosen)} of {len(wrong):,} misclassified test images: true vs. predicted,\n"
-        "and how sure the model was; the surest first"
-        if len(wrong)
-        else f"None of the {len(labels_N):,} test images is misclassified"
-    )
-    _draw_tiles(path, title, images_NHW[chosen], titles)
+    chosen = wrong[np.argsort(-confidence_N[wrong], kind="stable")][:NUM_TILES]
+    columns = (labels_N[chosen], predictions_N[chosen], confidence_N[chosen])
+    title = f"None of the {len(labels_N):,} test images is misclassified"
+    if len(wrong):
+        count = f"{len(chosen)} of {len(wrong):,} misclassified test images"
+        title = f"{count}: true vs. predicted,\nand how sure the model was; the surest first"
+    _draw_tiles(path, title, images_NHW[chosen], _titles(zip(*columns, strict=True), "vs.", names))
 
 
 def draw_suspects(
     path: Path, images_NHW: Images, suspects: list[Metrics], title: str, names: Sequence[str]
 ) -> None:
     """Draw images whose label is suspect, titled given → suggested, confidence and row."""
-    between = " → " if max(map(len, names)) <= 4 else " →\n"
-    titles = [
-        f"{names[suspect['label']]}{between}{names[suspect['suggested']]}\n"
-        f"{100 * suspect['confidence']:.1f} %\nrow {suspect['row']}"
-        for suspect in suspects
-    ]
-    _draw_tiles(path, title, images_NHW, titles)
+    pairs = [(each["label"], each["suggested"], each["confidence"]) for each in suspects]
+    titles = zip(_titles(pairs, "→", names), suspects, strict=True)
+    _draw_tiles(path, title, images_NHW, [f"{text}\nrow {each['row']}" for text, each in titles])
+
+
+def _titles(pairs: Iterable[tuple[int, int, float]], sign: str, names: Sequence[str]) -> list[str]:
+    """Return two classes, on one line where all names are short, and the confidence of each."""
+    space = " " if max(map(len, names)) <= 4 else "\n"
+    return [f"{names[a]} {sign}{space}{names[b]}\n{100 * sure:.1f} %" for a, b, sure in pairs]
 
 
 def _draw_tiles(path: Path, title: str, images_NHW: Images, titles: Sequence[str]) -> None:
@@ -231,10 +224,11 @@ def _draw_tiles(path: Path, title: str, images_NHW: Images, titles: Sequence[str
     Everything is placed in inches: a layout engine would take longer than all the drawing.
     """
     height, width = TILE_IN * np.array(images_NHW.shape[1:]) / max(images_NHW.shape[1:])
+    lines = [line for text in titles for line in text.split("\n")]
+    size = min(10.0, 150 / max(map(len, lines), default=1))
     above = 0.18 + 0.24 * (1 + title.count("\n"))
     head = 0.08 + LINE_IN * (1 + max((text.count("\n") for text in titles), default=0))
     step = head + height + 0.1
-    longest = max((len(line) for text in titles for line in text.split("\n")), default=1)
     height_in = above + step * -(-len(titles) // COLUMNS)
     with page(path, height_in, layout=None) as figure:
         ax = figure.add_axes((0, 0, 1, 1))
@@ -245,6 +239,5 @@ def _draw_tiles(path: Path, title: str, images_NHW: Images, titles: Sequence[str
             x, y = (column + 0.5) * WIDTH_IN / COLUMNS, above + row * step + head
             extent = (x - width / 2, x + width / 2, y + height, y)
             ax.imshow(image_HW, vmin=0, vmax=255, extent=extent, aspect="auto")
-            size = min(10.0, 150 / longest)
             ax.text(x, y - 0.05, text, ha="center", va="bottom", fontsize=size)
         ax.set(xlim=(0, WIDTH_IN), ylim=(height_in, 0))

@@ -19,13 +19,9 @@ from numpy.typing import NDArray
 
 from pipeline_config.recipe import Model
 from tasks.dataset.table import read_rows, read_split
-from tasks.evaluation.confident_learning import (
-    GALLERY,
-    NOISE,
-    SUSPECTS,
-    find_label_errors,
-    read_suspects,
-)
+from tasks.evaluation import confident_learning
+from tasks.evaluation.confident_learning import GALLERY, NOISE, SUSPECTS
+from tasks.evaluation.metrics import DECIMALS, Probabilities
 from tasks.runtime.devices import one_thread
 from tasks.runtime.files import canonical_json
 from tasks.runtime.show import show_image, show_table
@@ -34,7 +30,6 @@ from tasks.runtime.store import Facts, StageRef
 from tasks.runtime.task import stage_task
 
 NUM_SHOWN = 30
-DECIMALS = 6  # of the shares in JSON
 
 
 def out_of_fold(
@@ -43,7 +38,7 @@ def out_of_fold(
     trained: Sequence[StageRef],
     model: Model,
     num_classes: int,
-) -> NDArray[np.float32]:
+) -> Probabilities:
     """Return the probabilities (N, C) of each row from the network that it validates."""
     from tasks.model.network import load_network, probabilities
 
@@ -59,12 +54,9 @@ def out_of_fold(
 
 def _show(ref: StageRef) -> None:
     """Attach the first suspects and their gallery to the task run."""
-    facts, suspects = ref.facts, read_suspects(ref.path / SUSPECTS, NUM_SHOWN)
-    words = (
-        f"{facts['num_suspects']} of {facts['num_rows']} training labels are suspect; "
-        f"about {facts['estimated_errors']:.0f} are estimated to be wrong."
-    )
-    show_table("label-suspects", suspects, words)
+    suspects = confident_learning.read_suspects(ref.path / SUSPECTS, NUM_SHOWN)
+    title = f"The first of {ref.facts['num_suspects']} suspects among the training labels"
+    show_table("label-suspects", suspects, title)
     show_image("label-gallery", ref.path / GALLERY, "The likeliest label errors")
 
 
@@ -83,13 +75,14 @@ def audit(
     num_rows = table.facts["rows"]["train"]
     images_NP, labels_N = read_rows(table, np.arange(num_rows))
     probabilities_NC = out_of_fold(images_NP, normalized, trained, model, len(class_names))
-    errors = find_label_errors(probabilities_NC, labels_N)
+    errors = confident_learning.find_label_errors(probabilities_NC, labels_N)
+    num_suspects = len(errors.suspects)
     pq.write_table(errors.suspects, folder / SUSPECTS, compression="zstd")
-    thresholds = [round(value, DECIMALS) for value in errors.threshold_C.tolist()]
+    thresholds = [round(mean, DECIMALS) for mean in errors.threshold_C.tolist()]
     noise = {
         "class_names": list(class_names),
         # None for a class without rows.
-        "thresholds": [value if np.isfinite(value) else None for value in thresholds],
+        "thresholds": [mean if np.isfinite(mean) else None for mean in thresholds],
         "confident_joint": errors.joint_CC.tolist(),
         "noise_matrix": errors.noise_CC.round(DECIMALS).tolist(),
     }
@@ -97,17 +90,17 @@ def audit(
     shown = errors.suspects.slice(0, NUM_SHOWN).to_pylist()
     images_SHW = images_NP[[row["row"] for row in shown]].reshape(-1, *table.facts["image_shape"])
     title = (
-        f"The first {len(shown)} of {len(errors.suspects):,} suspect labels: given → suggested,\n"
+        f"The first {len(shown)} of {num_suspects:,} suspect labels: given → suggested,\n"
         "how sure a network is that never saw the row, and the row"
         if shown
         else f"None of the {num_rows:,} labels is suspect"
     )
     draw_suspects(folder / GALLERY, images_SHW, shown, title, class_names)
-    right_N = probabilities_NC.argmax(axis=1) == labels_N
+    accuracy = float((probabilities_NC.argmax(axis=1) == labels_N).mean())
     return {
         "num_rows": num_rows,
         "num_folds": len(trained),
-        "num_suspects": len(errors.suspects),
+        "num_suspects": num_suspects,
         "estimated_errors": round(errors.num_errors, 1),
-        "out_of_fold_accuracy": round(float(right_N.mean()), DECIMALS),
+        "out_of_fold_accuracy": round(accuracy, DECIMALS),
     }

@@ -32,9 +32,7 @@ TINY = float(np.finfo(np.float32).tiny)
 DECIMALS = 6
 
 
-def measure(
-    probabilities_NC: Probabilities, labels_N: Labels, class_names: Sequence[str]
-) -> Metrics:
+def measure(probabilities_NC: Probabilities, labels_N: Labels, names: Sequence[str]) -> Metrics:
     """Return the metrics of some rows as JSON content, floats rounded to DECIMALS.
 
     Shares are in [0, 1]. `loss` is the mean negative log-likelihood in nats. The macro averages are
@@ -43,26 +41,22 @@ def measure(
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+    what, remedy = "scoring the test split", "Choose a split with test rows."
     refuse_not_finite(
-        probabilities_NC,
-        "scoring the test split",
-        kind="probabilities",
-        row="test row",
-        without_rows="Choose a split with test rows.",
+        probabilities_NC, what, kind="probabilities", row="test row", without_rows=remedy
     )
-    num_rows, num_classes = probabilities_NC.shape
-    predictions_N = probabilities_NC.argmax(axis=1)
-    classes = range(num_classes)
+    predictions_N, classes = probabilities_NC.argmax(axis=1), range(len(names))
     matrix_CC = confusion_matrix(labels_N, predictions_N, labels=classes)
-    scores = precision_recall_fscore_support(
+    precision, recall, f1, support = precision_recall_fscore_support(
         labels_N, predictions_N, labels=classes, zero_division=0
     )
-    num_right = int(np.trace(matrix_CC))
-    precision, recall, f1, support = (score.tolist() for score in scores)
-    of_class = zip(np.diagonal(matrix_CC).tolist(), support, strict=True)
-    intervals = [wilson_interval(right, rows) if rows else None for right, rows in of_class]
-    columns = (class_names, precision, recall, intervals, f1, support)
-    per_class = [dict(zip(PER_CLASS, row, strict=True)) for row in zip(*columns, strict=True)]
+    right_C, num_rows, num_right = matrix_CC.diagonal(), len(labels_N), int(matrix_CC.trace())
+    intervals = [
+        wilson_interval(right, rows) if rows else None
+        for right, rows in zip(right_C.tolist(), support.tolist(), strict=True)
+    ]
+    columns = (precision.tolist(), recall.tolist(), intervals, f1.tolist(), support.tolist())
+    rows = zip(names, *columns, strict=True)
     return rounded(
         {
             "num_rows": num_rows,
@@ -70,12 +64,12 @@ def measure(
             "accuracy": num_right / num_rows,
             "accuracy_interval_95": wilson_interval(num_right, num_rows),
             "loss": mean_loss(probabilities_NC, labels_N),
-            "macro_precision": float(np.mean(precision)),
-            "macro_recall": float(np.mean(recall)),
-            "macro_f1": float(np.mean(f1)),
-            "per_class": per_class,
+            "macro_precision": float(precision.mean()),
+            "macro_recall": float(recall.mean()),
+            "macro_f1": float(f1.mean()),
+            "per_class": [dict(zip(PER_CLASS, row, strict=True)) for row in rows],
             "confusion_matrix": matrix_CC.tolist(),
-            **confused_pairs(matrix_CC, class_names),
+            **confused_pairs(matrix_CC, names),
         }
     )
 
@@ -86,14 +80,14 @@ def mean_loss(probabilities_NC: Probabilities, labels_N: Labels) -> float:
     return float(-np.log(np.clip(of_label_N, TINY, 1.0)).mean())
 
 
-def wilson_interval(num_right: int, num_rows: int, level: float = 0.95) -> list[float]:
-    """Return the score interval [low, high] of a share of right predictions.
+def wilson_interval(num_right: int, num_rows: int) -> list[float]:
+    """Return the 95 % score interval [low, high] of a share of right predictions.
 
     Wilson 1927, "Probable inference, the law of succession, and statistical inference", Journal of
     the American Statistical Association 22:209-212. Unlike the normal interval it stays in [0, 1]
     and is not empty at 0 or 1.
     """
-    z = NormalDist().inv_cdf((1 + level) / 2)
+    z = NormalDist().inv_cdf((1 + 0.95) / 2)
     share, z2 = num_right / num_rows, z * z
     centre = share + z2 / (2 * num_rows)
     spread = z * (share * (1 - share) / num_rows + z2 / (4 * num_rows**2)) ** 0.5
@@ -101,7 +95,7 @@ def wilson_interval(num_right: int, num_rows: int, level: float = 0.95) -> list[
     return [max((centre - spread) / scale, 0.0), min((centre + spread) / scale, 1.0)]
 
 
-def confused_pairs(matrix_CC: NDArray[np.int64], class_names: Sequence[str]) -> Metrics:
+def confused_pairs(matrix_CC: NDArray[np.int64], names: Sequence[str]) -> Metrics:
     """Return the pairs of classes that are confused most often, in either direction.
 
     `top_pairs`: at most NUM_TOP_PAIRS, the most confused first, none with a count of 0.
@@ -110,24 +104,21 @@ def confused_pairs(matrix_CC: NDArray[np.int64], class_names: Sequence[str]) -> 
     """
     both_CC = matrix_CC + matrix_CC.T
     counts = {pair: int(both_CC[pair]) for pair in combinations(range(len(both_CC)), 2)}
-    ordered = sorted(counts, key=lambda pair: -counts[pair])
 
     def row(pair: tuple[int, int]) -> Metrics:
         a, b = pair
         return {
-            "first": class_names[a],
-            "second": class_names[b],
+            "first": names[a],
+            "second": names[b],
             "count": counts[pair],
             "first_as_second": int(matrix_CC[a, b]),
             "second_as_first": int(matrix_CC[b, a]),
             "rank": 1 + sum(count > counts[pair] for count in counts.values()),
         }
 
-    classic = CLASSIC_PAIRS if tuple(class_names) == DIGITS else ()
-    return {
-        "top_pairs": [row(pair) for pair in ordered[:NUM_TOP_PAIRS] if counts[pair]],
-        "classic_pairs": [row(pair) for pair in classic],
-    }
+    top = sorted(filter(counts.get, counts), key=lambda pair: -counts[pair])[:NUM_TOP_PAIRS]
+    classic = CLASSIC_PAIRS if tuple(names) == DIGITS else ()
+    return {"top_pairs": [row(pair) for pair in top], "classic_pairs": [row(p) for p in classic]}
 
 
 def corrected_score(
@@ -138,16 +129,14 @@ def corrected_score(
     `places_N` are the rows' places in the official test split, negative for training rows that were
     pooled with it, whose labels nobody has corrected. Empty if no row is left.
     """
-    right_labels_N = labels_N.copy()
-    num_corrected = 0
+    labels_N, num_corrected = labels_N.copy(), 0
     for place, label in corrections.labels.items():
-        right_labels_N[places_N == place] = label
+        labels_N[places_N == place] = label
         num_corrected += int((places_N == place).sum())
-    kept_N = ~np.isin(places_N, corrections.disputed)
-    num_rows = int(kept_N.sum())
+    right_N = (predictions_N == labels_N)[~np.isin(places_N, corrections.disputed)]
+    num_rows, num_right = len(right_N), int(right_N.sum())
     if num_rows == 0:
         return {}
-    num_right = int((predictions_N == right_labels_N)[kept_N].sum())
     return {
         "corrected_accuracy": num_right / num_rows,
         "corrected_interval_95": wilson_interval(num_right, num_rows),

@@ -40,14 +40,10 @@ def generator_of(seed: int, purpose: str, place: int) -> torch.Generator:
 
 
 class Checkpoint:
-    """A safetensors file of tensors and a position, replaced atomically every `every_s` seconds.
-
-    Nothing in the file can run as code.
-    """
+    """A safetensors file of tensors and a position. Nothing in it can run as code."""
 
     def __init__(self, path: Path, every_s: float) -> None:
-        self.path = path
-        self.every_s = every_s
+        self.path, self.every_s = path, every_s
         self._last_s = time.monotonic()
 
     def is_due(self) -> bool:
@@ -55,7 +51,7 @@ class Checkpoint:
         return time.monotonic() - self._last_s >= self.every_s
 
     def save(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
-        """Replace the file. Raises StorageError for a full disk."""
+        """Replace the file atomically. Raises StorageError for a full disk."""
         now, encoded = copied(tensors), json.dumps(position, sort_keys=True)
         metadata = {"position": encoded, "sha256": _digest(now, encoded)}
         write_atomically(self.path, save(now, metadata=metadata))
@@ -67,10 +63,9 @@ class Checkpoint:
             with safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            encoded = metadata["position"]
-            if _digest(tensors, encoded) != metadata["sha256"]:
+            if _digest(tensors, metadata["position"]) != metadata["sha256"]:
                 raise ValueError("its digest is another one")
-            return tensors, json.loads(encoded)
+            return tensors, json.loads(metadata["position"])
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError, ValueError, KeyError) as error:
@@ -80,8 +75,8 @@ class Checkpoint:
 
 def _digest(tensors: Mapping[str, Tensor], position: str) -> str:
     """Return the SHA-256 of the names, shapes, types and bytes of all tensors, and the position."""
-    parts = [position.encode()]
+    parts = [position]
     for name, tensor in sorted(tensors.items()):
-        parts.append(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        parts.append(sha256_bytes(tensor.numpy().tobytes()).encode())
-    return sha256_bytes(b"\n".join(parts))
+        parts.append(f"{name} {tuple(tensor.shape)} {tensor.dtype}")
+        parts.append(sha256_bytes(tensor.numpy().tobytes()))
+    return sha256_bytes("\n".join(parts).encode())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,10 +40,9 @@ class Normalize(nn.Module):
 
 
 class Temperature(nn.Module):
-    """Logits divided by a number that is fitted on validation rows after the training.
+    """Logits / T, with T > 0 fitted on validation rows after the training, which has T = 1.
 
-    Guo et al. 2017, section 4.2. It changes the confidence and no prediction. During the training
-    it is the identity.
+    Guo et al. 2017, section 4.2. It changes the confidence and no prediction.
     """
 
     temperature: Tensor
@@ -102,18 +102,17 @@ def initialize(network: nn.Sequential, model: Model, seed: int) -> None:
     for layer in network:
         if not isinstance(layer, nn.Linear):
             continue
+        weight, bias = layer.weight, nn.init.zeros_(layer.bias)
         if model.initialization == "he_normal":
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-            nn.init.zeros_(layer.bias)
+            nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
         elif model.initialization == "glorot_uniform":
-            nn.init.xavier_uniform_(layer.weight, generator=generator)
-            nn.init.zeros_(layer.bias)
+            nn.init.xavier_uniform_(weight, generator=generator)
         elif model.initialization == "inverse_size_normal":
-            for drawn in (layer.weight, layer.bias):
+            for drawn in (weight, bias):
                 nn.init.normal_(drawn, std=1 / drawn.numel(), generator=generator)
         else:
             bound = 1 / math.sqrt(layer.in_features)
-            for drawn in (layer.weight, layer.bias):
+            for drawn in (weight, bias):
                 nn.init.uniform_(drawn, -bound, bound, generator=generator)
 
 
@@ -149,10 +148,8 @@ def describe_layers(network: nn.Sequential) -> list[dict[str, object]]:
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return contiguous copies of the tensors on the CPU, each in memory of its own."""
-    return {
-        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
+    form: Any = {"copy": True, "memory_format": torch.contiguous_format}
+    return {name: tensor.detach().to("cpu", **form) for name, tensor in tensors.items()}
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
@@ -176,20 +173,18 @@ def load_network(path: Path, model: Model, num_pixels: int, num_classes: int) ->
         network.load_state_dict(weights)
     except (SafetensorError, RuntimeError, OSError) as error:
         widths = "-".join(map(str, (num_pixels, *model.hidden, num_classes)))
-        raise RawDataError(
-            str(path),
-            found=" ".join(str(error).split())[:300],
-            expected=f"the weights of a {widths} network",
-            remedy="Use the recipe that the weights were trained with.",
-        ) from error
+        expected = f"the weights of a {widths} network"
+        remedy = "Use the recipe that the weights were trained with."
+        found = " ".join(str(error).split())[:300]
+        raise RawDataError(path, found=found, expected=expected, remedy=remedy) from error
     return network.eval()
 
 
 @torch.inference_mode()
 def logits_in_batches(network: nn.Module, images_ND: Tensor) -> Iterator[Tensor]:
     """Yield the logits of SCORE_BATCH images at a time, so that memory does not grow with N."""
-    for start in range(0, len(images_ND), SCORE_BATCH):
-        yield network(images_ND[start : start + SCORE_BATCH]).float()
+    for images_BD in torch.split(images_ND, SCORE_BATCH):
+        yield network(images_BD).float()
 
 
 def probabilities(network: nn.Module, images_ND: NDArray[np.uint8]) -> NDArray[np.float32]:

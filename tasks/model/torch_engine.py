@@ -56,22 +56,21 @@ class TorchEngine:
     """
 
     def __init__(self, network: nn.Sequential, training: Training, precision: Precision) -> None:
-        self.training, self.precision = training, precision
+        self.training, self.is_mixed = training, precision == "bfloat16"
         last = max(place for place, layer in enumerate(network) if isinstance(layer, nn.Linear))
         self.until_logits, self.behind = network[: last + 1], network[last + 1 :]
         self.has_dropout = any(isinstance(layer, nn.Dropout) for layer in network)
         values_P, self.gradient_P = flatten_parameters(network)
         self.first_P, self.second_P = torch.zeros_like(values_P), torch.zeros_like(values_P)
         self.num_steps = torch.zeros(2, device=values_P.device)
-        vectors = (values_P, self.gradient_P, self.first_P, self.second_P)
         num_weights = sum(each.numel() for each in network.parameters() if each.ndim > 1)
-        weights, rest = zip(
-            *(vector.tensor_split([num_weights]) for vector in vectors), strict=True
-        )
-        choice = training.optimizer
+        vectors = (values_P, self.gradient_P, self.first_P, self.second_P)
+        parts = zip(*(vector.tensor_split([num_weights]) for vector in vectors), strict=True)
+        # Weight decay does not apply to the second part, biases and batch norm.
+        decays = (training.optimizer.weight_decay, 0.0)
         self.updates = [
-            _update_of(choice, choice.weight_decay, self.num_steps[0], *weights),
-            _update_of(choice, 0.0, self.num_steps[1], *rest),  # biases and batch norm
+            _update_of(training.optimizer, decay, num_steps, *part)
+            for decay, num_steps, part in zip(decays, self.num_steps, parts, strict=True)
         ]
 
     def state(self) -> dict[str, Tensor]:
@@ -97,10 +96,9 @@ class TorchEngine:
 
     def _outputs(self, images_BD: Tensor) -> Tensor:
         """Return the network's outputs in float32. What follows the last product is float32 too."""
-        is_mixed = self.precision == "bfloat16"
-        with torch.autocast(images_BD.device.type, torch.bfloat16, enabled=is_mixed):
+        with torch.autocast(images_BD.device.type, torch.bfloat16, enabled=self.is_mixed):
             logits_BC = self.until_logits(images_BD)
-        outputs: Tensor = self.behind(logits_BC.float() if is_mixed else logits_BC)
+        outputs: Tensor = self.behind(logits_BC.float() if self.is_mixed else logits_BC)
         return outputs
 
 
@@ -112,15 +110,13 @@ def _update_of(
     `vectors` are their values, their gradient and the optimiser's two vectors. The functions of
     `torch.optim` are used: its classes import torch's compiler at their first step, for 3 s.
     """
-    lists = [[vector] for vector in vectors]
-    rest: dict[str, Any] = {"weight_decay": weight_decay, "maximize": False}
+    optimizers: dict[str, Any] = {"sgd": sgd, "adam": adam, "adamw": adamw, "adamax": adamax}
+    update, lists = optimizers[choice.name], [[vector] for vector in vectors]
+    shared: dict[str, Any] = {"weight_decay": weight_decay, "maximize": False}
     if choice.name == "sgd":
-        rest |= {"momentum": choice.momentum, "nesterov": choice.nesterov, "dampening": 0.0}
-        update: Callable[..., None] = partial(sgd, foreach=False)
-        return partial(update, *lists[:3], **rest)
-    rest |= {"beta1": choice.betas[0], "beta2": choice.betas[1], "eps": choice.epsilon}
+        shared |= {"momentum": choice.momentum, "nesterov": choice.nesterov, "dampening": 0.0}
+        return partial(update, *lists[:3], foreach=False, **shared)
+    shared |= {"beta1": choice.betas[0], "beta2": choice.betas[1], "eps": choice.epsilon}
     if choice.name == "adamax":
-        update = partial(adamax, foreach=False)
-        return partial(update, *lists, [num_steps], **rest)
-    update = partial(adamw if choice.name == "adamw" else adam, fused=True, amsgrad=False)
-    return partial(update, *lists, [], [num_steps], **rest)
+        return partial(update, *lists, [num_steps], foreach=False, **shared)
+    return partial(update, *lists, [], [num_steps], fused=True, amsgrad=False, **shared)

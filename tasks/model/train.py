@@ -5,6 +5,7 @@ Axes: N rows, D pixels, C classes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,20 +106,7 @@ def _fit(trainer: Trainer) -> None:
         trainer.fit(report)
 
 
-def _write(folder: Path, trainer: Trainer) -> None:
-    """Write weights and history, and the weights after each epoch where they were kept."""
-    from tasks.model.network import save_weights
-
-    save_weights(trainer.network.state_dict(), folder / "model.safetensors")
-    history = [asdict(epoch) for epoch in trainer.history]
-    (folder / "history.json").write_bytes(canonical_json(history))
-    for number, weights in enumerate(trainer.kept, start=1):
-        (folder / "epochs").mkdir(exist_ok=True)
-        save_weights(weights, folder / "epochs" / f"{number:03}.safetensors")
-
-
 def _checkpoint_of(output: str) -> Path:
-    """Return the checkpoint of the output `train-<key>`."""
     return settings().checkpoints / f"{output}.safetensors"
 
 
@@ -145,26 +133,28 @@ def train(
     from tasks.model.network import build_network, describe_layers, initialize, save_weights
     from tasks.model.training import Trainer
 
-    facts, scaling = table.facts, normalized.facts
-    height, width = facts["image_shape"]
-    network = build_network(
-        model, height * width, facts["num_classes"], scaling["mean"], scaling["std"]
-    )
+    shape, num_classes = table.facts["image_shape"], table.facts["num_classes"]
+    mean, std = normalized.facts["mean"], normalized.facts["std"]
+    network = build_network(model, math.prod(shape), num_classes, mean, std)
     initialize(network, model, training.seed)
     save_weights(network.state_dict(), folder / "untrained.safetensors")
     with prepared(machine) as device:
         rows = _read_split(table, normalized, device)
         checkpoint = Checkpoint(_checkpoint_of(output_name(folder)), settings().checkpoint_s)
-        trainer = Trainer(
-            network.to(device), training, (height, width), *rows, machine.precision, checkpoint
-        )
+        network.to(device)
+        trainer = Trainer(network, training, shape, *rows, machine.precision, checkpoint)
         _fit(trainer)
         can_calibrate = training.gives_logits and len(trainer.validation) > 0
         temperature = calibrate(network, trainer.validation) if can_calibrate else None
-    _write(folder, trainer)
+    save_weights(network.state_dict(), folder / "model.safetensors")
+    history = [asdict(epoch) for epoch in trainer.history]
+    (folder / "history.json").write_bytes(canonical_json(history))
+    for number, weights in enumerate(trainer.kept, start=1):
+        (folder / "epochs").mkdir(exist_ok=True)
+        save_weights(weights, folder / "epochs" / f"{number:03}.safetensors")
     return {
-        "num_classes": facts["num_classes"],
-        "image_shape": facts["image_shape"],
+        "num_classes": num_classes,
+        "image_shape": shape,
         "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
         "layers": describe_layers(network),
         "validation_accuracy": trainer.history[trainer.best_epoch - 1].validation_accuracy,

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 REPORT_EVERY = 20  # batches
 # Takes the batches done since the last report, and words for the progress bar.
 Report = Callable[[int, str], None]
+# Returns the name of the signal that asked the training to stop, or None.
+Interrupt = Callable[[], str | None]
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,8 @@ def learning_rate_at(step: int, num_steps: int, training: Training) -> float:
 
 
 class Trainer:
-    """Trains a network in place.
+    """Trains a network in place, on images uint8 (N, D) and labels int64 (N,) of one device.
 
-    The rows are images uint8 (N, D), D = height × width, and labels int64 (N,), on one device.
     Raises ConfigError for a single training row with batch norm, and for a recipe that the NumPy
     engine cannot train.
     """
@@ -133,7 +134,7 @@ class Trainer:
         num_epochs, patience = len(self.history), self.training.patience
         return num_epochs == self.training.epochs or 0 < patience <= num_epochs - self.best_epoch
 
-    def _fit_epoch(self, report: Report, interrupt: Callable[[], str | None]) -> None:
+    def _fit_epoch(self, report: Report, interrupt: Interrupt) -> None:
         """Train on all rows once, or on those that the checkpoint left of the epoch."""
         self.network.train()
         size, rows = self.training.batch_size, self._shuffled()
@@ -200,23 +201,19 @@ class Trainer:
         parts |= {f"kept/{place}": weights for place, weights in enumerate(self.kept)}
         return {f"{part}/{name}": parts[part][name] for part in parts for name in parts[part]}
 
-    def _save_if_due(self, interrupt: str | None) -> None:
+    def _save_if_due(self, signal: str | None) -> None:
         """Write the checkpoint when it is due or after a signal; then raise for the signal."""
-        if self.checkpoint and (interrupt or self.checkpoint.is_due()):
+        if self.checkpoint and (signal or self.checkpoint.is_due()):
             history = [asdict(epoch) for epoch in self.history]
             position = {"history": history, "batch": self.batch, "loss": float(self.loss)}
             self.checkpoint.save(self._tensors(), position)
-        if interrupt:
+        if signal:
             remedy = "the same command resumes from here" if self.checkpoint else "nothing is saved"
-            epoch = min(len(self.history) + 1, self.training.epochs)
+            what = f"training, epoch {min(len(self.history) + 1, self.training.epochs)}"
             # Logged here, since the signal's own handler may replace the error.
-            logger.warning("training stops in epoch %d for %s: %s", epoch, interrupt, remedy)
-            raise InterruptedTraining(
-                f"training, epoch {epoch}",
-                found=f"{interrupt}, a request to stop",
-                expected="no signal before the last epoch",
-                remedy=f"Run it again: {remedy}.",
-            )
+            logger.warning("%s: stopped by %s; %s", what, signal, remedy)
+            expected, remedy = "no signal before the last epoch", f"Run it again: {remedy}."
+            raise InterruptedTraining(what, found=signal, expected=expected, remedy=remedy)
 
     def _restore(self) -> None:
         """Restore the state of the checkpoint, if there is an intact one."""
@@ -234,12 +231,13 @@ class Trainer:
 def _batches_in_epoch(network: nn.Module, num_rows: int, batch_size: int) -> int:
     """Return how many there are, without a last batch of one row, which batch norm cannot use."""
     num_batches = math.ceil(num_rows / batch_size)
-    has_norm = any(isinstance(layer, nn.BatchNorm1d) for layer in network.modules())
-    if has_norm and num_rows == 1:
-        found, expected = "a single training row", "at least two, for a variance"
+    if not any(isinstance(layer, nn.BatchNorm1d) for layer in network.modules()):
+        return num_batches
+    if num_rows == 1:
         remedy = "Add rows, keep fewer for validation, or --set model.batch_norm=false."
+        found, expected = "a single training row", "at least two, for a variance"
         raise ConfigError("model.batch_norm", found=found, expected=expected, remedy=remedy)
-    return num_batches - (has_norm and num_batches > 1 and num_rows % batch_size == 1)
+    return num_batches - (num_batches > 1 and num_rows % batch_size == 1)
 
 
 @torch.no_grad()

@@ -260,7 +260,7 @@ def test_numpy_dropout_differs_between_steps_layers_and_seeds() -> None:
         engine = NumpyEngine(network, training)
         for step in range(2):
             engine.step(images, labels, 0.1, step)
-            masks += [dropout.dydx.tobytes() for dropout in engine.dropouts]
+            masks += [dropout.mask.tobytes() for dropout in engine.dropouts]
     assert len(set(masks)) == len(masks) == 8
 
 

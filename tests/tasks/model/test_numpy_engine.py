@@ -88,7 +88,7 @@ def case(name: str, rows: int, width: int, outputs: int, seed: int) -> Case:
         "linear": (linear(width, outputs, seed), functional.linear),
         "relu": (LeakyReLU(0.0), functional.relu),
         "leaky_relu": (LeakyReLU(0.1), lambda x: functional.leaky_relu(x, 0.1)),
-        "dropout": (dropout, lambda x: x * torch.from_numpy(dropout.dydx)),
+        "dropout": (dropout, lambda x: x * torch.from_numpy(dropout.mask)),
         "log_softmax": (LogSoftmax(), lambda x: functional.log_softmax(x, dim=1)),
     }
     layer, torchs = kinds[name]

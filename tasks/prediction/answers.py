@@ -31,14 +31,8 @@ from tasks.runtime.show import progress
 
 DIGIT_NAMES = tuple("0123456789")
 # The columns of the answers, with their Arrow types. `class` is null below the threshold.
-ANSWER_COLUMNS = {
-    "source": "string",
-    "index": "int64",
-    "class": "string",
-    "best": "string",
-    "probability": "float64",
-    "abstained": "bool",
-}
+ANSWER_COLUMNS = {"source": "string", "index": "int64", "class": "string", "best": "string"}
+ANSWER_COLUMNS |= {"probability": "float64", "abstained": "bool"}
 NUM_FIRST = 20
 
 Answers = list[dict[str, Any]]
@@ -110,15 +104,14 @@ def load_classifier(model: str, dataset: str | None) -> Classifier:
         raise unusable_model(str(path), f"no readable file ({error.strerror})") from error
     found = read_model(content, str(path), settings().threads)
     words, names = found.words, found.words.get("class_names")
-    texts = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
-    if texts != names or not len(texts) == len(set(texts)) == found.num_classes:
-        raise unusable_model(str(path), f"{found.num_classes} classes, called {str(names)[:200]}")
-    return Classifier(
-        title=f"{words.get('dataset', path.name)}/{words.get('version', '')}".rstrip("/"),
-        form=Form(*found.image_shape, is_digits=tuple(texts) == DIGIT_NAMES),
-        class_names=tuple(texts),
-        model=found,
+    texts = (
+        tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
     )
+    if [*texts] != names or not len(texts) == len(set(texts)) == found.num_classes:
+        raise unusable_model(str(path), f"{found.num_classes} classes, called {str(names)[:200]}")
+    title = f"{words.get('dataset', path.name)}/{words.get('version', '')}".rstrip("/")
+    form = Form(*found.image_shape, is_digits=texts == DIGIT_NAMES)
+    return Classifier(title, form, texts, found)
 
 
 def predict_files(request: Request) -> Predicted:

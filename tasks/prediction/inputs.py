@@ -8,19 +8,20 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_config.sections import given_path
-from tasks.prediction.pictures import Form, path_text, read_picture
+from tasks.prediction.pictures import Form, path_text, read_picture, unfit
 from tasks.raw.idx import GZIP_MAGIC, MAX_HEADER_BYTES, check_size, parse_header
 from tasks.raw.receive import UNREADABLE, damaged
-from tasks.runtime.errors import RawDataError
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import FileMetaData
 
 # A batch has at most this many images, or pictures, and bytes.
 BATCH, PICTURES, BATCH_BYTES = 4096, 256, 2**24
@@ -28,20 +29,14 @@ COLUMN = "image"
 # The names that are taken from a folder. A file that is named itself may have any name.
 KNOWN = re.compile(r"[^.].*(\.(png|jpe?g|parquet)|idx3[-_.]ubyte(\.gz)?)", re.I)
 PICTURE, IDX, GZIP, PARQUET = "picture", "idx", "gzip", "parquet"
-MAGIC = {
-    b"\x89PNG\r\n\x1a\n": PICTURE,
-    b"\xff\xd8\xff": PICTURE,
-    b"PAR1": PARQUET,
-    GZIP_MAGIC: GZIP,
-    b"\x00\x00": IDX,
-}
+MAGIC = {b"\x89PNG\r\n\x1a\n": PICTURE, b"\xff\xd8\xff": PICTURE, b"PAR1": PARQUET}
+MAGIC |= {GZIP_MAGIC: GZIP, b"\x00\x00": IDX}
 KINDS = "PNG, JPEG, IDX (also .gz) or Parquet"
 
 Images = Iterator[NDArray[np.uint8]]
 
 
-@dataclass(frozen=True)
-class ImageBatch:
+class ImageBatch(NamedTuple):
     """Images uint8 (B, H, W), the file of each, and its index in that file."""
 
     sources: list[str]
@@ -58,15 +53,14 @@ def files_of(given: Sequence[str], skipped: Collection[Path] = ()) -> Iterator[P
     paths = [given_path(text) for text in given]
     for path in paths:
         if not path.exists():
-            raise _fault(path, "no such file or folder", "one that exists")
+            raise unfit(path, "no such file or folder", "one that exists")
     for path in paths:
-        is_empty = True
-        for file in _below(path) if path.is_dir() else [path]:
-            if file == path or file.resolve() not in skipped:
-                is_empty = False
-                yield file
-        if is_empty:
-            raise _fault(path, f"a folder without {KINDS} files", "at least one")
+        files = [path]
+        if path.is_dir():
+            files = [file for file in _below(path) if file.resolve() not in skipped]
+        if not files:
+            raise unfit(path, f"a folder without {KINDS} files", "at least one")
+        yield from files
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -76,11 +70,10 @@ def _below(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise damaged(path_text(folder), error) from error
     for path in paths:
-        if path.is_dir():
-            if not path.name.startswith(".") and not path.is_symlink():
-                yield from _below(path)
-        elif KNOWN.fullmatch(path.name):
-            yield path
+        if not path.is_dir():
+            yield from [path] if KNOWN.fullmatch(path.name) else []
+        elif not path.name.startswith(".") and not path.is_symlink():
+            yield from _below(path)
 
 
 def _natural(path: Path) -> tuple[list[str | int], str]:
@@ -92,7 +85,7 @@ def _natural(path: Path) -> tuple[list[str | int], str]:
 def kind_of(path: Path) -> str:
     """Return PICTURE, IDX, GZIP or PARQUET, by a file's first bytes. Raises RawDataError."""
     if not path.is_file():
-        raise _fault(path, "neither a file nor a folder", f"a {KINDS} file")
+        raise unfit(path, "neither a file nor a folder", f"a {KINDS} file")
     try:
         with path.open("rb") as file:
             head = file.read(8)
@@ -101,7 +94,7 @@ def kind_of(path: Path) -> str:
     for magic, kind in MAGIC.items():
         if head.startswith(magic):
             return kind
-    raise _fault(path, f"the first bytes {head.hex(' ')}" if head else "an empty file", KINDS)
+    raise unfit(path, f"the first bytes {head.hex(' ')}" if head else "an empty file", KINDS)
 
 
 def image_batches(files: Iterator[Path], form: Form) -> Iterator[ImageBatch]:
@@ -115,15 +108,14 @@ def image_batches(files: Iterator[Path], form: Form) -> Iterator[ImageBatch]:
                 images = np.stack([read_picture(path, form).image_HW for path in paths])
                 sources = [path_text(path) for path in paths]
                 yield ImageBatch(sources, np.zeros(len(paths), np.int64), images)
-            continue
         for path in group:
-            start, name = 0, path_text(path)
+            start = 0
             for images in _parquet(path, form) if kind == PARQUET else _idx(path, kind, form):
                 stop = start + len(images)
-                yield ImageBatch([name] * len(images), np.arange(start, stop), images)
+                yield ImageBatch([path_text(path)] * len(images), np.arange(start, stop), images)
                 start = stop
             if not start:
-                raise _fault(path, "a file of no images", "at least one")
+                raise unfit(path, "a file of no images", "at least one")
 
 
 def _fitting(most: int, form: Form) -> int:
@@ -140,8 +132,8 @@ def _idx(path: Path, kind: str, form: Form) -> Images:
     try:
         with gzip.open(path) if kind == GZIP else path.open("rb") as file:
             header = parse_header(file.read(MAX_HEADER_BYTES), name)
-            if header.dtype != np.uint8 or header.shape[1:] != (form.height, form.width):
-                raise _fault(path, f"{header}", f"N×{form.height}×{form.width} uint8 images")
+            if header.dtype != np.uint8 or header.shape[1:] != form[:2]:
+                raise unfit(path, f"{header}", f"N×{form.height}×{form.width} uint8 images")
             size = file.seek(header.offset)
             while content := file.read(_fitting(BATCH, form) * num_pixels):
                 size += len(content)
@@ -167,35 +159,28 @@ def _parquet(path: Path, form: Form) -> Images:
         kinds = {field.name: field.type for field in pq.read_schema(path)}
         if kinds.get(COLUMN) not in (fixed, pa.binary(), pa.large_binary()):
             found = f"{COLUMN}: {kinds[COLUMN]}" if COLUMN in kinds else f"{list(kinds)}"
-            raise _fault(path, found, wanted)
+            raise unfit(path, found, wanted)
         # In a dictionary, a value exists once, however many rows have it.
         with pq.ParquetFile(path, read_dictionary=[COLUMN], buffer_size=2**20) as file:
-            if not _is_bounded(file.metadata, num_pixels):
-                raise ValueError("values of another size")
+            _refuse_bombs(file.metadata, num_pixels)
             for batch in file.iter_batches(_fitting(BATCH, form), columns=[COLUMN]):
                 column = batch.column(0)
                 if column.null_count:
-                    raise _fault(path, "rows without an image", wanted)
+                    raise unfit(path, "rows without an image", wanted)
                 if pa.types.is_dictionary(column.type):
                     column = column.dictionary.cast(fixed).take(column.indices)
                 images = pixels(column.cast(fixed), num_pixels)
                 yield images.reshape(-1, form.height, form.width)
     except (pa.ArrowException, OSError, ValueError) as error:
         detail = " ".join(str(error).split())[:200]
-        raise _fault(path, f"a file that cannot be read so ({detail})", wanted) from error
+        raise unfit(path, f"a file that cannot be read so ({detail})", wanted) from error
 
 
-def _is_bounded(metadata: Any, num_pixels: int) -> bool:
-    """Return whether the images unpack to the bytes that their rows need, plus some for headers."""
-    groups = map(metadata.row_group, range(metadata.num_row_groups))
-    chunks = (group.column(place) for group in groups for place in range(group.num_columns))
-    return all(
-        chunk.total_uncompressed_size <= chunk.num_values * (num_pixels + 8) + BATCH_BYTES
-        for chunk in chunks
-        if chunk.path_in_schema == COLUMN
-    )
-
-
-def _fault(path: Path, found: str, expected: str) -> RawDataError:
-    remedy = "Check the path, or replace or leave out this file."
-    return RawDataError(path_text(path), found=found, expected=expected, remedy=remedy)
+def _refuse_bombs(metadata: FileMetaData, num_pixels: int) -> None:
+    """Raise ValueError if the images unpack to more bytes than their rows need, with headers."""
+    for place in range(metadata.num_row_groups):
+        group = metadata.row_group(place)
+        for chunk in map(group.column, range(group.num_columns)):
+            most = chunk.num_values * (num_pixels + 8) + BATCH_BYTES
+            if chunk.path_in_schema == COLUMN and chunk.total_uncompressed_size > most:
+                raise ValueError("values of another size")

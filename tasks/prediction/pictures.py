@@ -13,15 +13,13 @@ import os
 import warnings
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from tasks.runtime.errors import RawDataError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 # MNIST's box of ink in its field. Digits of other sizes (digits8x8, USPS) have no margin: with one,
 # 19 of 100 photos for digits8x8 are recognised, without it 81.
@@ -48,10 +46,7 @@ class Form(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture in grey, its ink, and the image for the model, all uint8.
-
-    `ink_hw` is None if the picture was used as it is or fitted as a whole.
-    """
+    """A picture in grey, its ink (None if it was not looked for), and the image for the model."""
 
     grey_hw: Grey
     ink_hw: Grey | None
@@ -65,27 +60,23 @@ def read_picture(path: Path, form: Form) -> Picture:
     RawDataError for a damaged picture, and for one without anything on it.
     """
     grey_hw, is_plain = _read_grey(path)
-    is_empty = int(grey_hw.max()) - int(grey_hw.min()) < FAINTEST
-    if not is_empty:
-        if is_plain and grey_hw.shape == (form.height, form.width) and not on_light(grey_hw):
+    light_hw = _light_on_dark(grey_hw)
+    if int(grey_hw.max()) - int(grey_hw.min()) >= FAINTEST:
+        if is_plain and light_hw is grey_hw and grey_hw.shape == form[:2]:
             return Picture(grey_hw, None, grey_hw)
         if not form.is_digits:
-            return Picture(grey_hw, None, _fitted(grey_hw, form))
+            size, light = (form.width, form.height), Image.fromarray(light_hw)
+            fitted = ImageOps.pad(light, size, Image.Resampling.HAMMING)
+            return Picture(grey_hw, None, np.asarray(fitted))
         ink_hw = find_ink(grey_hw)
         if ink_hw.any():
             return Picture(grey_hw, ink_hw, centred(ink_hw, form))
-    raise RawDataError(
-        path_text(path),
-        found="a picture on which nothing stands out from its ground",
-        expected="one with something to recognise",
-        remedy="Leave it out, or take it again with more light.",
-    )
+    found = "a picture on which nothing stands out from its ground"
+    raise unfit(path, found, "something to recognise")
 
 
 def _read_grey(path: Path) -> tuple[Grey, bool]:
     """Return the picture, upright, transparent parts white, and whether its file is plain grey."""
-    from PIL import Image, ImageOps
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -102,39 +93,35 @@ def _read_grey(path: Path) -> tuple[Grey, bool]:
                 return np.asarray(grey), is_plain
     except Exception as error:  # a decoder raises many kinds of errors for foreign bytes
         detail = " ".join(str(error).replace(repr(str(path)), "it").split())
-        raise RawDataError(
-            path_text(path),
-            found=f"a picture that cannot be read ({detail or type(error).__name__})",
-            expected="an intact PNG or JPEG",
-            remedy="Replace it, make it smaller or leave it out.",
-        ) from error
+        found = f"a picture that cannot be read ({detail or type(error).__name__})"
+        raise unfit(path, found, "an intact PNG or JPEG that is not too large") from error
 
 
-def _grey(picture: Image) -> Image:
+def _grey(picture: Image.Image) -> Image.Image:
     """Return the picture in grey. Besides the two, memory holds one tile at a time."""
-    from PIL import Image
-
     grey = Image.new("L", picture.size)
     wide, tall = picture.size
     for left, top in product(range(0, wide, TILE_PX), range(0, tall, TILE_PX)):
         box = left, top, min(left + TILE_PX, wide), min(top + TILE_PX, tall)
         tile = picture.crop(box)
         if tile.mode.startswith("I"):
-            deep_hw = np.asarray(tile).astype(np.int64) >> 8
-            tile = Image.fromarray(deep_hw.clip(0, 255).astype(np.uint8))
-        if tile.has_transparency_data:
+            tile = tile.point(lambda level: level * (1 / 256))
+        elif tile.has_transparency_data:
             white = Image.new("RGBA", tile.size, "white")
-            white.alpha_composite(tile.convert("RGBA"))
-            tile = white
+            tile = Image.alpha_composite(white, tile.convert("RGBA"))
         grey.paste(tile.convert("L"), box)
     grey.info = picture.info
     return grey
 
 
-def on_light(grey_hw: Grey) -> bool:
-    """Return whether the border is nearer to the lightest than to the darkest level."""
+def _light_on_dark(grey_hw: Grey) -> Grey:
+    """Return the picture, inverted if its border is nearer to the lightest level than the darkest.
+
+    A picture that is not inverted is returned itself.
+    """
     border = np.concatenate([grey_hw[0], grey_hw[-1], grey_hw[:, 0], grey_hw[:, -1]])
-    return bool(np.median(border) > (int(grey_hw.min()) + int(grey_hw.max())) / 2)
+    is_on_light = np.median(border) > (int(grey_hw.min()) + int(grey_hw.max())) / 2
+    return 255 - grey_hw if is_on_light else grey_hw
 
 
 def find_ink(grey_hw: Grey) -> Grey:
@@ -145,17 +132,16 @@ def find_ink(grey_hw: Grey) -> Grey:
     """
     from scipy import ndimage
 
-    light_hw = (255 - grey_hw if on_light(grey_hw) else grey_hw).astype(np.float32)
+    light_hw = _light_on_dark(grey_hw).astype(np.float32)
     longest = max(light_hw.shape)
-    light_hw = ndimage.gaussian_filter(light_hw, longest / 256)
-    flat_hw = _flattened(light_hw)
+    flat_hw = _flattened(ndimage.gaussian_filter(light_hw, longest / 256))
     above_hw = flat_hw - ndimage.grey_opening(flat_hw, size=int(longest * GROUND_SHARE) | 1)
     ground = np.median(above_hw)
     noise = 1.4826 * np.median(np.abs(above_hw - ground))
     faintest = ground + max(FAINTEST, NOISE_TIMES * noise)
     if not (above_hw > faintest).any():
         return np.zeros_like(grey_hw)
-    is_ink_hw = above_hw > max(otsu(above_hw), faintest)
+    is_ink_hw = above_hw > max(_otsu(above_hw), faintest)
     pieces_hw, _ = ndimage.label(is_ink_hw, np.ones((3, 3)))
     sizes = np.bincount(pieces_hw.ravel())
     sizes[0] = 0
@@ -185,7 +171,7 @@ def _flattened(light_hw: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(light_hw - np.einsum("hwt,t->hw", terms_hw6, weights_6))
 
 
-def otsu(values: NDArray[np.float32]) -> float:
+def _otsu(values: NDArray[np.float32]) -> float:
     """Return the threshold that separates two groups of values best (Otsu 1979)."""
     counts, edges = np.histogram(values, 256)
     centres = (edges[:-1] + edges[1:]) / 2
@@ -197,23 +183,18 @@ def otsu(values: NDArray[np.float32]) -> float:
 
 def centred(ink_hw: Grey, form: Form) -> Grey:
     """Return the ink in MNIST's box, its centre of mass at the centre: uint8 (H, W)."""
-    from PIL import Image
     from scipy import ndimage
 
-    is_ink_hw = ink_hw > 127
-    rows, columns = (np.flatnonzero(is_ink_hw.any(axis=axis)) for axis in (1, 0))
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    tall, wide = bottom - top, right - left
-    share = BOX / FIELD if (form.height, form.width) == (FIELD, FIELD) else 1
-    scale = min(form.height / tall, form.width / wide) * share
-    size = max(1, round(wide * scale)), max(1, round(tall * scale))
-    small = Image.fromarray(ink_hw).resize(
-        size, Image.Resampling.HAMMING, box=(left, top, right, bottom)
-    )
+    rows, columns = (np.flatnonzero((ink_hw > 127).any(axis=axis)) for axis in (1, 0))
+    box = left, top, right, bottom = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    scale = min(form.height / (bottom - top), form.width / (right - left))
+    scale *= BOX / FIELD if form[:2] == (FIELD, FIELD) else 1
+    size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
+    small = Image.fromarray(ink_hw).resize(size, Image.Resampling.HAMMING, box)
     small_hw = np.asarray(small).astype(np.float32)
     # Strokes thinner than a pixel are faint now; MNIST's are not.
     small_hw *= 255 / small_hw.max()
-    image_HW = np.zeros((form.height, form.width), np.uint8)
+    image_HW = np.zeros(form[:2], np.uint8)
     places = zip(ndimage.center_of_mass(small_hw), small_hw.shape, image_HW.shape, strict=True)
     # MNIST's centre is at pixel 14 of 0 to 27, measured on its test images.
     y, x = (min(max(round(whole / 2 - mass), 0), whole - part) for mass, part, whole in places)
@@ -221,14 +202,12 @@ def centred(ink_hw: Grey, form: Form) -> Grey:
     return image_HW
 
 
-def _fitted(grey_hw: Grey, form: Form) -> Grey:
-    """Return the whole picture, light on dark, scaled to fit, in the middle: uint8 (H, W)."""
-    from PIL import Image, ImageOps
-
-    light = Image.fromarray(255 - grey_hw if on_light(grey_hw) else grey_hw)
-    return np.asarray(ImageOps.pad(light, (form.width, form.height), Image.Resampling.HAMMING))
-
-
 def path_text(path: Path) -> str:
     """Return the path as text. Bytes of a name that are not UTF-8 are replaced."""
     return os.fsencode(path).decode(errors="replace")
+
+
+def unfit(path: Path, found: str, expected: str) -> RawDataError:
+    """Return the error about a file or a folder that cannot be read as images."""
+    remedy = "Check the path, or replace or leave out this file."
+    return RawDataError(path_text(path), found=found, expected=expected, remedy=remedy)

@@ -9,21 +9,13 @@ from tasks.prediction.answers import Predicted, Request, predict_files
 from tasks.runtime.show import show_table
 
 
-@task(
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=0,
-    timeout_seconds=24 * 3600,
-    tags=["predict"],
-)
+@task(cache_policy=NO_CACHE, persist_result=False, timeout_seconds=24 * 3600, tags=["predict"])
 def answer(request: Request) -> Predicted:
     """Classify the request's images and show how many each class has."""
     predicted = predict_files(request)
     counts = {**predicted.counts, "no answer": predicted.num_abstained}
-    show_table(
-        "predictions",
-        [{"class": name, "images": count} for name, count in counts.items()],
-        f"{predicted.num_images:,} images, answered by {predicted.model}; no answer where the "
-        f"probability is below {predicted.threshold:g}. In `{predicted.out}`.",
-    )
+    words = f"{predicted.num_images:,} images, answered by {predicted.model}; no answer where the "
+    words += f"probability is below {predicted.threshold:g}. In `{predicted.out}`."
+    rows = [{"class": name, "images": count} for name, count in counts.items()]
+    show_table("predictions", rows, words)
     return predicted

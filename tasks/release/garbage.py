@@ -19,13 +19,8 @@ from pathlib import Path
 from pipeline_config.datasets import named_datasets
 from pipeline_config.sections import Section
 from pipeline_config.settings import settings
-from tasks.release.bundle import (
-    BundleManifest,
-    bundle_folder,
-    models_lock,
-    published_datasets,
-    published_versions,
-)
+from tasks.release import bundle
+from tasks.release.bundle import bundle_folder, published_datasets, published_versions
 from tasks.release.journal import Entry, champion_of, finish, read_journal
 from tasks.release.pages import page_path
 from tasks.runtime.files import locked, root_lock, storage_errors
@@ -39,11 +34,13 @@ ABANDONED = timedelta(days=30)
 MAX_DATABASE_BYTES = 100 * 2**20
 # What killed runs leave.
 UNFINISHED = ("stages/.*", "checkpoints/.*", "models/*/.*", "show/.*", "rejected/.*", "scratch/*")
-# What is removed when it is a day old: kind, pattern, reason.
-DAY_OLD = (
-    ("checkpoint", "checkpoints/[!.]*", "its training was not continued for a day"),
-    ("page", "rejected/[!.]*", "the data set was refused more than a day ago"),
-)
+# What is removed from a certain age on: kind, pattern, seconds, reason.
+ANY, WHY = float("-inf"), "a killed run did not finish it"
+LEFTOVERS = [("leftover", pattern, ANY, WHY) for pattern in UNFINISHED]
+LEFTOVERS += [
+    ("checkpoint", "checkpoints/[!.]*", YOUNG_S, "its training was not continued for a day"),
+    ("page", "rejected/[!.]*", YOUNG_S, "the data set was refused more than a day ago"),
+]
 
 
 class Item(Section):
@@ -62,12 +59,11 @@ def collect(keep: int, *, dry_run: bool = False) -> list[Item]:
     """
     with root_lock(exclusive=True):
         for dataset in [] if dry_run else published_datasets():
-            with locked(models_lock(dataset)):
+            with locked(bundle.models_lock(dataset)):
                 finish(dataset)
         items = list(find_garbage(keep))
-        if not dry_run:
-            for item in items:
-                _remove(Path(item.path))
+        for item in [] if dry_run else items:
+            _remove(Path(item.path))
     return items
 
 
@@ -76,25 +72,28 @@ def find_garbage(keep: int) -> Iterator[Item]:
     needed: set[str] = set()
     for dataset in published_datasets():
         entries, there = read_journal(dataset), published_versions(dataset)
-        kept = _kept_versions(dataset, entries, there, keep)
+        is_abandoned = dataset not in named_datasets() and _is_old(entries)
+        kept = _champions(entries, 1 if is_abandoned else 1 + max(keep, 1))
+        if not is_abandoned:
+            latest = list(dict.fromkeys(entry.version for entry in reversed(entries)))
+            kept |= {*[version for version in latest if version in there][:keep]}
+            # Versions that are not in the journal, which may have lost lines.
+            kept |= {*there} - {*latest}
+            for version in kept:
+                needed |= _provenance(bundle_folder(dataset, version))
         for version in sorted({*there} - kept):
             # The page first: without its version it would not be found again.
             yield _item("page", page_path(dataset, version), "its version is removed")
             yield _item("version", bundle_folder(dataset, version), f"not among the last {keep}")
-        if not _is_abandoned(dataset, entries):
-            needed.update(*(_provenance(bundle_folder(dataset, version)) for version in kept))
     yield from _unneeded_outputs(needed, keep)
     yield from _leftovers(settings().root)
 
 
 def _leftovers(root: Path) -> Iterator[Item]:
     """Yield what killed runs left, what is a day old, and databases of embedded servers."""
-    for pattern in UNFINISHED:
+    for kind, pattern, min_age_s, why in LEFTOVERS:
         for path in sorted(root.glob(pattern)):
-            yield _item("leftover", path, "a killed run did not finish it")
-    for kind, pattern, why in DAY_OLD:
-        for path in sorted(root.glob(pattern)):
-            if _age_s(path) >= YOUNG_S:
+            if _age_s(path) >= min_age_s:
                 yield _item(kind, path, why)
     for path in sorted(root.glob("prefect/embedded-*.db")):
         # All but the first belong to runs at the same time, of which there are none now.
@@ -107,31 +106,25 @@ def _leftovers(root: Path) -> Iterator[Item]:
         yield from (_item("database", part, why) for part in sorted(parts))
 
 
-def _is_abandoned(dataset: str, entries: list[Entry]) -> bool:
-    """Return whether a data set without a name has had no decision for a month."""
-    if dataset in named_datasets() or not entries:
-        return False
-    return datetime.now(UTC) - datetime.fromisoformat(entries[-1].time) > ABANDONED
+def _is_old(entries: list[Entry]) -> bool:
+    """Return whether the last decision was made a month ago."""
+    now = datetime.now(UTC)
+    return bool(entries) and now - datetime.fromisoformat(entries[-1].time) > ABANDONED
 
 
-def _kept_versions(dataset: str, entries: list[Entry], there: list[str], keep: int) -> set[str]:
-    """Return champions, the `keep` latest versions, and those that are not in the journal."""
-    kept, before, is_abandoned = set(), entries, _is_abandoned(dataset, entries)
-    for _ in range(1 if is_abandoned else 1 + max(keep, 1)):
-        if champion := champion_of(before):
-            kept.add(champion.version)
-            before = [entry for entry in before if entry.seq < champion.since]
-    if is_abandoned:
-        return kept
-    latest = list(dict.fromkeys(entry.version for entry in reversed(entries)))
-    kept.update([version for version in latest if version in there][:keep])
-    return kept | ({*there} - {*latest})
+def _champions(entries: list[Entry], most: int) -> set[str]:
+    """Return the champion and the champions before it, `most` of them."""
+    champions: set[str] = set()
+    while (champion := champion_of(entries)) and most:
+        champions.add(champion.version)
+        entries, most = [entry for entry in entries if entry.seq < champion.since], most - 1
+    return champions
 
 
 def _provenance(folder: Path) -> set[str]:
     """Return the folder's name and the digest of each stage output that a bundle was made from."""
     try:
-        manifest = BundleManifest.model_validate_json(read_regular(folder / MANIFEST))
+        manifest = bundle.BundleManifest.model_validate_json(read_regular(folder / MANIFEST))
         stages = manifest.provenance["stages"].items()
         return {name for stage, of in stages for name in (f"{stage}-{of['key']}", of["digest"])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -149,7 +142,7 @@ def _unneeded_outputs(needed: set[str], keep: int) -> Iterator[Item]:
         with suppress(OSError, ValueError):
             outputs[path] = Manifest.model_validate_json(read_regular(path / MANIFEST))
     needed |= _audited([manifest for manifest in outputs.values() if manifest], keep)
-    there = {models_lock(dataset) for dataset in published_datasets()} | {"root"}
+    there = {bundle.models_lock(dataset) for dataset in published_datasets()} | {"root"}
     for path, manifest in sorted(outputs.items()):
         if {path.name, manifest.digest if manifest else ""} & needed or _age_s(path) < YOUNG_S:
             there.add(path.name)
@@ -175,18 +168,15 @@ def _audited(manifests: list[Manifest], keep: int) -> set[str]:
 
 
 def _age_s(path: Path) -> float:
-    """Return the seconds since a path was made; infinity if it is gone."""
-    with suppress(FileNotFoundError):
-        return time.time() - path.stat().st_mtime
-    return float("inf")
+    return time.time() - path.lstat().st_mtime
 
 
 def _item(kind: str, path: Path, why: str) -> Item:
     """Return an item with its size in bytes; 0 if it is gone."""
     num_bytes = 0
-    for file in [path, *path.rglob("*")]:
-        with suppress(FileNotFoundError):
-            num_bytes += file.stat().st_size if file.is_file() else 0
+    with suppress(FileNotFoundError):
+        files = (file for file in [path, *path.rglob("*")] if file.is_file())
+        num_bytes = sum(file.stat().st_size for file in files)
     return Item(kind=kind, path=str(path), num_bytes=num_bytes, why=why)
 
 

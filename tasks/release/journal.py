@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pipeline_config.sections import Record, Section
 from pipeline_config.settings import settings
@@ -49,10 +50,7 @@ class Champion(Record):
 
 
 class Entry(Line):
-    """A line of the journal. `champion` is the champion after it.
-
-    `gate` is the judgement, if there was one; `why` is the reason that a person gave.
-    """
+    """A line of the journal. `champion` is the champion after it, `why` a person's reason."""
 
     seq: int
     time: str
@@ -90,8 +88,9 @@ def pointer_path(dataset: str) -> Path:
 def read_journal(dataset: str) -> list[Entry]:
     """Return the intact entries, oldest first. Damaged lines are skipped with a warning."""
     lines = read_chain(journal_path(dataset), Entry)
-    for number in (number for number, entry in enumerate(lines, 1) if entry is None):
-        logger.warning("%s: line %d is damaged and skipped", journal_path(dataset), number)
+    for number, entry in enumerate(lines, 1):
+        if entry is None:
+            logger.warning("%s: line %d is damaged and skipped", journal_path(dataset), number)
     return [entry for entry in lines if entry is not None]
 
 
@@ -126,17 +125,15 @@ def read_pointer(dataset: str) -> Pointer | None:
 def pointer_fault(dataset: str, entries: list[Entry]) -> str | None:
     """Return how `champion.json` differs from the journal, or None."""
     path, wanted = pointer_path(dataset), _pointer_of(entries)
-    if not path.exists():
-        return None if wanted is None else f"{path.name} is missing"
-    is_right = wanted is not None and read_pointer(dataset) == wanted
-    return None if is_right else f"{path.name} does not say what the journal says"
+    if path.exists() == (wanted is not None) and read_pointer(dataset) == wanted:
+        return None
+    return f"{path.name} {'does not say what the journal says' if path.exists() else 'is missing'}"
 
 
 def _pointer_of(entries: list[Entry]) -> Pointer | None:
-    champion = champion_of(entries)
-    if champion is None:
-        return None
-    return Pointer(champion=champion, seq=entries[-1].seq, journal=entries[-1].digest)
+    if champion := champion_of(entries):
+        return Pointer(champion=champion, seq=entries[-1].seq, journal=entries[-1].digest)
+    return None
 
 
 def write_pointer(dataset: str, entries: list[Entry]) -> None:
@@ -150,27 +147,20 @@ def write_pointer(dataset: str, entries: list[Entry]) -> None:
 
 
 def append(
-    dataset: str,
-    entries: list[Entry],
-    subject: Candidate | Champion,
-    event: str,
-    reason: str,
-    why: str | None = None,
-    gate: Judgement | None = None,
-    seq: int | None = None,
+    dataset: str, entries: list[Entry], subject: Candidate | Champion, event: str, **more: Any
 ) -> None:
-    """Append an entry about `subject` to the journal and to `entries`.
+    """Append an entry about `subject`, with `more` fields, to the journal and to `entries`.
 
     The subject is champion after it, unless the event is `refused` or `kept`.
     """
     last, champion = entries[-1] if entries else None, champion_of(entries)
-    seq = seq or (last.seq if last else 0) + 1
     facts = subject.model_dump(include={"version", "recipe", "accuracy"})
+    more = {"seq": last.seq + 1 if last else 1, **more}
     if event not in (REFUSED, KEPT):
-        champion = subject if isinstance(subject, Champion) else Champion(**facts, since=seq)
+        since = subject.since if isinstance(subject, Champion) else more["seq"]
+        champion = Champion(**facts, since=since)
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    facts |= {"seq": seq, "time": time, "event": event, "reason": reason, "why": why}
-    entry = Entry(champion=champion, gate=gate, **facts)
+    entry = Entry(time=time, event=event, champion=champion, **facts, **more)
     entries.append(append_line(journal_path(dataset), entry, last))
 
 
@@ -181,7 +171,7 @@ def repaired(dataset: str) -> list[Entry]:
     if pointer is not None and pointer.seq > last:
         lines = f"lines {last + 1} to {pointer.seq} of the journal were lost"
         reason = f"{lines}; {pointer_path(dataset).name} named this version"
-        append(dataset, entries, pointer.champion, ADOPTED, reason, seq=pointer.seq + 1)
+        append(dataset, entries, pointer.champion, ADOPTED, reason=reason, seq=pointer.seq + 1)
     return entries
 
 
@@ -203,11 +193,10 @@ def follow(dataset: str, entries: list[Entry], *versions: str) -> None:
 
 def is_unfinished(dataset: str, entries: list[Entry]) -> bool:
     """Return whether the command that wrote the journal's last line was killed after that."""
-    pointer = read_pointer(dataset)
-    if pointer is not None:
+    if pointer := read_pointer(dataset):
         return bool(entries) and pointer.seq < entries[-1].seq
-    is_gone = not pointer_path(dataset).exists()
-    return bool(entries) and is_gone and champion_of(entries[:-1]) is None
+    had_none = champion_of(entries[:-1]) is None
+    return bool(entries) and had_none and not pointer_path(dataset).exists()
 
 
 def finish(dataset: str) -> None:

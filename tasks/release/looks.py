@@ -51,11 +51,10 @@ def count_look(
     dataset: str, by: str, recipe: str, version: str, networks: int, rows: str, key: str
 ) -> None:
     """Append a look, unless its key is there. The caller holds the data set's lock."""
-    looks = read_looks(dataset)
+    looks, facts = read_looks(dataset), {"recipe": recipe, "version": version, "rows": rows}
     if all(look.key != key for look in looks):
         time = datetime.now(UTC).isoformat(timespec="seconds")
-        facts = {"recipe": recipe, "version": version, "networks": networks, "rows": rows}
-        look = Look(time=time, by=by, key=key, **facts)
+        look = Look(time=time, by=by, key=key, networks=networks, **facts)
         append_line(looks_path(dataset), look, looks[-1] if looks else None)
 
 
@@ -63,7 +62,6 @@ def looks_in_words(dataset: str) -> str:
     """Return how often the test rows were scored so far, in a sentence."""
     looks = read_looks(dataset)
     versions, recipes = {look.version for look in looks}, {look.recipe for look in looks}
-    return (
-        f"Looks at the test rows: {len(looks)}; versions: {len(versions)}; recipes: "
-        f"{len(recipes)}; networks scored: {sum(look.networks for look in looks)}."
-    )
+    words = f"Looks at the test rows: {len(looks)}; versions: {len(versions)}; "
+    networks = sum(look.networks for look in looks)
+    return f"{words}recipes: {len(recipes)}; networks scored: {networks}."

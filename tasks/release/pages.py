@@ -10,9 +10,8 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +68,7 @@ def write_report(lineage: Lineage, version: str, provenance: View, folder: Path)
         "command": lineage.command,
     }
     for name in (REPORT, CARD):
-        (folder / name).write_text(rendered(name, view), encoding="utf-8")
+        (folder / name).write_text(_templates().get_template(name).render(view), encoding="utf-8")
 
 
 def thinned(history: list[View]) -> list[View]:
@@ -79,13 +78,9 @@ def thinned(history: list[View]) -> list[View]:
     return [history[place] for place in places]
 
 
-def rendered(template: str, view: View) -> str:
-    """Return the page that a template makes of a view. In HTML every value is escaped."""
-    return _templates().get_template(template).render(view)
-
-
 @cache
 def _templates() -> Environment:
+    """Return the reader of the templates. In HTML every value is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
@@ -96,24 +91,18 @@ def _templates() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters: dict[str, Callable[[Any], str]] = {
-        "percent": lambda share: f"{100 * share:.2f}\N{NO-BREAK SPACE}%",
-        "points": lambda share: f"{100 * share:.2f}",
-        "count": "{:,}".format,
-        "flat": flat,
-        "data_uri": data_uri,
-    }
-    environment.filters |= filters
+    environment.filters["percent"] = lambda share: f"{100 * share:.2f}\N{NO-BREAK SPACE}%"
+    environment.filters["points"] = lambda share: f"{100 * share:.2f}"
+    environment.filters |= {"count": "{:,}".format, "flat": _flat, "data_uri": _data_uri}
     return environment
 
 
-def flat(text: str) -> str:
+def _flat(text: str) -> str:
     """Return foreign text as one line that is plain text in Markdown: no link, table or HTML."""
     return MARKUP.sub(r"\\\g<0>", " ".join(str(text).split())).replace(r"\<", "&lt;")
 
 
-def data_uri(path: Path) -> str:
-    """Return a PNG as a `data:` address, in which nothing has to be escaped."""
+def _data_uri(path: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
@@ -133,28 +122,24 @@ def stale_pages(
     intact report has no page.
     """
     for version in versions:
-        path, view = page_path(dataset, version), _decisions(version, entries)
+        path, folder = page_path(dataset, version), bundle_folder(dataset, version)
         try:
-            report = _report(bundle_folder(dataset, version))
+            manifest = BundleManifest.model_validate_json(read_regular(folder / MANIFEST))
+            report = read_regular(folder / REPORT, MAX_REPORT_BYTES)
         except (OSError, ValueError):
             continue
+        if REPORT not in manifest.files or sha256_bytes(report) != manifest.files[REPORT].sha256:
+            continue
+        view = _decisions(version, entries)
         digests = [entry and entry.digest for entry in (*view["entries"], view["successor"])]
         shown = [sha256_bytes(report), view["is_champion"], *digests]
         page = path.read_bytes() if path.is_file() else b""
         if not page.endswith(_seal(page[: page.rfind(b"<!-- ")], shown)):
             before, _, after = report.partition(MARK)
-            content = before + rendered("decision.html", view).encode() + after
+            decisions = _templates().get_template("decision.html").render(view)
+            content = before + decisions.encode() + after
             is_damaged = not (page.startswith(before) and page.endswith(after))
             yield path, content + _seal(content, shown), is_damaged
-
-
-def _report(folder: Path) -> bytes:
-    """Return a bundle's report. Raises OSError or ValueError unless it is that of the manifest."""
-    manifest = BundleManifest.model_validate_json(read_regular(folder / MANIFEST))
-    report = read_regular(folder / REPORT, MAX_REPORT_BYTES)
-    if REPORT not in manifest.files or sha256_bytes(report) != manifest.files[REPORT].sha256:
-        raise ValueError("a damaged report")
-    return report
 
 
 def _seal(content: bytes, shown: list[Any]) -> bytes:
@@ -164,18 +149,14 @@ def _seal(content: bytes, shown: list[Any]) -> bytes:
 
 def _decisions(version: str, entries: list[Entry]) -> View:
     """Return what a page shows of the journal: the entries about a version, and its standing."""
-
-    def is_champion(entry: Entry) -> bool:
-        return entry.champion is not None and entry.champion.version == version
-
     about = [entry for entry in entries if entry.version == version]
     judged = [entry.gate for entry in about if entry.gate is not None]
-    pairs = pairwise(entries)
-    lost = [after for before, after in pairs if is_champion(before) and not is_champion(after)]
-    stands = bool(entries) and is_champion(entries[-1])
+    held = [bool(entry.champion and entry.champion.version == version) for entry in entries]
+    is_champion = held[-1:] == [True]
+    lost = [entries[place] for place in range(1, len(held)) if held[place - 1] > held[place]]
     return {
         "entries": about,
-        "is_champion": stands,
-        "successor": lost[-1] if lost and not stands else None,
+        "is_champion": is_champion,
+        "successor": lost[-1] if lost and not is_champion else None,
         "gate": judged[-1] if judged else None,
     }

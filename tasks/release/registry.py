@@ -22,6 +22,9 @@ from tasks.runtime.manifest import MANIFEST
 CHAMPION = "champion"
 DEFAULT_DATASET = "mnist"
 
+# Judges the candidate against the champion, or by itself if there is no intact champion.
+Judge = Callable[[Champion | None], Judgement]
+
 
 class Decision(Section):
     """The decision about a version. `event` is the journal's word, `champion` a version or None.
@@ -51,12 +54,10 @@ def known_dataset(name: str) -> str:
     """Return the name. Raises ConfigError if no data set of that name is published or known."""
     known = {*bundle.published_datasets(), *named_datasets()}
     if name not in known:
-        raise ConfigError(
-            f"--dataset {name}",
-            found="a data set that has no models and is not in the catalogue",
-            expected=f"one of {', '.join(sorted(known))}",
-            remedy=did_you_mean(name, known) + "See `idxflow models`.",
-        )
+        found = "a data set that has no models and is not in the catalogue"
+        remedy = did_you_mean(name, known) + "See `idxflow models`."
+        expected = f"one of {', '.join(sorted(known))}"
+        raise ConfigError(f"--dataset {name}", found=found, expected=expected, remedy=remedy)
     return name
 
 
@@ -68,8 +69,7 @@ def find_bundle(text: str, dataset: str | None = None) -> Path:
     """
     if text == CHAMPION:
         dataset = dataset or DEFAULT_DATASET
-        champion = champion_of(journal.read_journal(dataset))
-        if champion is not None:
+        if champion := champion_of(journal.read_journal(dataset)):
             return bundle.bundle_folder(dataset, champion.version)
         found, remedy = "no published champion", f"Publish one: `idxflow run --dataset {dataset}`."
         raise ReleaseError(dataset, found=found, expected="a champion", remedy=remedy)
@@ -79,19 +79,13 @@ def find_bundle(text: str, dataset: str | None = None) -> Path:
     scope, _, version = text.rpartition("/")
     known = bundle.published_bundles(scope or dataset)
     folders = [path for path in known if version and path.name.startswith(version)]
-    if len(folders) != 1:
-        names = ", ".join(f"{path.parent.name}/{path.name}" for path in folders)
-        raise ReleaseError(
-            f"version {text!r}",
-            found=names or "no published version and no bundle's folder of that name",
-            expected="a version, the beginning of one, DATASET/VERSION, or a bundle's folder",
-            remedy="See `idxflow models`.",
-        )
-    return folders[0]
-
-
-# Judges the candidate against the champion, or by itself if there is no intact champion.
-Judge = Callable[[Champion | None], Judgement]
+    if len(folders) == 1:
+        return folders[0]
+    names = ", ".join(f"{path.parent.name}/{path.name}" for path in folders)
+    found = names or "no published version and no bundle's folder of that name"
+    expected = "a version, the beginning of one, DATASET/VERSION, or a bundle's folder"
+    what, remedy = f"version {text!r}", "See `idxflow models`."
+    raise ReleaseError(what, found=found, expected=expected, remedy=remedy)
 
 
 def candidate_of(dataset: str, version: str, competes: bool) -> Candidate:
@@ -107,22 +101,17 @@ def settle(dataset: str, candidate: Candidate, judge: Judge, why: str | None = N
 
     Settling it again changes nothing and completes what a crash left.
     """
+    version = candidate.version
     with locked(bundle.models_lock(dataset)):
         entries = journal.repaired(dataset)
-        known = decided(entries, candidate.version, why)
+        known = decided(entries, version, why)
         if known is None:
             _judge(dataset, entries, candidate, judge, why)
-        follow(dataset, entries, candidate.version)
+        follow(dataset, entries, version)
     event, reason = known or (entries[-1].event, entries[-1].reason)
+    facts = {"dataset": dataset, "version": version, "event": event, "reason": reason}
     champion = champion_of(entries)
-    return Decision(
-        dataset=dataset,
-        version=candidate.version,
-        event=event,
-        champion=champion.version if champion else None,
-        reason=reason,
-        is_new=known is None,
-    )
+    return Decision(champion=champion and champion.version, is_new=known is None, **facts)
 
 
 def decided(entries: list[Entry], version: str, why: str | None) -> tuple[str, str] | None:
@@ -147,7 +136,7 @@ def _judge(
     """Append the decision on a candidate that is judged for the first time or promoted by force."""
     if not candidate.competes and why is None:
         reason = f"recipe {candidate.recipe} does not compete"
-        return append(dataset, entries, candidate, journal.KEPT, reason)
+        return append(dataset, entries, candidate, journal.KEPT, reason=reason)
     champion = rival = champion_of(entries)
     if champion is not None:
         try:
@@ -158,28 +147,28 @@ def _judge(
             if why is None:
                 raise
             rival = None
-    judgement = judge(rival)
-    event = journal.PROMOTED if judgement.passed else journal.REFUSED
-    reason = judgement.reason + ("; there was no champion" if champion is None else "")
+    gate = judge(rival)
+    event = journal.PROMOTED if gate.passed else journal.REFUSED
+    reason = gate.reason + ("; there was no champion" if champion is None else "")
     if why is not None:
-        gate = "it passed the gate" if judgement.passed else "it did not pass the gate"
-        event, reason = journal.FORCED, f"by force: {why}; {gate}: {reason}"
-    return append(dataset, entries, candidate, event, reason, why, judgement)
+        passed = "it passed the gate" if gate.passed else "it did not pass the gate"
+        event, reason = journal.FORCED, f"by force: {why}; {passed}: {reason}"
+    return append(dataset, entries, candidate, event, reason=reason, why=why, gate=gate)
 
 
 def promote(dataset: str, candidate: Candidate, why: str) -> Entry | None:
     """Make a version champion in any case; None if it is champion already."""
     if not why.strip():
-        what, expected = f"promoting {dataset}/{candidate.version}", "a few words for the journal"
-        raise ReleaseError(
-            what, found="an empty reason", expected=expected, remedy='Say why: --why "…".'
-        )
+        what, remedy = f"promoting {dataset}/{candidate.version}", 'Say why: --why "…".'
+        found, expected = "an empty reason", "a few words for the journal"
+        raise ReleaseError(what, found=found, expected=expected, remedy=remedy)
     with locked(bundle.models_lock(dataset)):
         entries = journal.repaired(dataset)
         champion = champion_of(entries)
         is_new = champion is None or champion.version != candidate.version
         if is_new:
-            append(dataset, entries, candidate, journal.FORCED, f"by hand: {why}", why)
+            reason = f"by hand: {why}"
+            append(dataset, entries, candidate, journal.FORCED, reason=reason, why=why)
         follow(dataset, entries, candidate.version)
     return entries[-1] if is_new else None
 
@@ -188,8 +177,8 @@ def rollback(dataset: str, why: str | None = None, version: str | None = None) -
     """Make the champion before this one champion again; returns the journal's entry.
 
     Called again it goes one champion further back, unless the earlier call was killed: then that
-    one is completed. With `version`, nothing happens unless that version is the champion, so a
-    script may call it again at any time; None is returned. Raises ReleaseError where there is no
+    one is completed. With `version`, nothing happens and None is returned unless that version is
+    the champion, so a script may call it again at any time. Raises ReleaseError where there is no
     champion before, or where its bundle is not intact.
     """
     with locked(bundle.models_lock(dataset)):
@@ -203,15 +192,13 @@ def rollback(dataset: str, why: str | None = None, version: str | None = None) -
             return None if is_other else entries[-1]
         former = present and champion_of([each for each in entries if each.seq < present.since])
         if present is None or former is None:
-            raise ReleaseError(
-                f"the champion of {dataset}",
-                found=f"none before {present.version}" if present else "none",
-                expected="a champion with one before it",
-                remedy="See `idxflow models history`; `idxflow models promote` takes any version.",
-            )
+            found = f"none before {present.version}" if present else "none"
+            remedy = "See `idxflow models history`; `idxflow models promote` takes any version."
+            what, expected = f"the champion of {dataset}", "a champion with one before it"
+            raise ReleaseError(what, found=found, expected=expected, remedy=remedy)
         bundle.intact_bundle(bundle.bundle_folder(dataset, former.version))
         reason = f"from {present.version} back to {former.version}" + (f": {why}" if why else "")
-        append(dataset, entries, former, journal.ROLLED_BACK, reason, why)
+        append(dataset, entries, former, journal.ROLLED_BACK, reason=reason, why=why)
         follow(dataset, entries)
     return entries[-1]
 

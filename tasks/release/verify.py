@@ -17,7 +17,7 @@ from pipeline_config.recipe_files import load_recipe
 from pipeline_config.sections import Section
 from pipeline_config.settings import settings
 from tasks.release import bundle, journal
-from tasks.release.bundle import published_datasets, published_versions
+from tasks.release.bundle import GOLDEN, MODEL, ONNX, RECIPE, published_datasets, published_versions
 from tasks.release.looks import Look, looks_path, read_looks
 from tasks.release.pages import stale_pages
 from tasks.runtime.chain import chain_faults
@@ -25,22 +25,16 @@ from tasks.runtime.files import locked, root_lock, write_atomically
 from tasks.runtime.manifest import MANIFEST
 from tasks.runtime.store import inspect
 
-REBUILD = (
-    "Running its recipe again builds it anew; `idxflow models rollback` goes back to the champion "
-    "before."
-)
-RECORD = (
-    "The next run of the data set repairs a torn last line and champion.json. A line that was "
-    "changed or removed is lost, unless you have a copy of the file. The others count."
-)
-REWRITTEN = "It was written again."
+REBUILD = "Running its recipe again builds it anew; `idxflow models rollback` goes back to the "
+REBUILD += "champion before."
+RECORD = "The next run of the data set repairs a torn last line and champion.json. A line that was "
+RECORD += "changed or removed is lost, unless you have a copy of the file. The others count."
 
 
 class Check(Section):
-    """One check. `remedy` says how damage is repaired.
+    """One check of DATASET/VERSION, a data set or a path. `remedy` says how damage is repaired.
 
-    `subject` is DATASET/VERSION, a data set, or a path. A check is `skipped` if what it needs is
-    damaged or missing.
+    It is `skipped` if what it needs is damaged or missing.
     """
 
     subject: str
@@ -67,13 +61,12 @@ def scrub() -> Scrubbed:
         outputs = sorted(root.stages.glob("[!.]*"))
         checkpoints = sorted(root.checkpoints.glob("[!.]*"))
         datasets, folders = published_datasets(), bundle.published_bundles()
-        checks = [_check_output(path) for path in outputs]
+        checks = [*map(_check_output, outputs), *map(_check_checkpoint, checkpoints)]
         checks += [check for folder in folders for check in verify_bundle(folder)]
         for dataset in datasets:
             with locked(bundle.models_lock(dataset)):
                 journal.finish(dataset)
                 checks += [*verify_records(dataset), *_check_pages(dataset)]
-        checks += [_check_checkpoint(path) for path in checkpoints]
     looked_at = {"stage outputs": len(outputs), "versions": len(folders)}
     looked_at |= {"journals": len(datasets), "checkpoints": len(checkpoints)}
     damage = tuple(check for check in checks if check.verdict == "damaged")
@@ -103,7 +96,7 @@ def _check_pages(dataset: str) -> Iterator[Check]:
         write_atomically(path, content)
         if is_damaged:
             fault = "missing, changed, or without what is in the journal"
-            yield _check(f"{dataset}/{path.name}", "page", [fault], "", REWRITTEN)
+            yield _check(f"{dataset}/{path.name}", "page", [fault], "", "It was written again.")
 
 
 def verify_bundles(folders: Iterable[Path] | None = None) -> list[Check]:
@@ -122,7 +115,7 @@ def verify_records(dataset: str) -> list[Check]:
     """Return the checks of a data set's journal, looks at the test rows, and champion."""
     entries, versions = journal.read_journal(dataset), published_versions(dataset)
     faults = journal.journal_faults(dataset)
-    if not any(entry.event == journal.ADOPTED for entry in entries):
+    if all(entry.event != journal.ADOPTED for entry in entries):
         unknown = sorted({*versions} - {entry.version for entry in entries})
         faults += [f"no line is about {version}" for version in unknown]
     chained = "lines, each with the digest of the one before"
@@ -154,27 +147,24 @@ def verify_bundle(folder: Path) -> list[Check]:
     version = f"its digest is right, and {manifest.version} is the digest of its determinants"
     megabytes = sum(entry.num_bytes for entry in manifest.files.values()) / 1e6
     files = f"{len(manifest.files)} files, {megabytes:.1f} MB, every SHA-256 is right"
-    checks = [
-        _check(subject, "manifest", of_manifest, version),
-        _check(subject, "files", of_files, files),
-    ]
-    golden = (bundle.RECIPE, bundle.MODEL, bundle.GOLDEN)
+    checks = [_check(subject, "manifest", of_manifest, version)]
+    checks += [_check(subject, "files", of_files, files)]
     for what, needs, trial in (
-        ("recipe", (bundle.RECIPE,), partial(_recipe, folder, manifest.determinants.recipe)),
-        ("weights", golden, partial(_outputs, folder, bundle.MODEL)),
-        ("ONNX model", (*golden, bundle.ONNX), partial(_outputs, folder, bundle.ONNX)),
+        ("recipe", {RECIPE}, partial(_recipe, folder, manifest.determinants.recipe)),
+        ("weights", {RECIPE, MODEL, GOLDEN}, partial(_outputs, folder, MODEL)),
+        ("ONNX model", {RECIPE, MODEL, GOLDEN, ONNX}, partial(_outputs, folder, ONNX)),
     ):
         # Damaged bytes are not given to any library.
-        lack = [f"the manifest has no {name}" for name in needs if name not in manifest.files]
+        lack = [f"the manifest has no {name}" for name in sorted(needs - {*manifest.files})]
         lack += [line for line in of_files if line.partition(":")[0] in needs]
         if lack:
-            detail = "; ".join(lack)
-            checks.append(Check(subject=subject, what=what, verdict="skipped", detail=detail))
+            words = "; ".join(lack)
+            checks += [Check(subject=subject, what=what, verdict="skipped", detail=words)]
             continue
         try:
-            checks.append(_check(subject, what, [], trial()))
+            checks += [_check(subject, what, [], trial())]
         except Exception as error:
-            checks.append(_check(subject, what, [_in_words(error)]))
+            checks += [_check(subject, what, [_in_words(error)])]
     return checks
 
 
@@ -193,9 +183,9 @@ def _in_words(error: Exception) -> str:
 
 
 def _recipe(folder: Path, digest: str) -> str:
-    recipe = load_recipe(str(folder / bundle.RECIPE))
+    recipe = load_recipe(str(folder / RECIPE))
     if bundle.recipe_digest(recipe) != digest:
-        raise ValueError(f"{bundle.RECIPE} is not the recipe that determined the version")
+        raise ValueError(f"{RECIPE} is not the recipe that determined the version")
     return f"{recipe.name}, which determined the version"
 
 
@@ -207,20 +197,16 @@ def _outputs(folder: Path, name: str) -> str:
     from tasks.model.network import load_network
     from tasks.release.onnx_model import output_difference, read_model
 
-    golden = bundle.read_golden(folder / bundle.GOLDEN)
-    images_NHW, golden_NC = golden.images_NHW, golden.probabilities_NC
-    recipe = load_recipe(str(folder / bundle.RECIPE))
-    sizes = images_NHW[0].size, golden_NC.shape[1]
-    network = load_network(folder / bundle.MODEL, recipe.model, *sizes)
-    if name == bundle.ONNX:
+    images_NHW, golden_NC = bundle.read_golden(folder / GOLDEN)
+    recipe, sizes = load_recipe(str(folder / RECIPE)), (images_NHW[0].size, golden_NC.shape[1])
+    network = load_network(folder / MODEL, recipe.model, *sizes)
+    if name == ONNX:
         found_NC = read_model((folder / name).read_bytes(), name).probabilities(images_NHW)
     else:
         found_NC = bundle.golden_output(network, images_NHW)
     difference, tolerance = output_difference(found_NC, golden_NC, network)
-    words = (
-        f"{len(found_NC)} golden images, probabilities differ by up to {difference:.1e}, "
-        f"{tolerance:.0e} is allowed"
-    )
+    words = f"{len(found_NC)} golden images, probabilities differ by up to {difference:.1e}, "
+    words += f"{tolerance:.0e} is allowed"
     if not difference <= tolerance:
         raise ValueError(words)
     return words

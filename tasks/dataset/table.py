@@ -96,8 +96,8 @@ def split_rows(split: Split, labels_N: NDArray[np.int64], num_train: int) -> Par
                 f"split.validation.rows = {num_held}",
                 found=f"only {len(rest)} rows that are not for testing",
                 expected=f"at most {len(rest) // 2}, half of them",
-                remedy=f"Lower it: --set split.validation.rows={max(1, len(rest) // 10)}. For none: "
-                "--set 'split.validation={kind: none}'",
+                remedy=f"Lower it: --set split.validation.rows={max(1, len(rest) // 10)}. "
+                "For none: --set 'split.validation={kind: none}'",
             )
         stop = len(rest) - num_held
         return PartIndices(rest[:stop], rest[stop:], test)

@@ -139,7 +139,8 @@ def audit_labels(
         from flows.launch import launch
 
         ahead = [each for each in outlook if each.name == "train" and each.state != "hit"]
-        console.say(f"{plan.recipe.name} is trained {len(ahead)} times; what is trained is kept")
+        trains = f"this trains the recipe {plan.recipe.name} {len(ahead)} times"
+        console.say(f"{trains}; what is trained is kept")
         given = {**choice.model_dump(exclude={"refresh_from", "force_promote"}), "folds": folds}
         audit = launch("flows.audit:audit_labels", plan, given, outlook, verbose=verbose)
     else:

@@ -93,9 +93,8 @@ def describe(folder: Path) -> dict[str, Any]:
 def diff_versions(*folders: Path) -> dict[str, Any]:
     """Return what differs between two bundles; a pair is (first's, second's).
 
-    `gained` are the test rows, counted from the first one, that only the second predicts
-    correctly, `lost` those that only the first does; `code` are the modules that differ. Raises
-    ConfigError for versions that were scored on different test rows.
+    `gained` are the test rows that only the second predicts correctly, `lost` those that only the
+    first does. Raises ConfigError for versions that were scored on different test rows.
     """
     names = bundle.RECIPE, bundle.PROBABILITIES
     one, two = manifests = [bundle.intact_bundle(folder, *names) for folder in folders]

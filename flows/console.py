@@ -22,6 +22,8 @@ from tasks.runtime.errors import GateRefused
 # How fields are printed, by the end of their names. Shares are percentages.
 SHARES = ("accuracy", "accuracy_interval_95", "confidence", "probability")
 FORMATS = {"seconds": ".1f", "num_bytes": ",", "count": ",", "time": ".16", "made": ".10"}
+# The words for a field whose name is not one.
+WORDS = {"accuracy_interval_95": "95 % interval", "num_bytes": "bytes", "num_classes": "classes"}
 # Columns that are not wrapped.
 WHOLE = {"version", "recipe", "name", "state", "key", "accuracy", "made", "time"}
 
@@ -57,12 +59,13 @@ def table(columns: str, rows: Iterable[Any]) -> None:
     """
     out = console()
     plain = not out.is_terminal
-    grid = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    style: Any = {"pad_edge": False, "show_edge": False, "padding": (0, 1, 0, 0)}
+    grid = Table(box=None if plain else box.SIMPLE_HEAD, **style)
     names = columns.split()
     for name in names:
         justify: Any = "right" if name in FORMATS else "left"
         whole = plain or name in WHOLE
-        grid.add_column(name.replace("_", " "), justify=justify, no_wrap=whole, overflow="fold")
+        grid.add_column(_heading(name), justify=justify, no_wrap=whole, overflow="fold")
     for row in rows:
         fields = dict(zip(names, row, strict=True) if isinstance(row, tuple) else row)
         grid.add_row(*(Text(cell(name, fields[name])) for name in names))
@@ -72,11 +75,15 @@ def table(columns: str, rows: Iterable[Any]) -> None:
         say("nothing to list")
 
 
+def _heading(name: str) -> str:
+    return WORDS.get(name, name.replace("_", " "))
+
+
 def facts(names: str, fields: Mapping[str, Any]) -> None:
     """Print fields, each on a line. Those that are None are left out."""
     for name in names.split():
         if fields[name] is not None:
-            line(f"{name.replace('_', ' '):<20} {cell(name, fields[name])}")
+            line(f"{_heading(name):<20} {cell(name, fields[name])}")
 
 
 def show(content: Any, as_json: bool, columns: str, rows: Iterable[Any] | None = None) -> None:

@@ -23,8 +23,7 @@ Bundles = Annotated[list[str] | None, Argument(help="Versions or folders; everyt
 def verify(bundles: Bundles = None, as_json: Json = False) -> None:
     """Check bundles and the journals of their data sets.
 
-    Checks every digest, the version, the recipe, and weights and ONNX model against the golden
-    pairs. Also the chain of their data sets' journals, and champion.json. Works offline, and for a
+    Every digest, the recipe, the models' outputs, and champion.json. Works offline, and for a
     copied bundle. Exit code 1 if something is damaged.
     """
     folders = [find_bundle(text) for text in bundles or ()]
@@ -47,9 +46,9 @@ def reproduce(
 ) -> None:
     """Build a version again, and compare the two.
 
-    It is built in a scratch folder from its manifest. With the same code, libraries, CPU features
-    and threads it is equal to the bit; what is different is named. Exit code 1 if it differs by
-    more than another seed would. Takes a training.
+    It is built from its manifest in a scratch folder, which takes a training. With the same code,
+    libraries, CPU features and threads it is equal to the bit. Exit code 1 if it differs by more
+    than another seed would.
     """
     from flows.reproduce import reproduce as build_again
 
@@ -84,9 +83,8 @@ def gc(
 ) -> None:
     """Remove what no kept version needs.
 
-    That is old versions, stage outputs, and leftovers of killed runs. What is kept: the champion
-    and the last ones before it, the latest versions and label audits, and what they were made from.
-    A stage output that none of them needs is kept for a day.
+    Kept are the champion and those before it, the latest versions and label audits, and what they
+    were made from. A stage output that none of them needs is kept for a day.
     """
     items = collect(keep, dry_run=dry_run)
     console.show(items, as_json, "kind path num_bytes why")

@@ -88,7 +88,7 @@ def datasets(as_json: Json = False) -> None:
     """List the named data sets with size, recipe and sources."""
     known = list(named_datasets().values())
     rows = [{**vars(each), "num_bytes": each.num_bytes} for each in known]
-    console.show(known, as_json, "name title num_classes num_bytes default_recipe sources", rows)
+    console.show(known, as_json, "name title num_classes num_bytes default_recipe", rows)
     console.say("Any folder with IDX, CSV or NPZ files is one, too: --dataset FOLDER")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated
 
 from typer import Argument, Context, Option, Typer
@@ -12,12 +11,13 @@ from flows.catalogue import as_published, describe, diff_versions, list_versions
 from flows.cli.run import Json
 from tasks.release import registry
 from tasks.release.bundle import published_datasets
-from tasks.release.journal import Entry, read_journal
+from tasks.release.journal import read_journal
 from tasks.release.looks import looks_in_words
 from tasks.release.registry import DEFAULT_DATASET, find_bundle, known_dataset
 from tasks.runtime.files import root_lock
 from tasks.runtime.show import confidence_in_words
 
+DECISIONS = "seq time version recipe event reason"
 COMPARED = ("metrics", "recalls", "recipe", "origin")
 
 app = Typer(help="The published versions, and which is champion and why.")
@@ -46,12 +46,12 @@ def show(version: Version, dataset: OfDataset = None, as_json: Json = False) -> 
         entries = [each for each in read_journal(found["dataset"]) if each.version == folder.name]
         if as_json:
             return console.print_json({**found, "history": entries})
-        calibration = {"calibration": confidence_in_words(found["metrics"])}
+        confidence = {"confidence": confidence_in_words(found["metrics"])}
         console.facts("dataset version champion recipe made accuracy accuracy_interval_95", found)
-        console.facts("macro_f1 loss calibration", found["metrics"] | calibration)
+        console.facts("macro_f1 loss confidence", found["metrics"] | confidence)
         console.facts("seed device precision threads cpu code", found["provenance"])
         console.facts("num_bytes bundle report", found)
-        return _print_decisions(entries)
+        return console.table(DECISIONS, entries)
 
 
 @app.command(epilog="Example: idxflow models diff champion 3fa0")
@@ -112,13 +112,5 @@ def rollback(
 def history(dataset: Champions = DEFAULT_DATASET, as_json: Json = False) -> None:
     """Print the decisions on models, and the looks at test rows."""
     entries = read_journal(known_dataset(dataset))
-    if as_json:
-        return console.print_json(entries)
-    _print_decisions(entries)
-    return console.say(looks_in_words(dataset))
-
-
-def _print_decisions(entries: Iterable[Entry]) -> None:
-    """Print a line for each decision, oldest first, with the champion after it."""
-    rows = [{**vars(each), "champion": each.champion and each.champion.version} for each in entries]
-    console.table("seq time version recipe event reason champion", rows)
+    console.show(entries, as_json, DECISIONS)
+    console.say(looks_in_words(dataset))

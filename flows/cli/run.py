@@ -30,10 +30,7 @@ OPTIONS: dict[str, Any] = {
     "dataset": Annotated[str, Option("-d", "--dataset", help="A data set's name, or a folder.")],
     "recipe": Annotated[str, Option("-r", "--recipe", help="A name or file, or the data set's.")],
     "device": Annotated[DeviceChoice, Option(help="Where to train.")],
-    "overrides": Annotated[
-        list[str],
-        Option("--set", metavar="KEY=VALUE", help="Like training.epochs=3; repeatable."),
-    ],
+    "overrides": Annotated[list[str], Option("--set", metavar="KEY=VALUE", help="In the recipe.")],
     "source": Annotated[str | None, Option(metavar="FOLDER", help="Look here first for files.")],
     "classes": Annotated[int | None, Option(min=2, max=256, help="Of a folder.  [default: 10]")],
     "refresh_from": Annotated[StageName | None, Option(help="Run this and what follows again.")],
@@ -43,7 +40,6 @@ OPTIONS: dict[str, Any] = {
 
 def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that gives a command these OPTIONS, passed on together as `choice`."""
-    keyword, fields = inspect.Parameter.KEYWORD_ONLY, Choice.model_fields
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
@@ -52,11 +48,11 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
             command(**given, choice=checked(Choice, chosen, "the options"))
 
         signature = inspect.signature(command, eval_str=True)
-        own = [each for name, each in signature.parameters.items() if name != "choice"]
-        parameters = [each.replace(kind=keyword) for each in own]
+        parameters = [each for name, each in signature.parameters.items() if name != "choice"]
         for name in names:
-            option = inspect.Parameter(name, keyword, default=fields[name].default)
-            parameters.append(option.replace(annotation=OPTIONS[name]))
+            option = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
+            default = Choice.model_fields[name].default
+            parameters.append(option.replace(default=default, annotation=OPTIONS[name]))
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in parameters}
         return run
@@ -94,9 +90,9 @@ def run(
     console.show(summary, as_json, "name state seconds", summary.stages)
     if not as_json:
         found = {"corrected_accuracy": None, **summary.metrics, **vars(summary)}
-        found["calibration"] = confidence_in_words(summary.metrics)
+        found["confidence"] = confidence_in_words(summary.metrics)
         console.facts("accuracy validation_accuracy untrained_accuracy corrected_accuracy", found)
-        console.facts("macro_f1 loss calibration version event decision report", found)
+        console.facts("macro_f1 loss confidence version event decision report", found)
         console.line(f"bundle  {summary.bundle}: model.onnx, model.safetensors, model_card.md")
     if refusal is not None:
         console.print_error(refusal)
@@ -132,8 +128,7 @@ def audit_labels(
 ) -> None:
     """Rank the training rows whose label is likely wrong.
 
-    Uses confident learning, and draws a gallery. Trains once for each fold; what is trained is
-    kept.
+    Uses confident learning, and draws a gallery. Trains once for each fold, which is kept.
     """
     choice = choice.model_copy(update={"dataset": dataset})
     plan = make_plan(choice)
@@ -144,7 +139,8 @@ def audit_labels(
         from flows.launch import launch
 
         ahead = [each for each in outlook if each.name == "train" and each.state != "hit"]
-        console.say(f"{plan.recipe.name} is trained {len(ahead)} times; what is trained is kept")
+        trains = f"this trains the recipe {plan.recipe.name} {len(ahead)} times"
+        console.say(f"{trains}; what is trained is kept")
         given = {**choice.model_dump(exclude={"refresh_from", "force_promote"}), "folds": folds}
         audit = launch("flows.retrain:audit_labels", plan, given, outlook, verbose=verbose)
     else:

@@ -1,4 +1,4 @@
-"""Bundles of somebody else's making, whose digests hold: each command ends in one clear error."""
+"""Hostile bundles with right digests: each command ends in one clear error."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_unreadable_metrics_are_one_error(
     assert idxflow("models")[0] == 0, "one that is left out"
 
 
-def test_rows_that_the_file_cannot_hold_are_not_read(
+def test_more_rows_than_the_file_can_hold_are_not_read(
     bundle: Path, reseal: Reseal, write_probabilities: Callable[..., None], idxflow: Shell
 ) -> None:
     write_probabilities(bundle, 20, pa.string())
@@ -163,9 +163,7 @@ def test_a_recipe_with_keys_of_numbers_can_be_compared(
 
 @pytest.mark.parametrize("name", [MANIFEST, METRICS, PROBABILITIES, "recipe.yaml", "model.onnx"])
 @pytest.mark.parametrize("kind", ["pipe", "device", "link"])
-def test_only_regular_files_of_a_bundle_are_read(
-    bundle: Path, idxflow: Shell, name: str, kind: str
-) -> None:
+def test_only_regular_files_are_read(bundle: Path, idxflow: Shell, name: str, kind: str) -> None:
     path = bundle / name
     if kind == "link":
         path.rename(bundle.parent / "elsewhere")
@@ -181,7 +179,7 @@ def test_only_regular_files_of_a_bundle_are_read(
         assert name in err or "no bundle's folder of that name" in err
 
 
-def test_a_reason_that_is_no_text_is_one_error(bundle: Path, idxflow: Shell) -> None:
+def test_a_reason_that_is_not_utf_8_is_one_error(bundle: Path, idxflow: Shell) -> None:
     for name in ("journal.jsonl", "champion.json"):
         (bundle.parent / name).unlink()
     for words in (("promote", bundle.name), ("rollback",)):

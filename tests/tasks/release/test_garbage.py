@@ -236,7 +236,7 @@ def test_what_a_killed_command_left_beside_its_output_goes(tmp_path):
     out = tmp_path / "answers[1].json"
     left = [tmp_path / f".answers[1].json.{name}" for name in ("abcdefgh", "abcdefgi")]
     for path in left:
-        path.touch()
+        path.mkdir()
     then = time.time() - YOUNG_S - 60
     os.utime(left[0], (then, then))
     write_atomically(out, b"[]")

@@ -63,6 +63,12 @@ class StratifiedFold(Section):
     folds: Annotated[int, Field(ge=2, le=100)]
     seed: Seed
 
+    @model_validator(mode="after")
+    def _is_there(self) -> Self:
+        if self.fold >= self.folds:
+            raise ValueError("fold counts from 0 and must be below folds")
+        return self
+
 
 class Split(Section):
     """The division of the rows into training, validation and test rows."""
@@ -206,7 +212,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         """Refuse choices that contradict each other, before anything is trained."""
-        training, rows = self.training, self.split.validation
+        training = self.training
         if (training.loss == "nll") != (self.model.output == "log_softmax"):
             raise ValueError("the loss nll and the output log_softmax belong together")
         if self.model.output == "activation" and training.gives_logits:
@@ -217,8 +223,6 @@ class Recipe(Section):
             raise ValueError("batch_norm needs a batch_size of at least 2, for a variance")
         if training.optimizer.nesterov and not training.optimizer.momentum:
             raise ValueError("nesterov needs a momentum")
-        if training.patience and rows.kind == "none":
+        if training.patience and self.split.validation.kind == "none":
             raise ValueError("patience needs validation rows: split.validation of kind last")
-        if rows.kind == "fold" and rows.fold >= rows.folds:
-            raise ValueError("fold counts from 0 and must be below folds")
         return self

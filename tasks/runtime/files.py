@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -57,10 +59,17 @@ def _fsync(path: Path) -> None:
 
 
 @contextmanager
-def replacing(final: Path) -> Iterator[Path]:
-    """Yield a temporary path. The file or folder made there is fsynced and replaces `final`."""
+def replacing(final: Path, stale_s: float = 24 * 3600) -> Iterator[Path]:
+    """Yield a temporary path. The file or folder made there is fsynced and replaces `final`.
+
+    What killed processes left beside `final` at least `stale_s` seconds ago is removed.
+    """
     with storage_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
+        for stale in final.parent.glob(f".{glob.escape(final.name)}.????????"):
+            with suppress(FileNotFoundError):
+                if stale.stat().st_mtime <= time.time() - stale_s:
+                    shutil.rmtree(stale, ignore_errors=True)
         with TemporaryDirectory(
             prefix=f".{final.name}.", dir=final.parent, ignore_cleanup_errors=True
         ) as folder:
@@ -82,13 +91,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def built_aside(final: Path) -> Iterator[Path]:
-    """Yield a temporary folder that replaces `final`, whose lock the caller holds.
-
-    What killed processes left is removed.
-    """
-    for stale in final.parent.glob(f".{final.name}.*"):
-        shutil.rmtree(stale, ignore_errors=True)
-    with replacing(final) as aside:
+    """Yield a temporary folder that replaces `final`, whose lock the caller holds."""
+    with replacing(final, stale_s=0) as aside:
         aside.mkdir()
         yield aside
 

@@ -61,8 +61,9 @@ def show_markdown(key: str, markdown: str, description: str) -> None:
 
 def show_image(key: str, path: Path, description: str) -> None:
     """Attach a PNG to this task run, as a `data:` URL, since the server cannot read our files."""
-    url = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-    _create("image", key, description, image_url=url)
+    if _in_task_run():
+        encoded = base64.b64encode(path.read_bytes()).decode()
+        _create("image", key, description, image_url=f"data:image/png;base64,{encoded}")
 
 
 def emit(name: str, resource: str, payload: Mapping[str, Any]) -> None:

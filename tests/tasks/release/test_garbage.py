@@ -235,7 +235,7 @@ def test_temporary_files_of_killed_commands_are_removed(tmp_path):
     out = tmp_path / "answers[1].json"
     left = [tmp_path / f".answers[1].json.{name}" for name in ("abcdefgh", "abcdefgi")]
     for path in left:
-        path.touch()
+        path.mkdir()
     then = time.time() - YOUNG_S - 60
     os.utime(left[0], (then, then))
     write_atomically(out, b"[]")

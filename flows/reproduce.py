@@ -31,7 +31,7 @@ from tasks.release.bundle import (
     intact_bundle,
     models_lock,
 )
-from tasks.release.looks import count_look, pinned_digest
+from tasks.release.journal import count_look, pinned_digest
 from tasks.runtime.files import digest_of, locked, root_lock
 from tasks.runtime.keys import changes_between
 from tasks.runtime.store import folder_of, inspect

@@ -97,13 +97,9 @@ def _leftovers(root: Path) -> Iterator[Item]:
                 yield _item(kind, path, why)
     for path in sorted(root.glob("prefect/embedded-*.db")):
         # All but the first belong to runs at the same time, of which there are none now.
-        if path.stem != "embedded-1":
-            parts, why = path.parent.glob(f"{path.stem}.*"), "no run at the same time needs it"
-        elif path.stat().st_size > MAX_DATABASE_BYTES:
-            parts, why = path.parent.glob(f"{path.name}*"), "it has become too large"
-        else:
-            continue
-        yield from (_item("database", part, why) for part in sorted(parts))
+        if path.stem != "embedded-1" or path.stat().st_size > MAX_DATABASE_BYTES:
+            for part in sorted(path.parent.glob(f"{path.stem}.*")):
+                yield _item("database", part, "it is too large, or of a run that has ended")
 
 
 def _is_old(entries: list[Entry]) -> bool:

@@ -8,9 +8,9 @@ Axes: N pinned test rows, C classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +37,8 @@ class Criterion(Record):
 class Judgement(Record):
     """The gate's judgement of a candidate, with every figure.
 
-    `test_rows` is the digest of the `num_rows` test rows, and `looks` how often they have been
-    scored, this time included. `champion` is the version that the candidate was compared with.
+    `test_rows` is the digest of the test rows, and `looks` how often they have been scored, this
+    time included. `champion` is the version that the candidate was compared with.
     """
 
     test_rows: str
@@ -60,8 +60,7 @@ class Judgement(Record):
         return (failed or self.checks)[0].words + (f"; also not met: {others}" if others else "")
 
 
-@dataclass(frozen=True)
-class Scores:
+class Scores(NamedTuple):
     """A model's scores on the pinned rows: which are right, mean loss in nats, calibration error.
 
     `ece_by_chance` is the upper end of the 95 % range that the error has by chance alone.
@@ -108,39 +107,27 @@ def compare_scores(
     gained = int((new.right_N & ~old.right_N).sum())
     lost = int((old.right_N & ~new.right_N).sum())
     low, high = paired_interval(gained, lost, len(labels_N))
-    yield criterion(
-        "accuracy",
-        low,
-        -gate.accuracy_margin,
-        f"accuracy {new.accuracy:.4f}, the champion's {old.accuracy:.4f}: {gained} rows gained, "
-        f"{lost} lost; the difference is between {100 * low:+.2f} and {100 * high:+.2f} points "
-        f"(95 %, Tango 1998) and must be above {-100 * gate.accuracy_margin:.2f}",
-    )
-    yield criterion(
-        "loss",
-        old.loss - new.loss,
-        -gate.loss_margin,
-        f"loss {new.loss:.4f} nats, the champion's {old.loss:.4f}; an increase of up to "
-        f"{gate.loss_margin:.4f} is allowed",
-    )
-    yield criterion(
-        "calibration",
-        max(old.ece, new.ece_by_chance) - new.ece,
-        -gate.ece_margin,
-        f"calibration error {100 * new.ece:.2f} points, the champion's {100 * old.ece:.2f}, by "
-        f"chance alone up to {100 * new.ece_by_chance:.2f}; an increase of up to "
-        f"{100 * gate.ece_margin:.2f} over the larger of these is allowed",
-    )
+    words = f"accuracy {new.accuracy:.4f}, the champion's {old.accuracy:.4f}: {gained} rows "
+    words += f"gained, {lost} lost; the difference is between {100 * low:+.2f} and "
+    words += f"{100 * high:+.2f} points (95 %, Tango 1998) and must be above "
+    words += f"{-100 * gate.accuracy_margin:.2f}"
+    yield criterion("accuracy", low, -gate.accuracy_margin, words)
+    words = f"loss {new.loss:.4f} nats, the champion's {old.loss:.4f}; an increase of up to "
+    words += f"{gate.loss_margin:.4f} is allowed"
+    yield criterion("loss", old.loss - new.loss, -gate.loss_margin, words)
+    words = f"calibration error {100 * new.ece:.2f} points, the champion's {100 * old.ece:.2f}, by "
+    words += f"chance alone up to {100 * new.ece_by_chance:.2f}; an increase of up to "
+    words += f"{100 * gate.ece_margin:.2f} over the larger of these is allowed"
+    room = max(old.ece, new.ece_by_chance) - new.ece
+    yield criterion("calibration", room, -gate.ece_margin, words)
     for label, name in enumerate(class_names):
         is_of = labels_N == label
         if is_of.any():
             found, before = float(new.right_N[is_of].mean()), float(old.right_N[is_of].mean())
-            num_right = int(old.right_N[is_of].sum())
-            margin = recall_margin(gate, label, num_right, int(is_of.sum()), len(class_names))
-            words = (
-                f"recall of {name} {found:.4f}, the champion's {before:.4f}; a decrease of up to "
-                f"{100 * margin:.2f} points is allowed"
-            )
+            num_right, num_rows = int(old.right_N[is_of].sum()), int(is_of.sum())
+            margin = recall_margin(gate, label, num_right, num_rows, len(class_names))
+            words = f"recall of {name} {found:.4f}, the champion's {before:.4f}; a decrease of up "
+            words += f"to {100 * margin:.2f} points is allowed"
             yield criterion(f"recall of {name}", found - before, -margin, words)
 
 

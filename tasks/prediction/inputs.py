@@ -33,8 +33,6 @@ MAGIC = {b"\x89PNG\r\n\x1a\n": PICTURE, b"\xff\xd8\xff": PICTURE, b"PAR1": PARQU
 MAGIC |= {GZIP_MAGIC: GZIP, b"\x00\x00": IDX}
 KINDS = "PNG, JPEG, IDX (also .gz) or Parquet"
 
-Images = Iterator[NDArray[np.uint8]]
-
 
 class ImageBatch(NamedTuple):
     """Images uint8 (B, H, W), the file of each, and its index in that file."""
@@ -45,10 +43,9 @@ class ImageBatch(NamedTuple):
 
 
 def files_of(given: Sequence[str], skipped: Collection[Path] = ()) -> Iterator[Path]:
-    """Yield the files among `given` and the KNOWN ones below its folders, in natural order.
+    """Yield the files among `given`, and below its folders the KNOWN ones that are not `skipped`.
 
-    Of a folder's files, the resolved paths in `skipped` are left out. Raises RawDataError for a
-    path that does not exist, before anything else, and for a folder without such files.
+    Raises RawDataError for a path that does not exist and for a folder without such files.
     """
     paths = [given_path(text) for text in given]
     for path in paths:
@@ -65,11 +62,7 @@ def files_of(given: Sequence[str], skipped: Collection[Path] = ()) -> Iterator[P
 
 def _below(folder: Path) -> Iterator[Path]:
     """Yield the KNOWN files below a folder. Links to folders are not followed: they may loop."""
-    try:
-        paths = sorted(folder.iterdir(), key=_natural)
-    except OSError as error:
-        raise damaged(path_text(folder), error) from error
-    for path in paths:
+    for path in sorted(folder.iterdir(), key=_natural):
         if not path.is_dir():
             yield from [path] if KNOWN.fullmatch(path.name) else []
         elif not path.name.startswith(".") and not path.is_symlink():
@@ -86,11 +79,8 @@ def kind_of(path: Path) -> str:
     """Return PICTURE, IDX, GZIP or PARQUET, by a file's first bytes. Raises RawDataError."""
     if not path.is_file():
         raise unfit(path, "neither a file nor a folder", f"a {KINDS} file")
-    try:
-        with path.open("rb") as file:
-            head = file.read(8)
-    except OSError as error:
-        raise damaged(path_text(path), error) from error
+    with path.open("rb") as file:
+        head = file.read(8)
     for magic, kind in MAGIC.items():
         if head.startswith(magic):
             return kind
@@ -98,10 +88,7 @@ def kind_of(path: Path) -> str:
 
 
 def image_batches(files: Iterator[Path], form: Form) -> Iterator[ImageBatch]:
-    """Yield the images of the files in `form`, in order. Memory holds one batch.
-
-    Raises RawDataError for the first file that is damaged or does not fit.
-    """
+    """Yield the images of the files in `form`, in order. Raises RawDataError for an unfit file."""
     for kind, group in groupby(files, kind_of):
         if kind == PICTURE:
             while paths := list(islice(group, _fitting(PICTURES, form))):
@@ -123,11 +110,8 @@ def _fitting(most: int, form: Form) -> int:
     return max(1, min(most, BATCH_BYTES // (form.height * form.width)))
 
 
-def _idx(path: Path, kind: str, form: Form) -> Images:
-    """Yield the images of an IDX file in batches (B, H, W).
-
-    The file is not mapped: its pages would count as memory, and a truncated file would crash.
-    """
+def _idx(path: Path, kind: str, form: Form) -> Iterator[NDArray[np.uint8]]:
+    """Yield batches (B, H, W). The file is not mapped, since mapped pages count as memory."""
     name, num_pixels = path_text(path), form.height * form.width
     try:
         with gzip.open(path) if kind == GZIP else path.open("rb") as file:
@@ -145,7 +129,7 @@ def _idx(path: Path, kind: str, form: Form) -> Images:
         raise damaged(name, error) from error
 
 
-def _parquet(path: Path, form: Form) -> Images:
+def _parquet(path: Path, form: Form) -> Iterator[NDArray[np.uint8]]:
     """Yield the column `image` in batches (B, H, W): H·W bytes a row, as convert writes them."""
     import pyarrow as pa
     import pyarrow.parquet as pq

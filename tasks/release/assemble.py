@@ -84,11 +84,7 @@ class Lineage:
 
 
 def ensure_bundle(lineage: Lineage) -> tuple[BundleManifest, str]:
-    """Return the bundle of a lineage, and what was done, in words. An intact bundle is kept.
-
-    Raises ReleaseError if a stage's output is damaged, and if the ONNX model computes something
-    else than the network.
-    """
+    """Return a lineage's bundle, and what was done, in words. Raises ReleaseError for damage."""
     dataset, determinants = lineage.dataset.name, lineage.determinants
     version = determinants.version
     with locked(bundle.models_lock(dataset)):

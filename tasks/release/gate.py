@@ -20,8 +20,6 @@ from pipeline_config.sections import Record
 
 # Two-sided for accuracy; one-sided, and for all classes together, for recall.
 LEVEL = 0.95
-# The decimals of values and limits in the journal.
-DECIMALS = 6
 
 
 class Criterion(Record):
@@ -35,11 +33,7 @@ class Criterion(Record):
 
 
 class Judgement(Record):
-    """The gate's judgement of a candidate, with every figure.
-
-    `test_rows` is the digest of the test rows, and `looks` how often they have been scored, this
-    time included. `champion` is the version that the candidate was compared with.
-    """
+    """The gate's judgement of a candidate; `champion` is the version that it was compared with."""
 
     test_rows: str
     num_rows: int
@@ -61,10 +55,7 @@ class Judgement(Record):
 
 
 class Scores(NamedTuple):
-    """A model's scores on the pinned rows: which are right, mean loss in nats, calibration error.
-
-    `ece_by_chance` is the upper end of the 95 % range that the error has by chance alone.
-    """
+    """A model's scores on the pinned rows: which are right, loss in nats, calibration error."""
 
     right_N: NDArray[np.bool_]
     loss: float
@@ -79,8 +70,8 @@ class Scores(NamedTuple):
 
 def criterion(name: str, value: float, limit: float, words: str) -> Criterion:
     """Return the criterion that `value` is at least `limit`."""
-    shown = {"value": round(value, DECIMALS), "limit": round(limit, DECIMALS)}
-    return Criterion(name=name, passed=value >= limit, words=words, **shown)
+    passed, value, limit = value >= limit, round(value, 6), round(limit, 6)
+    return Criterion(name=name, passed=passed, value=value, limit=limit, words=words)
 
 
 def unseen(is_pooled: bool) -> Criterion:
@@ -100,17 +91,13 @@ def above_floor(accuracy: float, floor: float | None) -> Criterion:
 def compare_scores(
     new: Scores, old: Scores, labels_N: NDArray[np.int64], gate: Gate, class_names: Sequence[str]
 ) -> Iterator[Criterion]:
-    """Yield the criteria of a candidate (`new`) against the champion (`old`).
-
-    They are accuracy, loss, calibration, and the recall of each class that has test rows.
-    """
+    """Yield the criteria of a candidate, `new`, against the champion, `old`."""
     gained = int((new.right_N & ~old.right_N).sum())
     lost = int((old.right_N & ~new.right_N).sum())
     low, high = paired_interval(gained, lost, len(labels_N))
     words = f"accuracy {new.accuracy:.4f}, the champion's {old.accuracy:.4f}: {gained} rows "
-    words += f"gained, {lost} lost; the difference is between {100 * low:+.2f} and "
-    words += f"{100 * high:+.2f} points (95 %, Tango 1998) and must be above "
-    words += f"{-100 * gate.accuracy_margin:.2f}"
+    words += f"gained, {lost} lost; the difference is {100 * low:+.2f} to {100 * high:+.2f} points "
+    words += f"(95 %, Tango 1998) and must be above {-100 * gate.accuracy_margin:.2f}"
     yield criterion("accuracy", low, -gate.accuracy_margin, words)
     words = f"loss {new.loss:.4f} nats, the champion's {old.loss:.4f}; an increase of up to "
     words += f"{gate.loss_margin:.4f} is allowed"

@@ -5,8 +5,8 @@ appended first; then the pages are written, and last `champion.json`, which repe
 for other programs. So the next command completes what a killed one left. The journal decides,
 unless it is shorter than `champion.json` says: then it has lost its end.
 
-`looks.jsonl` has a line for each time that the test rows were scored: the more often they are
-looked at, the less the next figure on them proves.
+`looks.jsonl` has a line for each time that the test rows were scored: the more often, the less the
+next figure on them proves.
 
 The caller of a function that writes holds the data set's lock.
 """
@@ -69,10 +69,7 @@ class Entry(Line, Scored):
 
 
 class Pointer(Record):
-    """The content of `champion.json`: the champion, number and digest of the journal's last line.
-
-    The file also has `version` at its top, for other programs.
-    """
+    """The content of `champion.json`: the champion, and the journal's last line and its digest."""
 
     champion: Champion
     seq: int
@@ -157,10 +154,7 @@ def write_pointer(dataset: str, entries: list[Entry]) -> None:
 def append(
     dataset: str, entries: list[Entry], subject: Candidate | Champion, event: str, **more: Any
 ) -> None:
-    """Append an entry about `subject`, with `more` fields, to the journal and to `entries`.
-
-    The subject is champion after it, unless the event is `refused` or `kept`.
-    """
+    """Append an entry. Unless it is `refused` or `kept`, its `subject` is champion after it."""
     last, champion = entries[-1] if entries else None, champion_of(entries)
     facts = subject.model_dump(include={"version", "recipe", "accuracy"})
     more = {"seq": last.seq + 1 if last else 1, **more}
@@ -184,11 +178,8 @@ def repaired(dataset: str) -> list[Entry]:
 
 
 def follow(dataset: str, entries: list[Entry], *versions: str) -> None:
-    """Write the pages and then `champion.json` from the journal.
-
-    Written are the pages of `versions`, and of those whose standing may have changed in lines after
-    the number in `champion.json`: that file is written last, so up to there everything is done.
-    """
+    """Write the pages of `versions`, and of those that new lines concern, and then `champion.json`."""
+    # What `champion.json` says is written last, so up to that line everything is done.
     pointer, concerned = read_pointer(dataset), {*versions}
     for place, entry in enumerate(entries):
         if pointer is None or entry.seq > pointer.seq:

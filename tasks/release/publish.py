@@ -30,10 +30,7 @@ from tasks.runtime.stages import PUBLISH, Outcome, record
 
 
 def _count_evaluation(lineage: Lineage, version: str) -> None:
-    """Count the look at the test rows that the evaluate stage took, in this run or an earlier one.
-
-    It scores the trained network, the untrained one, and those of kept epochs.
-    """
+    """Count the look of the evaluate stage, at a network, its untrained one and kept epochs."""
     dataset, evaluated, normalized = lineage.dataset.name, lineage.evaluated, lineage.normalized
     networks = 2 + len(json.loads((evaluated.path / METRICS).read_bytes())["test_curve"])
     pinned = pinned_digest(lineage.table.facts["sha256"])
@@ -127,10 +124,7 @@ def show_decision(decision: Decision) -> None:
 
 @task(cache_policy=NO_CACHE, persist_result=False, timeout_seconds=600, tags=[PUBLISH.name])
 def publish(lineage: Lineage, why: str | None = None) -> Decision:
-    """Build a lineage's bundle if need be, settle whether it is the champion, show the decision.
-
-    With a reason `why` it becomes champion in any case.
-    """
+    """Build the bundle, settle whether it is champion (with a reason `why` always), and show it."""
     since = time.perf_counter()
     manifest, done = ensure_bundle(lineage)
     dataset, version = manifest.dataset, manifest.version

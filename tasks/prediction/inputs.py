@@ -8,9 +8,9 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Collection, Iterator, Sequence
-from itertools import groupby, islice
+from itertools import groupby, islice, product
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,6 @@ from pipeline_config.sections import given_path
 from tasks.prediction.pictures import Form, path_text, read_picture, unfit
 from tasks.raw.idx import GZIP_MAGIC, MAX_HEADER_BYTES, check_size, parse_header
 from tasks.raw.receive import UNREADABLE, damaged
-
-if TYPE_CHECKING:
-    from pyarrow.parquet import FileMetaData
 
 # A batch has at most this many images, or pictures, and bytes.
 BATCH, PICTURES, BATCH_BYTES = 4096, 256, 2**24
@@ -146,7 +143,12 @@ def _parquet(path: Path, form: Form) -> Iterator[NDArray[np.uint8]]:
             raise unfit(path, found, wanted)
         # In a dictionary, a value exists once, however many rows have it.
         with pq.ParquetFile(path, read_dictionary=[COLUMN], buffer_size=2**20) as file:
-            _refuse_bombs(file.metadata, num_pixels)
+            groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+            for group, place in product(groups, range(file.metadata.num_columns)):
+                chunk = group.column(place)
+                most = chunk.num_values * (num_pixels + 8) + BATCH_BYTES
+                if chunk.path_in_schema == COLUMN and chunk.total_uncompressed_size > most:
+                    raise ValueError("more bytes than its rows need")
             for batch in file.iter_batches(_fitting(BATCH, form), columns=[COLUMN]):
                 column = batch.column(0)
                 if column.null_count:
@@ -158,13 +160,3 @@ def _parquet(path: Path, form: Form) -> Iterator[NDArray[np.uint8]]:
     except (pa.ArrowException, OSError, ValueError) as error:
         detail = " ".join(str(error).split())[:200]
         raise unfit(path, f"a file that cannot be read so ({detail})", wanted) from error
-
-
-def _refuse_bombs(metadata: FileMetaData, num_pixels: int) -> None:
-    """Raise ValueError if the images unpack to more bytes than their rows need, with headers."""
-    for place in range(metadata.num_row_groups):
-        group = metadata.row_group(place)
-        for chunk in map(group.column, range(group.num_columns)):
-            most = chunk.num_values * (num_pixels + 8) + BATCH_BYTES
-            if chunk.path_in_schema == COLUMN and chunk.total_uncompressed_size > most:
-                raise ValueError("values of another size")

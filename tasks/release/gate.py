@@ -122,10 +122,9 @@ def recall_margin(gate: Gate, label: int, num_right: int, num_rows: int, num_cla
     """Return how far a class's recall may fall: q · s · √2, for two runs of one recipe.
 
     s is the class's measured standard deviation over seeds, and q Student's quantile for the number
-    of seeds. Where it was not measured, s is binomial at the champion's recall, with one right and
-    one wrong row added so that it is never 0, and q the normal quantile. That is wider, since two
-    runs agree more on the same rows than two samples do. Bonferroni: the level is divided among the
-    classes, so that all criteria together refuse an equal candidate in at most 5 of 100 cases.
+    of seeds. Where it was not measured, s is binomial at the champion's recall, with a right and a
+    wrong row added so that it is never 0, and q is normal: a wider margin. Bonferroni: the level is
+    divided among the classes, so all together refuse an equal candidate in at most 5 of 100 cases.
     """
     level = 1 - (1 - LEVEL) / num_classes
     spread = gate.recall_spread

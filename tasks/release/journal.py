@@ -178,8 +178,8 @@ def repaired(dataset: str) -> list[Entry]:
 
 
 def follow(dataset: str, entries: list[Entry], *versions: str) -> None:
-    """Write the pages of `versions`, and of those that new lines concern, and then `champion.json`."""
-    # What `champion.json` says is written last, so up to that line everything is done.
+    """Write the pages of `versions` and of those that new lines concern, then `champion.json`."""
+    # New is what follows the line in `champion.json`, since that file is written last.
     pointer, concerned = read_pointer(dataset), {*versions}
     for place, entry in enumerate(entries):
         if pointer is None or entry.seq > pointer.seq:

@@ -38,8 +38,7 @@ MAX_MODEL_BYTES = 2**31
 MAX_BATCH, MAX_NUMBERS = 4096, 2**24
 # How far the sum of an image's probabilities may be from 1.
 SUM_TOLERANCE = 1e-3
-# How much the probabilities of torch and onnxruntime may differ, which sum in different orders.
-# Unscaled pixels of up to 255 leave float32 fewer decimals.
+# How far torch and onnxruntime may differ. Unscaled pixels leave float32 fewer decimals.
 TOLERANCE, UNSCALED_TOLERANCE = 1e-5, 1e-4
 
 # A node: its operator, its name, its weights by name, its attributes.
@@ -73,8 +72,7 @@ def onnx_bytes(
     texts = {name: json.dumps(words[name], ensure_ascii=False) for name in sorted(words)}
     helper.set_model_props(model, texts)
     onnx.checker.check_model(model, full_check=True)
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _nodes_of(layer: nn.Module, name: str) -> Iterator[Node]:

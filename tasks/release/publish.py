@@ -50,8 +50,10 @@ def judge_version(lineage: Lineage, version: str, champion: Champion | None) -> 
     pinned, num_rows, rival = pinned_digest(facts["sha256"]), facts["rows"]["test"], None
     checks = [unseen(is_pooled=lineage.normalized.facts["pooled"])]
     if checks[0].passed:
-        if champion is not None and not _is_pooled(dataset, champion.version):
-            rival = champion.version
+        if champion is not None:
+            made_with = read_yaml(bundle_folder(dataset, champion.version) / RECIPE)
+            is_pooled = made_with["split"]["test"]["kind"] == "pooled"
+            rival = None if is_pooled else champion.version
         # After a kill it is the same look. Judged by force later, it is another one.
         key = f"gate {version} {rival} {len(read_journal(dataset))}"
         count_look(dataset, "gate", recipe.name, version, 2 if rival else 1, pinned, key)
@@ -70,12 +72,6 @@ def judge_version(lineage: Lineage, version: str, champion: Champion | None) -> 
     looks = len(read_looks(dataset))
     shown = {"test_rows": pinned, "num_rows": num_rows, "looks": looks, "champion": rival}
     return Judgement(checks=tuple(checks), **shown)
-
-
-def _is_pooled(dataset: str, version: str) -> bool:
-    """Return whether a version was trained on rows of the pinned test set."""
-    recipe = read_yaml(bundle_folder(dataset, version) / RECIPE)
-    return bool(recipe["split"]["test"]["kind"] == "pooled")
 
 
 def _scores_of(
@@ -118,8 +114,7 @@ def show_decision(decision: Decision) -> None:
             payload = entry.model_dump(mode="json")
             emit("idxflow.gate.refused", f"idxflow.model.{dataset}.{version}", payload)
     matrix = decision.path / "figures" / "confusion_matrix.png"
-    if matrix.is_file():
-        show_image("confusion-matrix-published", matrix, "Confusion matrix on the test split")
+    show_image("confusion-matrix-published", matrix, "Confusion matrix on the test split")
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, timeout_seconds=600, tags=[PUBLISH.name])

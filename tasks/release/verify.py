@@ -131,7 +131,7 @@ def verify_bundle(folder: Path) -> list[Check]:
     try:
         manifest, damage = bundle.inspect_bundle(folder)
     except OSError as error:
-        manifest, damage = None, [_in_words(error)]
+        manifest, damage = None, [str(error)]
     if manifest is None:
         return [_check(subject, "manifest", damage)]
     of_manifest = [line for line in damage if line.startswith(f"{MANIFEST}:")]
@@ -156,7 +156,8 @@ def verify_bundle(folder: Path) -> list[Check]:
         try:
             checks += [_check(subject, what, [], trial())]
         except Exception as error:
-            checks += [_check(subject, what, [_in_words(error)])]
+            words = " ".join(str(error).split())[:300] or type(error).__name__
+            checks += [_check(subject, what, [words])]
     return checks
 
 
@@ -168,10 +169,6 @@ def _check(
         return Check(subject=subject, what=what, verdict="ok", detail=fine)
     detail = "; ".join(faults)
     return Check(subject=subject, what=what, verdict="damaged", detail=detail, remedy=remedy)
-
-
-def _in_words(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _recipe(folder: Path, digest: str) -> str:

@@ -179,7 +179,7 @@ def _recipe(folder: Path, digest: str) -> str:
 
 
 def _outputs(folder: Path, name: str) -> str:
-    """Return how far the model in the file `name` is from the golden outputs. Raises errors."""
+    """Return how far the model in the file `name` is from the golden outputs. Raises if too far."""
     from tasks.model.network import load_network
     from tasks.release.onnx_model import check_outputs, read_model
 

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from io import BytesIO
-from itertools import chain
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 from pydantic import Field
 
 from pipeline_config.sections import Section, given_path
 from pipeline_config.settings import settings
-from tasks.prediction.inputs import ImageBatch, files_of, image_batches
-from tasks.prediction.pictures import Form
+from tasks.prediction.inputs import KINDS, PICTURE, ImageBatch, files_of, image_batches, kind_of
+from tasks.prediction.pictures import Form, path_text, read_picture
 from tasks.release.bundle import ONNX, intact_bundle
 from tasks.release.onnx_model import MAX_MODEL_BYTES, OnnxModel, read_model, unusable_model
 from tasks.release.registry import CHAMPION, find_bundle
@@ -31,19 +31,18 @@ from tasks.runtime.show import progress
 
 DIGIT_NAMES = tuple("0123456789")
 # The columns of the answers, with their Arrow types. `class` is null below the threshold.
-ANSWER_COLUMNS = {"source": "string", "index": "int64", "class": "string", "best": "string"}
-ANSWER_COLUMNS |= {"probability": "float64", "abstained": "bool"}
+COLUMNS = {"source": "string", "index": "int64", "class": "string", "best": "string"}
+COLUMNS |= {"probability": "float64", "abstained": "bool"}
 NUM_FIRST = 20
+# In the figure: pictures, bars, the last letters of a file's name, and the first ones of a class's.
+NUM_SHOWN, NUM_BARS, NUM_TITLE, NUM_NAME = 6, 10, 60, 10
+TITLES = ("as it came", "its ink", "what the model saw")
 
 Answers = list[dict[str, Any]]
 
 
 class Request(Section):
-    """Files or folders of images, a model, and where to write the answers.
-
-    Below the confidence `threshold` the model abstains. `out` is a .parquet or .json file;
-    `explain` is a PNG that shows how the first pictures were read.
-    """
+    """Images, a model, and where to write answers. Below the confidence `threshold` it abstains."""
 
     files: Annotated[tuple[str, ...], Field(min_length=1)]
     model: str = CHAMPION
@@ -66,8 +65,7 @@ class Predicted(Section):
     first: tuple[dict[str, Any], ...]
 
 
-@dataclass(frozen=True)
-class Classifier:
+class Classifier(NamedTuple):
     """A loaded model. `title` is DATASET/VERSION, or the name of its file."""
 
     title: str
@@ -84,14 +82,11 @@ class Classifier:
         class_B = [None if no else best for best, no in zip(best_B, abstained_B, strict=True)]
         rounded_B = [round(confidence, 6) for confidence in confidence_B.tolist()]
         columns = batch.sources, batch.index_B.tolist(), class_B, best_B, rounded_B, abstained_B
-        return [dict(zip(ANSWER_COLUMNS, row, strict=True)) for row in zip(*columns, strict=True)]
+        return [dict(zip(COLUMNS, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def load_classifier(model: str, dataset: str | None) -> Classifier:
-    """Return the model of a bundle that `find_bundle` finds, or of an .onnx file.
-
-    Raises ReleaseError if it is missing, damaged or not one that publish wrote.
-    """
+    """Return the model that `find_bundle` finds, or of an .onnx file. Raises ReleaseError."""
     path = given_path(model)
     is_bundle = path.suffix != ".onnx"
     if is_bundle:
@@ -104,10 +99,9 @@ def load_classifier(model: str, dataset: str | None) -> Classifier:
         raise unusable_model(str(path), f"no readable file ({error.strerror})") from error
     found = read_model(content, str(path), settings().threads)
     words, names = found.words, found.words.get("class_names")
-    texts = (
-        tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
-    )
-    if [*texts] != names or not len(texts) == len(set(texts)) == found.num_classes:
+    texts = tuple(names) if isinstance(names, list) else ()
+    are_texts = all(isinstance(name, str) for name in texts)
+    if not are_texts or not len(texts) == len(set(texts)) == found.num_classes:
         raise unusable_model(str(path), f"{found.num_classes} classes, called {str(names)[:200]}")
     title = f"{words.get('dataset', path.name)}/{words.get('version', '')}".rstrip("/")
     form = Form(*found.image_shape, is_digits=texts == DIGIT_NAMES)
@@ -115,21 +109,16 @@ def load_classifier(model: str, dataset: str | None) -> Classifier:
 
 
 def predict_files(request: Request) -> Predicted:
-    """Classify every image of the request's files, in order; write the answers, all or none.
-
-    Raises ConfigError, ReleaseError or RawDataError for the first thing that is wrong.
-    """
-    out = _target(request, request.out, [*WRITERS])
+    """Classify the images in order; write all answers or none. Raises an IdxflowError."""
+    out = _target(request, request.out, [".parquet", ".json"])
     explain = _target(request, request.explain, [".png"])
     classifier = load_classifier(request.model, request.dataset)
     skipped = {path.resolve() for path in (out, explain) if path is not None}
     counts, first = Counter[str | None](), Answers()
     with ExitStack() as stack:
         if explain is not None:
-            from tasks.prediction.explained import draw_explained
-
             aside = stack.enter_context(replacing(explain))
-            draw_explained(aside, files_of(request.files, skipped), classifier)
+            _draw_explained(aside, files_of(request.files, skipped), classifier)
         advance = stack.enter_context(progress("predicting", None, "steps"))
 
         def answered() -> Iterator[Answers]:
@@ -140,21 +129,16 @@ def predict_files(request: Request) -> Predicted:
                 yield answers
                 advance(len(answers), "images")
 
-        if out is None:
+        if out is not None:
+            write = _write_json if out.suffix == ".json" else _write_parquet
+            write(stack.enter_context(replacing(out)), answered())
+        else:
             for _ in answered():
                 pass
-        else:
-            WRITERS[out.suffix](stack.enter_context(replacing(out)), answered())
-    return Predicted(
-        model=classifier.title,
-        num_images=counts.total(),
-        num_abstained=counts[None],
-        threshold=request.threshold,
-        counts={name: counts[name] for name in classifier.class_names},
-        out=request.out,
-        explain=request.explain,
-        first=tuple(first),
-    )
+    given = request.model_dump(include={"threshold", "out", "explain"})
+    by_class = {name: counts[name] for name in classifier.class_names}
+    found = {"num_images": counts.total(), "num_abstained": counts[None], "counts": by_class}
+    return Predicted(model=classifier.title, first=tuple(first), **found, **given)
 
 
 def _target(request: Request, text: str | None, suffixes: list[str]) -> Path | None:
@@ -165,15 +149,47 @@ def _target(request: Request, text: str | None, suffixes: list[str]) -> Path | N
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if path.suffix not in suffixes:
         found = f"the ending {path.suffix!r}"
-    elif path.is_dir():
-        found = "a folder of that name"
-    elif not folder.is_dir():
-        found = f"{folder}, which is no folder"
+    elif path.is_dir() or not folder.is_dir():
+        found = "a folder of that name, or a file in place of its folder"
     elif path.resolve() in (given_path(file).resolve() for file in request.files):
         found = "a file that is to be read"
     else:
         return path
     raise ConfigError(text, found=found, expected=f"a {' or '.join(suffixes)} file")
+
+
+def _draw_explained(path: Path, files: Iterable[Path], classifier: Classifier) -> None:
+    """Draw the first pictures among the files as a PNG. Raises ConfigError if there is none."""
+    from tasks.evaluation.figures import page
+
+    shown = [*islice((file for file in files if kind_of(file) == PICTURE), NUM_SHOWN)]
+    if not shown:
+        found, expected = "no picture among the files", f"a PNG or JPEG among {KINDS} files"
+        remedy = "Leave --explain out: the rows of other files are used as they are."
+        raise ConfigError("--explain", found=found, expected=expected, remedy=remedy)
+    with page(path, 1.9 * len(shown)) as figure:
+        parts = figure.subfigures(len(shown), squeeze=False)[:, 0]
+        for part, file in zip(parts, shown, strict=True):
+            _draw_row(part, file, classifier)
+
+
+def _draw_row(part: Any, file: Path, classifier: Classifier) -> None:
+    names, picture = classifier.class_names, read_picture(file, classifier.form)
+    (likely_C,) = classifier.model.probabilities(picture.image_HW[np.newaxis])
+    best = f"{names[likely_C.argmax()]}, {100 * likely_C.max():.1f} %"
+    part.suptitle(f"{path_text(file)[-NUM_TITLE:]}: {best}", fontsize=10)
+    *tiles, bars = part.subplots(1, 4, width_ratios=(2, 2, 2, 3))
+    for ax, title, image_hw in zip(tiles, TITLES, picture, strict=True):
+        ax.axis("off")
+        if image_hw is not None:
+            ax.set_title(title, fontsize=9)
+            ax.imshow(image_hw, cmap="gray", vmin=0, vmax=255)
+    likeliest = np.sort(np.argsort(-likely_C, kind="stable")[:NUM_BARS])
+    bars.barh([names[place][:NUM_NAME] for place in likeliest], likely_C[likeliest])
+    bars.set(xlim=(0, 1), xticks=[])
+    bars.invert_yaxis()
+    bars.set_title("probabilities", fontsize=9)
+    bars.tick_params(length=0, labelsize=7)
 
 
 def _write_parquet(path: Path, batches: Iterable[Answers]) -> None:
@@ -182,12 +198,11 @@ def _write_parquet(path: Path, batches: Iterable[Answers]) -> None:
     import pyarrow.parquet as pq
     from pyarrow.json import ParseOptions, read_json
 
-    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in ANSWER_COLUMNS.items()])
+    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
     options = ParseOptions(explicit_schema=schema)
     with path.open("wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for answers in batches:
-            # Through JSON, since Arrow imports pandas to convert Python objects, which takes as
-            # long as all the answers to 10,000 images.
+            # Through JSON: to convert Python objects, Arrow imports pandas, which takes 0.3 s.
             lines = "\n".join(map(json.dumps, answers)).encode()
             writer.write_table(read_json(BytesIO(lines), parse_options=options))
 
@@ -195,14 +210,7 @@ def _write_parquet(path: Path, batches: Iterable[Answers]) -> None:
 def _write_json(path: Path, batches: Iterable[Answers]) -> None:
     """Write the answers as one JSON list, one line for each."""
     with path.open("w", encoding="utf-8") as file:
-        before = "[\n"
-        for answer in chain.from_iterable(batches):
-            file.write(before + json.dumps(answer, ensure_ascii=False, allow_nan=False))
-            before = ",\n"
+        for number, answers in enumerate(batches):
+            rows = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in answers)
+            file.write((",\n" if number else "[\n") + ",\n".join(rows))
         file.write("\n]\n")
-
-
-WRITERS: dict[str, Callable[[Path, Iterable[Answers]], None]] = {
-    ".parquet": _write_parquet,
-    ".json": _write_json,
-}

@@ -8,9 +8,9 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Collection, Iterator, Sequence
-from itertools import groupby, islice
+from itertools import groupby, islice, product
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,6 @@ from pipeline_config.sections import given_path
 from tasks.prediction.pictures import Form, path_text, read_picture, unfit
 from tasks.raw.idx import GZIP_MAGIC, MAX_HEADER_BYTES, check_size, parse_header
 from tasks.raw.receive import UNREADABLE, damaged
-
-if TYPE_CHECKING:
-    from pyarrow.parquet import FileMetaData
 
 # A batch has at most this many images, or pictures, and bytes.
 BATCH, PICTURES, BATCH_BYTES = 4096, 256, 2**24
@@ -33,8 +30,6 @@ MAGIC = {b"\x89PNG\r\n\x1a\n": PICTURE, b"\xff\xd8\xff": PICTURE, b"PAR1": PARQU
 MAGIC |= {GZIP_MAGIC: GZIP, b"\x00\x00": IDX}
 KINDS = "PNG, JPEG, IDX (also .gz) or Parquet"
 
-Images = Iterator[NDArray[np.uint8]]
-
 
 class ImageBatch(NamedTuple):
     """Images uint8 (B, H, W), the file of each, and its index in that file."""
@@ -45,10 +40,9 @@ class ImageBatch(NamedTuple):
 
 
 def files_of(given: Sequence[str], skipped: Collection[Path] = ()) -> Iterator[Path]:
-    """Yield the files among `given` and the KNOWN ones below its folders, in natural order.
+    """Yield the files among `given`, and below its folders the KNOWN ones that are not `skipped`.
 
-    Of a folder's files, the resolved paths in `skipped` are left out. Raises RawDataError for a
-    path that does not exist, before anything else, and for a folder without such files.
+    Raises RawDataError for a path that does not exist and for a folder without such files.
     """
     paths = [given_path(text) for text in given]
     for path in paths:
@@ -65,11 +59,7 @@ def files_of(given: Sequence[str], skipped: Collection[Path] = ()) -> Iterator[P
 
 def _below(folder: Path) -> Iterator[Path]:
     """Yield the KNOWN files below a folder. Links to folders are not followed: they may loop."""
-    try:
-        paths = sorted(folder.iterdir(), key=_natural)
-    except OSError as error:
-        raise damaged(path_text(folder), error) from error
-    for path in paths:
+    for path in sorted(folder.iterdir(), key=_natural):
         if not path.is_dir():
             yield from [path] if KNOWN.fullmatch(path.name) else []
         elif not path.name.startswith(".") and not path.is_symlink():
@@ -86,11 +76,8 @@ def kind_of(path: Path) -> str:
     """Return PICTURE, IDX, GZIP or PARQUET, by a file's first bytes. Raises RawDataError."""
     if not path.is_file():
         raise unfit(path, "neither a file nor a folder", f"a {KINDS} file")
-    try:
-        with path.open("rb") as file:
-            head = file.read(8)
-    except OSError as error:
-        raise damaged(path_text(path), error) from error
+    with path.open("rb") as file:
+        head = file.read(8)
     for magic, kind in MAGIC.items():
         if head.startswith(magic):
             return kind
@@ -98,10 +85,7 @@ def kind_of(path: Path) -> str:
 
 
 def image_batches(files: Iterator[Path], form: Form) -> Iterator[ImageBatch]:
-    """Yield the images of the files in `form`, in order. Memory holds one batch.
-
-    Raises RawDataError for the first file that is damaged or does not fit.
-    """
+    """Yield the images of the files in `form`, in order. Raises RawDataError for an unfit file."""
     for kind, group in groupby(files, kind_of):
         if kind == PICTURE:
             while paths := list(islice(group, _fitting(PICTURES, form))):
@@ -123,11 +107,8 @@ def _fitting(most: int, form: Form) -> int:
     return max(1, min(most, BATCH_BYTES // (form.height * form.width)))
 
 
-def _idx(path: Path, kind: str, form: Form) -> Images:
-    """Yield the images of an IDX file in batches (B, H, W).
-
-    The file is not mapped: its pages would count as memory, and a truncated file would crash.
-    """
+def _idx(path: Path, kind: str, form: Form) -> Iterator[NDArray[np.uint8]]:
+    """Yield batches (B, H, W). The file is not mapped, since mapped pages count as memory."""
     name, num_pixels = path_text(path), form.height * form.width
     try:
         with gzip.open(path) if kind == GZIP else path.open("rb") as file:
@@ -145,7 +126,7 @@ def _idx(path: Path, kind: str, form: Form) -> Images:
         raise damaged(name, error) from error
 
 
-def _parquet(path: Path, form: Form) -> Images:
+def _parquet(path: Path, form: Form) -> Iterator[NDArray[np.uint8]]:
     """Yield the column `image` in batches (B, H, W): H·W bytes a row, as convert writes them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -162,7 +143,12 @@ def _parquet(path: Path, form: Form) -> Images:
             raise unfit(path, found, wanted)
         # In a dictionary, a value exists once, however many rows have it.
         with pq.ParquetFile(path, read_dictionary=[COLUMN], buffer_size=2**20) as file:
-            _refuse_bombs(file.metadata, num_pixels)
+            groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+            for group, place in product(groups, range(file.metadata.num_columns)):
+                chunk = group.column(place)
+                most = chunk.num_values * (num_pixels + 8) + BATCH_BYTES
+                if chunk.path_in_schema == COLUMN and chunk.total_uncompressed_size > most:
+                    raise ValueError("more bytes than its rows need")
             for batch in file.iter_batches(_fitting(BATCH, form), columns=[COLUMN]):
                 column = batch.column(0)
                 if column.null_count:
@@ -174,13 +160,3 @@ def _parquet(path: Path, form: Form) -> Images:
     except (pa.ArrowException, OSError, ValueError) as error:
         detail = " ".join(str(error).split())[:200]
         raise unfit(path, f"a file that cannot be read so ({detail})", wanted) from error
-
-
-def _refuse_bombs(metadata: FileMetaData, num_pixels: int) -> None:
-    """Raise ValueError if the images unpack to more bytes than their rows need, with headers."""
-    for place in range(metadata.num_row_groups):
-        group = metadata.row_group(place)
-        for chunk in map(group.column, range(group.num_columns)):
-            most = chunk.num_values * (num_pixels + 8) + BATCH_BYTES
-            if chunk.path_in_schema == COLUMN and chunk.total_uncompressed_size > most:
-                raise ValueError("values of another size")

@@ -115,10 +115,7 @@ def _grey(picture: Image.Image) -> Image.Image:
 
 
 def _light_on_dark(grey_hw: Grey) -> Grey:
-    """Return the picture, inverted if its border is nearer to the lightest level than the darkest.
-
-    A picture that is not inverted is returned itself.
-    """
+    """Return the picture itself, or inverted if its border is nearer to the lightest level."""
     border = np.concatenate([grey_hw[0], grey_hw[-1], grey_hw[:, 0], grey_hw[:, -1]])
     is_on_light = np.median(border) > (int(grey_hw.min()) + int(grey_hw.max())) / 2
     return 255 - grey_hw if is_on_light else grey_hw
@@ -154,10 +151,7 @@ def find_ink(grey_hw: Grey) -> Grey:
 
 
 def _flattened(light_hw: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the picture minus slow changes of light: a quadratic surface through its ground.
-
-    The surface is fitted to some pixels, then again without those far above it.
-    """
+    """Return the picture minus slow changes of light: a quadratic surface through its ground."""
     step = max(1, max(light_hw.shape) // 32)
     y_hw, x_hw = np.indices(light_hw.shape, np.float32) / max(light_hw.shape)
     terms_hw6 = np.stack([x_hw**0, x_hw, y_hw, x_hw**2, x_hw * y_hw, y_hw**2], axis=-1)

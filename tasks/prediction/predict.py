@@ -14,8 +14,8 @@ def answer(request: Request) -> Predicted:
     """Classify the request's images and show how many each class has."""
     predicted = predict_files(request)
     counts = {**predicted.counts, "no answer": predicted.num_abstained}
-    words = f"{predicted.num_images:,} images, answered by {predicted.model}; no answer where the "
-    words += f"probability is below {predicted.threshold:g}. In `{predicted.out}`."
+    limit = f"no answer below the probability {predicted.threshold:g}. In `{predicted.out}`."
+    words = f"{predicted.num_images:,} images, answered by {predicted.model}; {limit}"
     rows = [{"class": name, "images": count} for name, count in counts.items()]
     show_table("predictions", rows, words)
     return predicted

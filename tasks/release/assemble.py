@@ -1,8 +1,6 @@
 """Building a bundle from the outputs of the stages of one run.
 
 Neither times nor places are written, so that equal lineages give equal bytes.
-
-Axes: D = H·W pixels.
 """
 
 from __future__ import annotations
@@ -25,16 +23,14 @@ from tasks.release.bundle import BundleManifest, Determinants
 from tasks.release.pages import write_report
 from tasks.runtime.devices import Machine
 from tasks.runtime.errors import ReleaseError
-from tasks.runtime.files import built_aside, digest_of, locked, sha256_bytes, sha256_file
+from tasks.runtime.files import built_aside, digest_of, locked, sha256_bytes
 from tasks.runtime.keys import code_digests
 from tasks.runtime.manifest import MANIFEST, list_files
-from tasks.runtime.store import Manifest, StageRef
+from tasks.runtime.store import Manifest, StageRef, inspect
 
 logger = logging.getLogger(__name__)
 
-TEMPLATES = tuple(
-    f"tasks/release/{name}" for name in (bundle.REPORT, bundle.CARD, "confidence.html")
-)
+TEMPLATES = [f"tasks/release/{name}" for name in (bundle.REPORT, bundle.CARD, "confidence.html")]
 LIBRARIES = ("jinja2", "onnx", "onnxruntime")
 # Larger probabilities are left out. 10,000 rows of ten classes are 0.4 MB.
 MAX_PROBABILITIES_BYTES = 16 * 2**20
@@ -59,7 +55,7 @@ class Lineage:
     @property
     def stages(self) -> dict[str, Manifest]:
         """The manifest of each stage by the stage's name, in the order of the pipeline."""
-        refs = (self.raw, self.checked, self.table, self.normalized, self.trained, self.evaluated)
+        refs = (value for value in vars(self).values() if isinstance(value, StageRef))
         return {ref.stage: ref.manifest for ref in refs}
 
     @property
@@ -88,12 +84,7 @@ class Lineage:
 
 
 def ensure_bundle(lineage: Lineage) -> tuple[BundleManifest, str]:
-    """Return the bundle of a lineage, and what was done, in words. An intact bundle is kept.
-
-    Raises ReleaseError if the stages are not of one run, if a stage's output is damaged, and if the
-    ONNX model computes something else than the network.
-    """
-    refuse_mixed(lineage.stages)
+    """Return a lineage's bundle, and what was done, in words. Raises ReleaseError for damage."""
     dataset, determinants = lineage.dataset.name, lineage.determinants
     version = determinants.version
     with locked(bundle.models_lock(dataset)):
@@ -114,19 +105,6 @@ def ensure_bundle(lineage: Lineage) -> tuple[BundleManifest, str]:
             manifest = BundleManifest.of(determinants, files=list_files(aside), **facts)
             (aside / MANIFEST).write_bytes(manifest.content())
     return manifest, done
-
-
-def refuse_mixed(stages: Mapping[str, Manifest]) -> None:
-    """Raise ReleaseError if a stage was not made from the outputs that are published with it."""
-    for name, made in stages.items():
-        for earlier, other in stages.items():
-            digest = made.components.get(f"input {earlier}", other.digest)
-            if digest != other.digest:
-                found = f"that it was made from another output of {earlier}, {digest}"
-                expected = f"the outputs of one run, and so {other.digest}"
-                remedy = "Publish the outputs of one run together, as `idxflow run` does."
-                what = f"publishing the output of {name}"
-                raise ReleaseError(what, found=found, expected=expected, remedy=remedy)
 
 
 def provenance_of(lineage: Lineage) -> dict[str, Any]:
@@ -156,21 +134,21 @@ def _components(stages: Mapping[str, Manifest], kind: str) -> dict[str, Any]:
 
 
 def copy_outputs(lineage: Lineage, folder: Path) -> None:
-    """Copy what the stages wrote into a bundle. Raises ReleaseError for a damaged file."""
-    evaluated, reports = lineage.evaluated.manifest.files, ("report.html", "report.json")
-    wanted = [(lineage.trained, bundle.MODEL, bundle.MODEL)]
-    wanted += [(lineage.checked, name, f"validation/{name}") for name in reports]
-    for name, entry in evaluated.items():
-        if name != bundle.PROBABILITIES or entry.num_bytes <= MAX_PROBABILITIES_BYTES:
-            wanted.append((lineage.evaluated, name, name))
-    for ref, name, target in wanted:
-        (folder / target).parent.mkdir(exist_ok=True)
-        shutil.copyfile(ref.path / name, folder / target)
-        sha256 = ref.manifest.files[name].sha256
-        if sha256_file(folder / target) != sha256:
-            found, expected = "other bytes than its stage wrote", f"SHA-256 {sha256}"
+    """Copy what the stages wrote into a bundle. Raises ReleaseError for a damaged output."""
+    for ref in (lineage.checked, lineage.trained, lineage.evaluated):
+        if damage := inspect(ref.path)[1]:
             remedy = "Run the same command again: the damaged stage is run again."
-            raise ReleaseError(ref.path / name, found=found, expected=expected, remedy=remedy)
+            raise ReleaseError(ref.path, found="; ".join(damage), remedy=remedy)
+    evaluated, skipped = lineage.evaluated.manifest.files, {MANIFEST}
+    if evaluated[bundle.PROBABILITIES].num_bytes > MAX_PROBABILITIES_BYTES:
+        skipped.add(bundle.PROBABILITIES)
+    for name in evaluated.keys() - skipped:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(lineage.evaluated.path / name, folder / name)
+    shutil.copyfile(lineage.trained.path / bundle.MODEL, folder / bundle.MODEL)
+    (folder / "validation").mkdir()
+    for name in ("report.html", "report.json"):
+        shutil.copyfile(lineage.checked.path / name, folder / "validation" / name)
 
 
 def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
@@ -191,12 +169,11 @@ def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
     model = onnx_bytes(network, (height, width), num_classes, words)
     split = read_split(lineage.normalized)
     rows = split.validation if len(split.validation) else split.train
-    compared = rows[:NUM_COMPARED]
-    images_RD, _ = read_rows(lineage.table, np.concatenate([compared, bundle.golden_rows(rows)]))
-    images_RHW = images_RD.reshape(-1, height, width)
-    compare_with_torch(model, network, images_RHW[: len(compared)])
+    golden, compared = bundle.golden_rows(rows), rows[:NUM_COMPARED]
+    images_RD, _ = read_rows(lineage.table, np.concatenate([golden, compared]))
+    golden_NHW, compared_NHW = np.split(images_RD.reshape(-1, height, width), [len(golden)])
+    compare_with_torch(model, network, compared_NHW)
     (folder / bundle.ONNX).write_bytes(model)
-    golden_NHW = images_RHW[len(compared) :]
     output_NC = bundle.golden_output(network, golden_NHW)
-    golden = save({"images": golden_NHW, "probabilities": output_NC})
-    (folder / bundle.GOLDEN).write_bytes(golden)
+    pairs = save({"images": golden_NHW, "probabilities": output_NC})
+    (folder / bundle.GOLDEN).write_bytes(pairs)

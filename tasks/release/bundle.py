@@ -1,7 +1,6 @@
-"""What a bundle is: the version that names it, its manifest, its golden pairs, and its damage.
+"""What a bundle is, a folder with everything about one model: its version, manifest and damage.
 
-A bundle is a folder with everything about one model. Neither Prefect nor torch is imported here, so
-that looking whether a version is published takes milliseconds.
+Neither Prefect nor torch is imported, so that looking at a bundle takes milliseconds.
 
 Axes: N golden images, M rows, H × W pixels, C classes.
 """
@@ -9,7 +8,7 @@ Axes: N golden images, M rows, H × W pixels, C classes.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +31,7 @@ NUM_GOLDEN = 32
 
 
 class Determinants(Section):
-    """The digests that determine a model. The version is their digest.
-
-    `model` and `metrics` are of files, `data` of the raw files by name. `recipe` is of what the
-    recipe chooses.
-    """
+    """The digests of files (`data`: the raw ones) and of the recipe that determine a model."""
 
     model: str
     metrics: str
@@ -45,15 +40,12 @@ class Determinants(Section):
 
     @property
     def version(self) -> str:
-        """The version: 12 hex digits."""
+        """The version: the first 12 digits of the digest of these."""
         return digest_of(self.model_dump())[:12]
 
 
 class BundleManifest(Record):
-    """What is in a bundle and what it was made from, without times. `digest` covers the rest.
-
-    `recipe` is the recipe's name.
-    """
+    """What is in a bundle and what it was made from, without times. `digest` covers the rest."""
 
     dataset: str
     version: str
@@ -91,9 +83,8 @@ def published_datasets() -> list[str]:
 
 def published_bundles(dataset: str | None = None) -> list[Path]:
     """Return the folders of all bundles, intact or not, or of one data set's, by name."""
-    names = [name for name in published_datasets() if dataset in (None, name)]
-    paths = (path for name in names for path in (settings().models / name).glob("[!.]*"))
-    return sorted(path for path in paths if path.is_dir())
+    paths = sorted(path for path in settings().models.glob("*/[!.]*") if path.is_dir())
+    return [path for path in paths if dataset in (None, path.parent.name)]
 
 
 def published_versions(dataset: str) -> list[str]:
@@ -112,11 +103,7 @@ def is_published(folder: Path) -> bool:
 
 
 def inspect_bundle(folder: Path) -> tuple[BundleManifest | None, list[str]]:
-    """Return the manifest of the bundle in a folder, and its damage, one line for each file.
-
-    Every file is hashed. A missing bundle gives (None, ["it is missing"]). A published bundle in
-    the place of another one is damaged.
-    """
+    """Return a bundle's manifest, and its damage, one line for each file. Every file is hashed."""
     if not folder.is_dir():
         return None, ["it is missing"]
     try:
@@ -124,12 +111,10 @@ def inspect_bundle(folder: Path) -> tuple[BundleManifest | None, list[str]]:
         manifest = BundleManifest.model_validate(content)
     except (OSError, ValueError):
         return None, [f"{MANIFEST}: missing or unreadable"]
-    damage, files, wanted = [], manifest.files, manifest.determinants
-    name, place = f"{manifest.dataset}/{manifest.version}", folder.resolve()
-    if is_published(folder) and name != f"{place.parent.name}/{place.name}":
-        damage.append(f"{MANIFEST}: of another bundle, {name}")
-    if not is_intact:
-        damage.append(f"{MANIFEST}: changed")
+    damage = [] if is_intact else [f"{MANIFEST}: changed"]
+    files, wanted, place = manifest.files, manifest.determinants, folder.resolve()
+    if is_published(folder) and (manifest.dataset, manifest.version) != place.parts[-2:]:
+        damage.append(f"{MANIFEST}: of another bundle, {manifest.dataset}/{manifest.version}")
     found = {name: files[name].sha256 for name in (MODEL, METRICS) if name in files}
     is_right = found == {MODEL: wanted.model, METRICS: wanted.metrics}
     if manifest.version != wanted.version or not is_right:
@@ -138,28 +123,15 @@ def inspect_bundle(folder: Path) -> tuple[BundleManifest | None, list[str]]:
 
 
 def intact_bundle(folder: Path, *names: str) -> BundleManifest:
-    """Return the manifest of a bundle. Raises ReleaseError if it or a file is damaged.
-
-    With `names`, only damage in these files matters.
-    """
+    """Return a bundle's manifest. Raises ReleaseError if it, or one of `names`, is damaged."""
     manifest, damage = inspect_bundle(folder)
     if manifest is not None and names:
         damage = [line for line in damage if line.partition(":")[0] in (MANIFEST, *names)]
     if manifest is None or damage:
-        raise ReleaseError(
-            folder.joinpath(*names[:1]),
-            found="; ".join(damage),
-            expected="an intact bundle",
-            remedy="Run its recipe again, which builds it again, or choose another version.",
-        )
+        what, found, expected = folder.joinpath(*names[:1]), "; ".join(damage), "an intact bundle"
+        remedy = "Run its recipe again, which builds it again, or choose another version."
+        raise ReleaseError(what, found=found, expected=expected, remedy=remedy)
     return manifest
-
-
-class Golden(NamedTuple):
-    """Images uint8 (N, H, W), and the probabilities float32 (N, C) that torch computed for them."""
-
-    images_NHW: NDArray[np.uint8]
-    probabilities_NC: NDArray[np.float32]
 
 
 def golden_rows(rows_M: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -177,21 +149,13 @@ def golden_output(network: nn.Sequential, images_NHW: NDArray[np.uint8]) -> NDAr
         return probabilities(network, images_NHW.reshape(len(images_NHW), -1))
 
 
-def read_golden(path: Path) -> Golden:
-    """Return the golden pairs of a bundle. Raises ReleaseError for a file that holds none."""
-    from safetensors import SafetensorError
+def read_golden(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return the golden images (N, H, W), and their probabilities (N, C). Raises ReleaseError."""
     from safetensors.numpy import load
 
-    try:
-        arrays = load(path.read_bytes())
-        images, output = arrays["images"], arrays["probabilities"]
-        kinds = f"images {images.dtype} {images.ndim}, output {output.dtype} {output.ndim}"
-        if kinds != "images uint8 3, output float32 2":
-            raise ValueError(f"{kinds} dimensions")
-        if not 0 < len(images) == len(output) <= NUM_GOLDEN:
-            raise ValueError(f"{len(images)} images, {len(output)} outputs")
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        found = " ".join(str(error).split())
-        expected = "images uint8 (N, H, W) and probabilities float32 (N, C)"
-        raise ReleaseError(path.name, found=found, expected=expected) from error
-    return Golden(images, output)
+    arrays = load(path.read_bytes())
+    images, output = arrays["images"], arrays["probabilities"]
+    is_right = images.dtype == np.uint8 and (images.ndim, output.ndim) == (3, 2)
+    if not is_right or not 0 < len(images) == len(output) <= NUM_GOLDEN:
+        raise ReleaseError(path.name, found=f"{images.dtype} {images.shape}, {output.shape}")
+    return images, output

@@ -1,10 +1,9 @@
 """Finding and removing what is no longer needed.
 
-These are kept: the champion and the champions before it (at least one, for rollbacks), the latest
-versions of each data set, the latest label audits, and every stage output that one of them was made
-from, so that their reruns stay hits. Other outputs are kept for a day, since their run may go on.
-For a local folder, which has no name in the catalogue, without a decision for a month, only the
-champion's bundle is kept. Journals and lists of looks are never removed.
+Kept are the champion and those before it (at least one, for rollbacks), the latest versions of each
+data set, the latest label audits, and each stage output that one of these was made from; and every
+output for a day, since its run may go on. Of a local folder without a decision for a month, only
+the champion's bundle is kept. Journals and lists of looks are never removed.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from tasks.release.journal import Entry, champion_of, finish, read_journal
 from tasks.release.pages import page_path
 from tasks.runtime.files import locked, root_lock, storage_errors
 from tasks.runtime.manifest import MANIFEST, read_regular
-from tasks.runtime.stages import AUDIT
+from tasks.runtime.stages import AUDIT, STAGES
 from tasks.runtime.store import Manifest
 
 YOUNG_S = 24 * 3600
@@ -53,10 +52,7 @@ class Item(Section):
 
 
 def collect(keep: int, *, dry_run: bool = False) -> list[Item]:
-    """Remove what is not needed, and return it; `keep` is the number of versions of each data set.
-
-    Waits until no run uses the root. If it is killed, nothing is left half-removed.
-    """
+    """Wait until no run uses the root; remove what is not needed and return it."""
     with root_lock(exclusive=True):
         for dataset in [] if dry_run else published_datasets():
             with locked(bundle.models_lock(dataset)):
@@ -69,10 +65,11 @@ def collect(keep: int, *, dry_run: bool = False) -> list[Item]:
 
 def find_garbage(keep: int) -> Iterator[Item]:
     """Yield everything that may be removed. What is kept is at the top of this module."""
-    needed: set[str] = set()
+    needed, month_ago = set[str](), datetime.now(UTC) - ABANDONED
     for dataset in published_datasets():
         entries, there = read_journal(dataset), published_versions(dataset)
-        is_abandoned = dataset not in named_datasets() and _is_old(entries)
+        last = datetime.fromisoformat(entries[-1].time) if entries else None
+        is_abandoned = dataset not in named_datasets() and last and last < month_ago
         kept = _champions(entries, 1 if is_abandoned else 1 + max(keep, 1))
         if not is_abandoned:
             latest = list(dict.fromkeys(entry.version for entry in reversed(entries)))
@@ -97,19 +94,9 @@ def _leftovers(root: Path) -> Iterator[Item]:
                 yield _item(kind, path, why)
     for path in sorted(root.glob("prefect/embedded-*.db")):
         # All but the first belong to runs at the same time, of which there are none now.
-        if path.stem != "embedded-1":
-            parts, why = path.parent.glob(f"{path.stem}.*"), "no run at the same time needs it"
-        elif path.stat().st_size > MAX_DATABASE_BYTES:
-            parts, why = path.parent.glob(f"{path.name}*"), "it has become too large"
-        else:
-            continue
-        yield from (_item("database", part, why) for part in sorted(parts))
-
-
-def _is_old(entries: list[Entry]) -> bool:
-    """Return whether the last decision was made a month ago."""
-    now = datetime.now(UTC)
-    return bool(entries) and now - datetime.fromisoformat(entries[-1].time) > ABANDONED
+        if path.stem != "embedded-1" or path.stat().st_size > MAX_DATABASE_BYTES:
+            for part in sorted(path.parent.glob(f"{path.stem}.*")):
+                yield _item("database", part, "it is too large, or of a run that has ended")
 
 
 def _champions(entries: list[Entry], most: int) -> set[str]:
@@ -141,10 +128,18 @@ def _unneeded_outputs(needed: set[str], keep: int) -> Iterator[Item]:
         outputs[path] = None
         with suppress(OSError, ValueError):
             outputs[path] = Manifest.model_validate_json(read_regular(path / MANIFEST))
-    needed |= _audited([manifest for manifest in outputs.values() if manifest], keep)
+    manifests = [manifest for manifest in outputs.values() if manifest]
+    audits = [manifest.digest for manifest in manifests if manifest.stage == AUDIT.name]
+    audited = {*audits[:keep]}
+    for _ in STAGES:  # a label audit is at most that many stages away from what it was made from
+        for manifest in manifests:
+            if manifest.digest in audited:
+                inputs = manifest.components.items()
+                audited |= {str(value) for name, value in inputs if name.startswith("input ")}
     there = {bundle.models_lock(dataset) for dataset in published_datasets()} | {"root"}
-    for path, manifest in sorted(outputs.items()):
-        if {path.name, manifest.digest if manifest else ""} & needed or _age_s(path) < YOUNG_S:
+    needed |= audited
+    for path, made in sorted(outputs.items()):
+        if {path.name, made.digest if made else ""} & needed or _age_s(path) < YOUNG_S:
             there.add(path.name)
         else:
             yield _item("stage output", path, "nothing that is kept was made from it")
@@ -152,19 +147,6 @@ def _unneeded_outputs(needed: set[str], keep: int) -> Iterator[Item]:
         for path in sorted(settings().root.glob(pattern)):
             if path.stem not in there:
                 yield _item(kind, path, "its stage output or data set is gone")
-
-
-def _audited(manifests: list[Manifest], keep: int) -> set[str]:
-    """Return the digests of the first `keep` label audits, and of what they were made from."""
-    waiting = [manifest.digest for manifest in manifests if manifest.stage == AUDIT.name][:keep]
-    found: set[str] = set()
-    while waiting:
-        found.add(digest := waiting.pop())
-        for manifest in manifests:
-            if manifest.digest == digest:
-                inputs = manifest.components.items()
-                waiting += [str(value) for name, value in inputs if name.startswith("input ")]
-    return found
 
 
 def _age_s(path: Path) -> float:
@@ -181,10 +163,7 @@ def _item(kind: str, path: Path, why: str) -> Item:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or a folder. A folder is hidden first, so that no half of it is seen.
-
-    This needs no room, since the disk may be full.
-    """
+    """Remove a path, also on a full disk. A folder is hidden first, so no half of it is seen."""
     with storage_errors(path), suppress(FileNotFoundError):
         if path.is_dir():
             hidden = path.with_name(f".{path.name}.gone")

@@ -8,9 +8,9 @@ Axes: N pinned test rows, C classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,6 @@ from pipeline_config.sections import Record
 
 # Two-sided for accuracy; one-sided, and for all classes together, for recall.
 LEVEL = 0.95
-# The decimals of values and limits in the journal.
-DECIMALS = 6
 
 
 class Criterion(Record):
@@ -35,11 +33,7 @@ class Criterion(Record):
 
 
 class Judgement(Record):
-    """The gate's judgement of a candidate, with every figure.
-
-    `test_rows` is the digest of the `num_rows` test rows, and `looks` how often they have been
-    scored, this time included. `champion` is the version that the candidate was compared with.
-    """
+    """The gate's judgement of a candidate; `champion` is the version that it was compared with."""
 
     test_rows: str
     num_rows: int
@@ -60,12 +54,8 @@ class Judgement(Record):
         return (failed or self.checks)[0].words + (f"; also not met: {others}" if others else "")
 
 
-@dataclass(frozen=True)
-class Scores:
-    """A model's scores on the pinned rows: which are right, mean loss in nats, calibration error.
-
-    `ece_by_chance` is the upper end of the 95 % range that the error has by chance alone.
-    """
+class Scores(NamedTuple):
+    """A model's scores on the pinned rows: which are right, loss in nats, calibration error."""
 
     right_N: NDArray[np.bool_]
     loss: float
@@ -80,8 +70,8 @@ class Scores:
 
 def criterion(name: str, value: float, limit: float, words: str) -> Criterion:
     """Return the criterion that `value` is at least `limit`."""
-    shown = {"value": round(value, DECIMALS), "limit": round(limit, DECIMALS)}
-    return Criterion(name=name, passed=value >= limit, words=words, **shown)
+    passed, value, limit = value >= limit, round(value, 6), round(limit, 6)
+    return Criterion(name=name, passed=passed, value=value, limit=limit, words=words)
 
 
 def unseen(is_pooled: bool) -> Criterion:
@@ -101,46 +91,30 @@ def above_floor(accuracy: float, floor: float | None) -> Criterion:
 def compare_scores(
     new: Scores, old: Scores, labels_N: NDArray[np.int64], gate: Gate, class_names: Sequence[str]
 ) -> Iterator[Criterion]:
-    """Yield the criteria of a candidate (`new`) against the champion (`old`).
-
-    They are accuracy, loss, calibration, and the recall of each class that has test rows.
-    """
+    """Yield the criteria of a candidate, `new`, against the champion, `old`."""
     gained = int((new.right_N & ~old.right_N).sum())
     lost = int((old.right_N & ~new.right_N).sum())
     low, high = paired_interval(gained, lost, len(labels_N))
-    yield criterion(
-        "accuracy",
-        low,
-        -gate.accuracy_margin,
-        f"accuracy {new.accuracy:.4f}, the champion's {old.accuracy:.4f}: {gained} rows gained, "
-        f"{lost} lost; the difference is between {100 * low:+.2f} and {100 * high:+.2f} points "
-        f"(95 %, Tango 1998) and must be above {-100 * gate.accuracy_margin:.2f}",
-    )
-    yield criterion(
-        "loss",
-        old.loss - new.loss,
-        -gate.loss_margin,
-        f"loss {new.loss:.4f} nats, the champion's {old.loss:.4f}; an increase of up to "
-        f"{gate.loss_margin:.4f} is allowed",
-    )
-    yield criterion(
-        "calibration",
-        max(old.ece, new.ece_by_chance) - new.ece,
-        -gate.ece_margin,
-        f"calibration error {100 * new.ece:.2f} points, the champion's {100 * old.ece:.2f}, by "
-        f"chance alone up to {100 * new.ece_by_chance:.2f}; an increase of up to "
-        f"{100 * gate.ece_margin:.2f} over the larger of these is allowed",
-    )
+    words = f"accuracy {new.accuracy:.4f}, the champion's {old.accuracy:.4f}: {gained} rows "
+    words += f"gained, {lost} lost; the difference is {100 * low:+.2f} to {100 * high:+.2f} points "
+    words += f"(95 %, Tango 1998) and must be above {-100 * gate.accuracy_margin:.2f}"
+    yield criterion("accuracy", low, -gate.accuracy_margin, words)
+    words = f"loss {new.loss:.4f} nats, the champion's {old.loss:.4f}; an increase of up to "
+    words += f"{gate.loss_margin:.4f} is allowed"
+    yield criterion("loss", old.loss - new.loss, -gate.loss_margin, words)
+    words = f"calibration error {100 * new.ece:.2f} points, the champion's {100 * old.ece:.2f}, by "
+    words += f"chance alone up to {100 * new.ece_by_chance:.2f}; an increase of up to "
+    words += f"{100 * gate.ece_margin:.2f} over the larger of these is allowed"
+    room = max(old.ece, new.ece_by_chance) - new.ece
+    yield criterion("calibration", room, -gate.ece_margin, words)
     for label, name in enumerate(class_names):
         is_of = labels_N == label
         if is_of.any():
             found, before = float(new.right_N[is_of].mean()), float(old.right_N[is_of].mean())
-            num_right = int(old.right_N[is_of].sum())
-            margin = recall_margin(gate, label, num_right, int(is_of.sum()), len(class_names))
-            words = (
-                f"recall of {name} {found:.4f}, the champion's {before:.4f}; a decrease of up to "
-                f"{100 * margin:.2f} points is allowed"
-            )
+            num_right, num_rows = int(old.right_N[is_of].sum()), int(is_of.sum())
+            margin = recall_margin(gate, label, num_right, num_rows, len(class_names))
+            words = f"recall of {name} {found:.4f}, the champion's {before:.4f}; a decrease of up "
+            words += f"to {100 * margin:.2f} points is allowed"
             yield criterion(f"recall of {name}", found - before, -margin, words)
 
 
@@ -148,10 +122,9 @@ def recall_margin(gate: Gate, label: int, num_right: int, num_rows: int, num_cla
     """Return how far a class's recall may fall: q · s · √2, for two runs of one recipe.
 
     s is the class's measured standard deviation over seeds, and q Student's quantile for the number
-    of seeds. Where it was not measured, s is binomial at the champion's recall, with one right and
-    one wrong row added so that it is never 0, and q the normal quantile. That is wider, since two
-    runs agree more on the same rows than two samples do. Bonferroni: the level is divided among the
-    classes, so that all criteria together refuse an equal candidate in at most 5 of 100 cases.
+    of seeds. Where it was not measured, s is binomial at the champion's recall, with a right and a
+    wrong row added so that it is never 0, and q is normal: a wider margin. Bonferroni: the level is
+    divided among the classes, so all together refuse an equal candidate in at most 5 of 100 cases.
     """
     level = 1 - (1 - LEVEL) / num_classes
     spread = gate.recall_spread

@@ -1,9 +1,12 @@
-"""The journal of a data set's decisions, and what follows from it: the pages and `champion.json`.
+"""The journal of a data set's decisions, what follows from it, and the looks at the test rows.
 
 `journal.jsonl` is a chain of lines (`tasks/runtime/chain.py`), one for each decision. A decision is
 appended first; then the pages are written, and last `champion.json`, which repeats the last line
 for other programs. So the next command completes what a killed one left. The journal decides,
 unless it is shorter than `champion.json` says: then it has lost its end.
+
+`looks.jsonl` has a line for each time that the test rows were scored: the more often, the less the
+next figure on them proves.
 
 The caller of a function that writes holds the data set's lock.
 """
@@ -11,16 +14,18 @@ The caller of a function that writes holds the data set's lock.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pipeline_config.sections import Record, Section
+from pipeline_config.datasets import FILES
+from pipeline_config.sections import Record
 from pipeline_config.settings import settings
 from tasks.release.gate import Judgement
 from tasks.release.pages import stale_pages
 from tasks.runtime.chain import Line, append_line, chain_faults, read_chain
-from tasks.runtime.files import canonical_json, write_atomically
+from tasks.runtime.files import canonical_json, digest_of, write_atomically
 from tasks.runtime.manifest import read_regular, read_sealed, sealed
 
 logger = logging.getLogger(__name__)
@@ -31,33 +36,32 @@ PROMOTED, REFUSED, KEPT = "promoted", "refused", "kept"
 FORCED, ROLLED_BACK, ADOPTED = "forced", "rolled back", "adopted"
 
 
-class Candidate(Section):
-    """A published version that may become champion. `accuracy` is on its own test split."""
+class Scored(Record):
+    """A published version. `accuracy` is on its own test split."""
 
     version: str
     recipe: str
     accuracy: float
+
+
+class Candidate(Scored):
+    """A version that may become champion."""
+
     competes: bool
 
 
-class Champion(Record):
+class Champion(Scored):
     """A champion. `since` is the `seq` of the journal's line that first made it champion."""
 
-    version: str
-    recipe: str
-    accuracy: float
     since: int
 
 
-class Entry(Line):
+class Entry(Line, Scored):
     """A line of the journal. `champion` is the champion after it, `why` a person's reason."""
 
     seq: int
     time: str
     event: str
-    version: str
-    recipe: str
-    accuracy: float
     champion: Champion | None
     reason: str
     why: str | None = None
@@ -65,14 +69,24 @@ class Entry(Line):
 
 
 class Pointer(Record):
-    """The content of `champion.json`: the champion, and the journal's last line by number, digest.
-
-    The file also has `version` at its top, for other programs.
-    """
+    """The content of `champion.json`: the champion, and the journal's last line and its digest."""
 
     champion: Champion
     seq: int
     journal: str
+
+
+class Look(Line):
+    """One scoring of networks on the test rows with the digest `rows`; a `key` is counted once."""
+
+    may_lack_digest: ClassVar[bool] = True
+    time: str
+    by: str
+    recipe: str
+    version: str
+    networks: int
+    rows: str
+    key: str
 
 
 def journal_path(dataset: str) -> Path:
@@ -95,17 +109,8 @@ def read_journal(dataset: str) -> list[Entry]:
 
 
 def journal_faults(dataset: str) -> list[str]:
-    """Return what is wrong with the journal, in words; [] for an intact one.
-
-    An adopted line follows a gap in the numbers, which its reason explains.
-    """
-    faults = chain_faults(journal_path(dataset), Entry)
-    last: int | None = 0
-    for number, entry in enumerate(read_chain(journal_path(dataset), Entry), 1):
-        if entry and last is not None and entry.seq != last + 1 and entry.event != ADOPTED:
-            faults.append(f"line {number} has number {entry.seq}, not {last + 1}")
-        last = entry.seq if entry else None
-    return faults
+    """Return what is wrong with the journal, in words; [] for an intact one."""
+    return chain_faults(journal_path(dataset), Entry)
 
 
 def champion_of(entries: list[Entry]) -> Champion | None:
@@ -149,10 +154,7 @@ def write_pointer(dataset: str, entries: list[Entry]) -> None:
 def append(
     dataset: str, entries: list[Entry], subject: Candidate | Champion, event: str, **more: Any
 ) -> None:
-    """Append an entry about `subject`, with `more` fields, to the journal and to `entries`.
-
-    The subject is champion after it, unless the event is `refused` or `kept`.
-    """
+    """Append an entry. Unless it is `refused` or `kept`, its `subject` is champion after it."""
     last, champion = entries[-1] if entries else None, champion_of(entries)
     facts = subject.model_dump(include={"version", "recipe", "accuracy"})
     more = {"seq": last.seq + 1 if last else 1, **more}
@@ -176,17 +178,14 @@ def repaired(dataset: str) -> list[Entry]:
 
 
 def follow(dataset: str, entries: list[Entry], *versions: str) -> None:
-    """Write the pages and then `champion.json` from the journal.
-
-    Written are the pages of `versions`, and of those whose standing may have changed in lines after
-    the number in `champion.json`: that file is written last, so up to there everything is done.
-    """
+    """Write the pages of `versions` and of those that new lines concern, then `champion.json`."""
+    # New is what follows the line in `champion.json`, since that file is written last.
     pointer, concerned = read_pointer(dataset), {*versions}
     for place, entry in enumerate(entries):
         if pointer is None or entry.seq > pointer.seq:
             champions = (champion_of(entries[:place]), entry.champion)
             concerned |= {each.version for each in (entry, *champions) if each}
-    for path, content, _ in stale_pages(dataset, entries, sorted(concerned)):
+    for path, content, _ in stale_pages(dataset, entries, concerned):
         write_atomically(path, content)
     write_pointer(dataset, entries)
 
@@ -204,3 +203,37 @@ def finish(dataset: str) -> None:
     entries = read_journal(dataset)
     if is_unfinished(dataset, entries):
         follow(dataset, entries)
+
+
+def looks_path(dataset: str) -> Path:
+    """Return the path of a data set's list of looks."""
+    return settings().models / dataset / "looks.jsonl"
+
+
+def pinned_digest(digests: Mapping[str, str]) -> str:
+    """Return the digest of a data set's test rows, from the digests of its raw files."""
+    return digest_of({name: digests[name] for name in FILES[2:]})
+
+
+def read_looks(dataset: str) -> list[Look]:
+    """Return every look at the test rows, oldest first. A damaged line is skipped."""
+    return [look for look in read_chain(looks_path(dataset), Look) if look is not None]
+
+
+def count_look(
+    dataset: str, by: str, recipe: str, version: str, networks: int, rows: str, key: str
+) -> None:
+    """Append a look, unless its key is there. The caller holds the data set's lock."""
+    looks, facts = read_looks(dataset), {"recipe": recipe, "version": version, "rows": rows}
+    if all(look.key != key for look in looks):
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        look = Look(time=time, by=by, key=key, networks=networks, **facts)
+        append_line(looks_path(dataset), look, looks[-1] if looks else None)
+
+
+def looks_in_words(dataset: str) -> str:
+    """Return how often the test rows were scored so far, in a sentence."""
+    looks = read_looks(dataset)
+    versions, recipes = {look.version for look in looks}, {look.recipe for look in looks}
+    words = f"{len(looks)}; versions: {len(versions)}; recipes: {len(recipes)}; networks scored"
+    return f"Looks at the test rows: {words}: {sum(look.networks for look in looks)}."

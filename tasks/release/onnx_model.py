@@ -12,9 +12,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -40,8 +38,7 @@ MAX_MODEL_BYTES = 2**31
 MAX_BATCH, MAX_NUMBERS = 4096, 2**24
 # How far the sum of an image's probabilities may be from 1.
 SUM_TOLERANCE = 1e-3
-# How much the probabilities of torch and onnxruntime may differ, which sum in different orders.
-# Unscaled pixels of up to 255 leave float32 fewer decimals.
+# How far torch and onnxruntime may differ. Unscaled pixels leave float32 fewer decimals.
 TOLERANCE, UNSCALED_TOLERANCE = 1e-5, 1e-4
 
 # A node: its operator, its name, its weights by name, its attributes.
@@ -56,29 +53,26 @@ def onnx_bytes(
     Input `images`, uint8 (B, H, W); output `probabilities`, float32 (B, C). The metadata are
     `words`, each as JSON. Raises ReleaseError for an unknown layer.
     """
-    nodes, initializers, last = list[Any](), list[Any](), "images"
     flat = {"flat_shape": np.array([-1, math.prod(image_shape)], dtype=np.int64)}
-    layers = (_nodes_of(layer, f"layer{place}") for place, layer in enumerate(network))
-    first: Node = ("Reshape", "pixels", flat, {})
-    final: Node = ("Softmax", "probabilities", {}, {"axis": 1})
-    for operator, name, weights, attributes in (first, *chain.from_iterable(layers), final):
+    parts: list[Node] = [("Reshape", "pixels", flat, {})]
+    for place, layer in enumerate(network):
+        parts += _nodes_of(layer, f"layer{place}")
+    parts.append(("Softmax", "probabilities", {}, {"axis": 1}))
+    nodes, initializers, last = list[Any](), list[Any](), "images"
+    for operator, name, weights, attributes in parts:
         nodes.append(helper.make_node(operator, [last, *weights], [name], name=name, **attributes))
         initializers += map(numpy_helper.from_array, weights.values(), weights)
         last = name
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *image_shape])
-    shape = ["batch", num_classes]
-    output = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, shape)
-    model = helper.make_model(
-        helper.make_graph(nodes, "classifier", [images], [output], initializers),
-        producer_name="idxflow",
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-    )
+    value, shape = helper.make_tensor_value_info, ["batch", num_classes]
+    images = value("images", TensorProto.UINT8, ["batch", *image_shape])
+    output = value("probabilities", TensorProto.FLOAT, shape)
+    graph = helper.make_graph(nodes, "classifier", [images], [output], initializers)
+    facts = {"producer_name": "idxflow", "opset_imports": [helper.make_opsetid("", OPSET)]}
+    model = helper.make_model(graph, ir_version=IR_VERSION, **facts)
     texts = {name: json.dumps(words[name], ensure_ascii=False) for name in sorted(words)}
     helper.set_model_props(model, texts)
     onnx.checker.check_model(model, full_check=True)
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _nodes_of(layer: nn.Module, name: str) -> Iterator[Node]:
@@ -113,16 +107,12 @@ def _nodes_of(layer: nn.Module, name: str) -> Iterator[Node]:
         case nn.Dropout():
             pass
         case _:
-            raise ReleaseError(
-                f"layer {name} of the network",
-                found=type(layer).__name__,
-                expected="a layer that tasks/release/onnx_model.py can write",
-                remedy="Add it there, as it computes in eval mode.",
-            )
+            found, remedy = type(layer).__name__, "Add it there, as it computes in eval mode."
+            expected = "a layer that tasks/release/onnx_model.py can write"
+            raise ReleaseError(f"layer {name}", found=found, expected=expected, remedy=remedy)
 
 
-@dataclass(frozen=True)
-class OnnxModel:
+class OnnxModel(NamedTuple):
     """A model that can be run. `words` are its metadata; errors call it `name`."""
 
     name: str
@@ -134,11 +124,10 @@ class OnnxModel:
 
     def probabilities(self, images_NHW: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the probabilities (N, C). Raises ReleaseError if they are none."""
-        batches = [
-            self.session.run(["probabilities"], {"images": images_NHW[start : start + self.batch]})
-            for start in range(0, len(images_NHW), self.batch)
-        ]
-        found_NC: NDArray[np.float32] = np.concatenate([found for (found,) in batches])
+        starts = range(0, len(images_NHW), self.batch)
+        batches = ({"images": images_NHW[start : start + self.batch]} for start in starts)
+        outputs = [self.session.run(["probabilities"], batch)[0] for batch in batches]
+        found_NC: NDArray[np.float32] = np.concatenate(outputs)
         sums_N = found_NC.sum(axis=1)
         if not ((found_NC >= 0).all() and (abs(sums_N - 1) <= SUM_TOLERANCE).all()):
             raise unusable_model(self.name, "a model whose outputs are no probabilities")
@@ -155,11 +144,11 @@ def read_model(content: bytes, name: str, threads: int = 0) -> OnnxModel:
         model = onnx.ModelProto.FromString(content)
         widths = _widths(model)
         session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
-        (images,), (output,) = session.get_inputs(), session.get_outputs()
-        ends = [(end.name, end.type, *end.shape) for end in (images, output)]
-        _, height, width = images.shape
-        shape = ("images", "tensor(uint8)", "batch", height, width)
-        wanted = [shape, ("probabilities", "tensor(float)", "batch", widths[-1])]
+        ends = [(end.name, end.type, *end.shape) for end in session.get_inputs()]
+        ends += [(end.name, end.type, *end.shape) for end in session.get_outputs()]
+        _, _, _, height, width = ends[0]
+        wanted: list[Any] = [("images", "tensor(uint8)", "batch", height, width)]
+        wanted += [("probabilities", "tensor(float)", "batch", widths[-1])]
         if min(height, width) < 1 or height * width != widths[0] or ends != wanted:
             raise ValueError(f"{ends}")
         words = {word.key: json.loads(word.value) for word in model.metadata_props}
@@ -172,27 +161,18 @@ def read_model(content: bytes, name: str, threads: int = 0) -> OnnxModel:
 
 def unusable_model(name: str, found: str) -> ReleaseError:
     """Return the error about a model that cannot be used."""
-    return ReleaseError(
-        name,
-        found=found,
-        expected="an ONNX model that `idxflow run` wrote: images uint8 (B, H, W) in, probabilities "
-        "(B, C) out, and class_names",
-        remedy="Choose another model (`idxflow models`), or publish this one again.",
-    )
+    expected = "an ONNX model that `idxflow run` wrote: images, probabilities and class_names"
+    remedy = "Choose another model (`idxflow models`), or publish this one again."
+    return ReleaseError(name, found=found, expected=expected, remedy=remedy)
 
 
 def _widths(model: Any) -> list[int]:
-    """Return the numbers for an image before each Gemm and at the end.
-
-    Raises ValueError for anything but the layers that the export writes, with weights that fit.
-    """
+    """Return the width before each Gemm and at the end. Raises ValueError for a foreign layer."""
     graph = model.graph
     opsets = [(opset.domain, opset.version) for opset in model.opset_import]
     more = model.functions or model.training_info or graph.sparse_initializer
-    if more or opsets != [("", OPSET)]:
-        raise ValueError(f"the opsets {opsets}, or more than a graph")
     layers = " ".join(node.op_type for node in graph.node)
-    if not CHAIN.fullmatch(layers) or graph.node[-1].output[:] != ["probabilities"]:
+    if more or opsets != [("", OPSET)] or not CHAIN.fullmatch(layers):
         raise ValueError("layers that the export does not write")
     for weight in graph.initializer:
         item = {TensorProto.FLOAT: 4, TensorProto.INT64: 8}[weight.data_type]
@@ -213,36 +193,31 @@ def _widths(model: Any) -> list[int]:
         if not fits or node.domain or names - ATTRIBUTES or rows != -1:
             raise ValueError(f"layer {node.name}, which does not fit the one before it")
         (last,) = node.output
+    if last != "probabilities":
+        raise ValueError(f"a last layer called {last}")
     return widths
 
 
-def output_difference(
-    found_NC: NDArray[np.float32], expected_NC: NDArray[np.float32], network: nn.Sequential
-) -> tuple[float, float]:
-    """Return the largest difference of two outputs of a network, and how large it may be.
-
-    That is 1e-5, or 1e-4 for a network of unscaled pixels.
-    """
+def check_outputs(
+    name: str, found_NC: NDArray[Any], expected_NC: NDArray[Any], network: nn.Sequential
+) -> str:
+    """Return how much two outputs of a network differ. Raises ReleaseError if it is too much."""
     from tasks.model.network import Normalize
 
     is_scaled = any(isinstance(layer, Normalize) and layer.std > 1 for layer in network)
+    tolerance = TOLERANCE if is_scaled else UNSCALED_TOLERANCE
     is_alike = found_NC.shape == expected_NC.shape
     difference = float(np.abs(found_NC - expected_NC).max()) if is_alike else math.inf
-    return difference, TOLERANCE if is_scaled else UNSCALED_TOLERANCE
+    found = f"probabilities of {len(found_NC)} images that differ by up to {difference:.1e}"
+    if not difference <= tolerance:
+        remedy = "Do not use it. If it was just built, the export is wrong: report the recipe."
+        raise ReleaseError(name, found=found, expected=f"up to {tolerance:.0e}", remedy=remedy)
+    return f"{found}, {tolerance:.0e} is allowed"
 
 
 def compare_with_torch(model: bytes, network: nn.Sequential, images_NHW: NDArray[np.uint8]) -> None:
     """Raise ReleaseError if the ONNX model and the network differ on some images."""
     from tasks.model.network import probabilities
 
-    found_NC = read_model(model, ONNX).probabilities(images_NHW)
     expected_NC = probabilities(network, images_NHW.reshape(len(images_NHW), -1))
-    difference, tolerance = output_difference(found_NC, expected_NC, network)
-    if not difference <= tolerance:
-        raise ReleaseError(
-            ONNX,
-            found=f"probabilities of {len(images_NHW)} images that differ from torch's by up to "
-            f"{difference:.1e}",
-            expected=f"at most {tolerance:.0e}",
-            remedy="The model was not published. Report it with the recipe: the export is wrong.",
-        )
+    check_outputs(ONNX, read_model(model, ONNX).probabilities(images_NHW), expected_NC, network)

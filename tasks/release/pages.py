@@ -83,14 +83,9 @@ def _templates() -> Environment:
     """Return the reader of the templates. In HTML every value is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    style: Any = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    style |= {"loader": FileSystemLoader(Path(__file__).parent), "undefined": StrictUndefined}
+    environment = Environment(autoescape=select_autoescape(["html"]), **style)
     environment.filters["percent"] = lambda share: f"{100 * share:.2f}\N{NO-BREAK SPACE}%"
     environment.filters["points"] = lambda share: f"{100 * share:.2f}"
     environment.filters |= {"count": "{:,}".format, "flat": _flat, "data_uri": _data_uri}
@@ -116,10 +111,9 @@ def stale_pages(
 ) -> Iterator[tuple[Path, bytes, bool]]:
     """Yield (path, content, is_damaged) of each page that is not as it should be.
 
-    The last line of a page is a digest of the rest, and of the report and the decisions in it. A
-    new template makes no page stale. Pages of an earlier version of this project have no such line:
-    they are stale, but not damaged if they are the report around the decisions. A bundle without an
-    intact report has no page.
+    The last line of a page is a digest of the rest, and of the report and the decisions in it, so a
+    new template makes no page stale. Pages of an earlier version of this project lack that line:
+    they are stale, but not damaged if they are the report around the decisions.
     """
     for version in versions:
         path, folder = page_path(dataset, version), bundle_folder(dataset, version)

@@ -2,7 +2,7 @@
 
 It is never cached. A bundle that is intact is kept, and a decision is in the journal.
 
-Axes: N test rows, H × W pixels, C classes.
+Axes: N test rows, P pixels, C classes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from tasks.dataset.table import read_rows
 from tasks.release.assemble import Lineage, ensure_bundle
 from tasks.release.bundle import METRICS, ONNX, RECIPE, bundle_folder, models_lock
 from tasks.release.gate import Judgement, Scores, above_floor, compare_scores, criterion, unseen
-from tasks.release.journal import Champion, read_journal
-from tasks.release.looks import count_look, pinned_digest, read_looks
+from tasks.release.journal import Champion, count_look, pinned_digest, read_journal, read_looks
 from tasks.release.pages import page_path
 from tasks.release.registry import Decision, candidate_of, settle
 from tasks.runtime.files import locked
@@ -31,17 +30,14 @@ from tasks.runtime.stages import PUBLISH, Outcome, record
 
 
 def _count_evaluation(lineage: Lineage, version: str) -> None:
-    """Count the look at the test rows that the evaluate stage took, in this run or an earlier one.
-
-    It scores the trained network, the untrained one, and those of kept epochs.
-    """
+    """Count the look of the evaluate stage, at a network, its untrained one and kept epochs."""
     dataset, evaluated, normalized = lineage.dataset.name, lineage.evaluated, lineage.normalized
-    curve = json.loads((evaluated.path / METRICS).read_bytes())["test_curve"]
+    networks = 2 + len(json.loads((evaluated.path / METRICS).read_bytes())["test_curve"])
     pinned = pinned_digest(lineage.table.facts["sha256"])
     rows = normalized.digest if normalized.facts["pooled"] else pinned
     key = f"evaluate {evaluated.key} {evaluated.manifest.clock.started}"
     with locked(models_lock(dataset)):
-        count_look(dataset, "evaluate", lineage.recipe.name, version, 2 + len(curve), rows, key)
+        count_look(dataset, "evaluate", lineage.recipe.name, version, networks, rows, key)
 
 
 def judge_version(lineage: Lineage, version: str, champion: Champion | None) -> Judgement:
@@ -51,17 +47,18 @@ def judge_version(lineage: Lineage, version: str, champion: Champion | None) -> 
     test split, complete and in order. The look at these rows is counted before it is taken.
     """
     dataset, recipe, facts = lineage.dataset.name, lineage.recipe, lineage.table.facts
-    pinned, rival = pinned_digest(facts["sha256"]), None
+    pinned, num_rows, rival = pinned_digest(facts["sha256"]), facts["rows"]["test"], None
     checks = [unseen(is_pooled=lineage.normalized.facts["pooled"])]
     if checks[0].passed:
-        if champion is not None and not _is_pooled(dataset, champion.version):
-            rival = champion.version
+        if champion is not None:
+            made_with = read_yaml(bundle_folder(dataset, champion.version) / RECIPE)
+            is_pooled = made_with["split"]["test"]["kind"] == "pooled"
+            rival = None if is_pooled else champion.version
         # After a kill it is the same look. Judged by force later, it is another one.
         key = f"gate {version} {rival} {len(read_journal(dataset))}"
-        networks = 1 if rival is None else 2
-        count_look(dataset, "gate", recipe.name, version, networks, pinned, key)
-        start, stop = facts["rows"]["train"], facts["rows"]["train"] + facts["rows"]["test"]
-        images_NP, labels_N = read_rows(lineage.table, np.arange(start, stop))
+        count_look(dataset, "gate", recipe.name, version, 2 if rival else 1, pinned, key)
+        rows = facts["rows"]["train"] + np.arange(num_rows)
+        images_NP, labels_N = read_rows(lineage.table, rows)
         images_NHW = images_NP.reshape(-1, *facts["image_shape"])
         scores = _scores_of(dataset, version, images_NHW, labels_N)
         checks = [above_floor(scores.accuracy, recipe.floors.get(dataset)), *checks]
@@ -72,19 +69,9 @@ def judge_version(lineage: Lineage, version: str, champion: Champion | None) -> 
         elif champion is not None:
             words = f"champion {champion.version} was trained on rows of the pinned test set"
             checks.append(criterion("champion", 1.0, 1.0, f"{words}: nothing to compare"))
-    return Judgement(
-        test_rows=pinned,
-        num_rows=facts["rows"]["test"],
-        looks=len(read_looks(dataset)),
-        champion=rival,
-        checks=tuple(checks),
-    )
-
-
-def _is_pooled(dataset: str, version: str) -> bool:
-    """Return whether a version was trained on rows of the pinned test set."""
-    recipe = read_yaml(bundle_folder(dataset, version) / RECIPE)
-    return bool(recipe["split"]["test"]["kind"] == "pooled")
+    looks = len(read_looks(dataset))
+    shown = {"test_rows": pinned, "num_rows": num_rows, "looks": looks, "champion": rival}
+    return Judgement(checks=tuple(checks), **shown)
 
 
 def _scores_of(
@@ -96,23 +83,19 @@ def _scores_of(
     from tasks.release.onnx_model import read_model
 
     content = (bundle_folder(dataset, version) / ONNX).read_bytes()
-    probabilities_NC = read_model(content, ONNX).probabilities(images_NHW)
-    sure = sureness(probabilities_NC, labels_N)
-    return Scores(
-        right_N=probabilities_NC.argmax(axis=1) == labels_N,
-        loss=mean_loss(probabilities_NC, labels_N),
-        ece=calibration_error(sure),
-        ece_by_chance=error_by_chance(sure)[1][1],
-    )
+    likely_NC = read_model(content, ONNX).probabilities(images_NHW)
+    sure, right_N = sureness(likely_NC, labels_N), likely_NC.argmax(axis=1) == labels_N
+    by_chance = error_by_chance(sure)[1][1]
+    return Scores(right_N, mean_loss(likely_NC, labels_N), calibration_error(sure), by_chance)
 
 
 def decision_in_markdown(decision: Decision) -> str:
     """Return a version's accuracy and standing, and where its report and its model are."""
-    metrics = json.loads((decision.path / METRICS).read_bytes())
+    accuracy = json.loads((decision.path / METRICS).read_bytes())["accuracy"]
     is_champion = decision.champion == decision.version
     standing = "champion" if is_champion else f"champion: `{decision.champion}`"
     return (
-        f"# {decision.dataset} `{decision.version}`: {metrics['accuracy']:.2%}\n\n"
+        f"# {decision.dataset} `{decision.version}`: {accuracy:.2%}\n\n"
         f"- {standing}: {decision.reason}\n"
         f"- report: `{page_path(decision.dataset, decision.version)}`\n"
         f"- model: `{decision.path / ONNX}`\n"
@@ -121,34 +104,22 @@ def decision_in_markdown(decision: Decision) -> str:
 
 def show_decision(decision: Decision) -> None:
     """Attach figures and criteria to the task run, and emit an event if the gate refused it."""
-    name = f"{decision.dataset} {decision.version}"
-    show_markdown("published", decision_in_markdown(decision), name)
-    for entry in reversed(read_journal(decision.dataset)):
-        if entry.version == decision.version and entry.gate is not None:
-            rows = [check.model_dump(mode="json") for check in entry.gate.checks]
-            show_table("gate", rows, f"{entry.event}: {entry.reason}")
-            if decision.refused:
-                resource = f"idxflow.model.{decision.dataset}.{decision.version}"
-                emit("idxflow.gate.refused", resource, entry.model_dump(mode="json"))
-            break
+    dataset, version = decision.dataset, decision.version
+    show_markdown("published", decision_in_markdown(decision), f"{dataset} {version}")
+    entries = [entry for entry in read_journal(dataset) if entry.version == version and entry.gate]
+    for entry in entries[-1:]:
+        rows = [check.model_dump(mode="json") for check in entry.gate.checks] if entry.gate else []
+        show_table("gate", rows, f"{entry.event}: {entry.reason}")
+        if decision.refused:
+            payload = entry.model_dump(mode="json")
+            emit("idxflow.gate.refused", f"idxflow.model.{dataset}.{version}", payload)
     matrix = decision.path / "figures" / "confusion_matrix.png"
-    if matrix.is_file():
-        show_image("confusion-matrix-published", matrix, "Confusion matrix on the test split")
+    show_image("confusion-matrix-published", matrix, "Confusion matrix on the test split")
 
 
-@task(
-    name=PUBLISH.name,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=0,
-    timeout_seconds=600,
-    tags=[PUBLISH.name],
-)
+@task(cache_policy=NO_CACHE, persist_result=False, timeout_seconds=600, tags=[PUBLISH.name])
 def publish(lineage: Lineage, why: str | None = None) -> Decision:
-    """Build a lineage's bundle if need be, settle whether it is the champion, show the decision.
-
-    With a reason `why` it becomes champion in any case.
-    """
+    """Build the bundle, settle whether it is champion (with a reason `why` always), and show it."""
     since = time.perf_counter()
     manifest, done = ensure_bundle(lineage)
     dataset, version = manifest.dataset, manifest.version

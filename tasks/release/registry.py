@@ -1,7 +1,4 @@
-"""The published versions, and which is champion: decided by the gate or by a person.
-
-Every function that writes holds the data set's lock. Neither Prefect nor torch is imported.
-"""
+"""The published versions, and which is champion: decided by the gate or by a person."""
 
 from __future__ import annotations
 
@@ -27,10 +24,7 @@ Judge = Callable[[Champion | None], Judgement]
 
 
 class Decision(Section):
-    """The decision about a version. `event` is the journal's word, `champion` a version or None.
-
-    `is_new`: it was decided in this call.
-    """
+    """The decision about a version, and the champion after it; `is_new`: made in this call."""
 
     dataset: str
     version: str
@@ -97,10 +91,7 @@ def candidate_of(dataset: str, version: str, competes: bool) -> Candidate:
 
 
 def settle(dataset: str, candidate: Candidate, judge: Judge, why: str | None = None) -> Decision:
-    """Judge a candidate once and record the decision. `why` makes it champion in any case.
-
-    Settling it again changes nothing and completes what a crash left.
-    """
+    """Judge a candidate once and record the decision. `why` makes it champion in any case."""
     version = candidate.version
     with locked(bundle.models_lock(dataset)):
         entries = journal.repaired(dataset)
@@ -177,17 +168,15 @@ def rollback(dataset: str, why: str | None = None, version: str | None = None) -
     """Make the champion before this one champion again; returns the journal's entry.
 
     Called again it goes one champion further back, unless the earlier call was killed: then that
-    one is completed. With `version`, nothing happens and None is returned unless that version is
-    the champion, so a script may call it again at any time. Raises ReleaseError where there is no
-    champion before, or where its bundle is not intact.
+    one is completed. Nothing happens and None is returned if `version` is given and not champion.
+    Raises ReleaseError where there is no champion before, or where its bundle is not intact.
     """
     with locked(bundle.models_lock(dataset)):
-        was_killed = journal.is_unfinished(dataset, journal.read_journal(dataset))
         entries = journal.repaired(dataset)
         present = champion_of(entries)
         is_other = version is not None and (present is None or present.version != version)
-        is_done = was_killed and version is None and entries[-1].event == journal.ROLLED_BACK
-        if is_other or is_done:
+        was_killed = version is None and journal.is_unfinished(dataset, entries)
+        if is_other or (was_killed and entries[-1].event == journal.ROLLED_BACK):
             follow(dataset, entries)
             return None if is_other else entries[-1]
         former = present and champion_of([each for each in entries if each.seq < present.since])
@@ -204,10 +193,7 @@ def rollback(dataset: str, why: str | None = None, version: str | None = None) -
 
 
 def is_current(dataset: str, version: str, why: str | None = None) -> list[str]:
-    """Return why publishing `version` again would change something, in words; [] if it would not.
-
-    Reads and hashes this version's bundle and page. Takes no lock and writes nothing.
-    """
+    """Return why publishing `version` again would change something. Neither locks nor writes."""
     damage = bundle.inspect_bundle(bundle.bundle_folder(dataset, version))[1]
     if damage:
         return [f"bundle {version}: {line}" for line in damage]

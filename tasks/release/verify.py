@@ -1,7 +1,6 @@
 """Checks of bundles and of their data sets' records, and of everything below the root (scrub).
 
-Neither Prefect nor a network is needed, and for a bundle nothing but its folder. A check gives a
-verdict; it raises nothing.
+Neither Prefect nor a network is needed, and for a bundle nothing but its folder.
 
 Axes: N golden images, C classes.
 """
@@ -18,24 +17,20 @@ from pipeline_config.sections import Section
 from pipeline_config.settings import settings
 from tasks.release import bundle, journal
 from tasks.release.bundle import GOLDEN, MODEL, ONNX, RECIPE, published_datasets, published_versions
-from tasks.release.looks import Look, looks_path, read_looks
+from tasks.release.journal import Look, looks_path, read_looks
 from tasks.release.pages import stale_pages
 from tasks.runtime.chain import chain_faults
 from tasks.runtime.files import locked, root_lock, write_atomically
 from tasks.runtime.manifest import MANIFEST
 from tasks.runtime.store import inspect
 
-REBUILD = "Running its recipe again builds it anew; `idxflow models rollback` goes back to the "
-REBUILD += "champion before."
+REBUILD = "Running its recipe again builds it anew; `idxflow models rollback` undoes a promotion."
 RECORD = "The next run of the data set repairs a torn last line and champion.json. A line that was "
 RECORD += "changed or removed is lost, unless you have a copy of the file. The others count."
 
 
 class Check(Section):
-    """One check of DATASET/VERSION, a data set or a path. `remedy` says how damage is repaired.
-
-    It is `skipped` if what it needs is damaged or missing.
-    """
+    """One check, `skipped` if what it needs is damaged. `remedy` says how damage is repaired."""
 
     subject: str
     what: str
@@ -100,10 +95,7 @@ def _check_pages(dataset: str) -> Iterator[Check]:
 
 
 def verify_bundles(folders: Iterable[Path] | None = None) -> list[Check]:
-    """Return the checks of bundles, and of the records of their data sets if they are published.
-
-    Without `folders`, everything that is published is checked.
-    """
+    """Return the checks of bundles (by default all), and of the records of published ones."""
     found = bundle.published_bundles() if folders is None else [*folders]
     datasets = set(published_datasets() if folders is None else ())
     datasets |= {path.resolve().parent.name for path in found if bundle.is_published(path)}
@@ -139,7 +131,7 @@ def verify_bundle(folder: Path) -> list[Check]:
     try:
         manifest, damage = bundle.inspect_bundle(folder)
     except OSError as error:
-        manifest, damage = None, [_in_words(error)]
+        manifest, damage = None, [str(error)]
     if manifest is None:
         return [_check(subject, "manifest", damage)]
     of_manifest = [line for line in damage if line.startswith(f"{MANIFEST}:")]
@@ -164,7 +156,8 @@ def verify_bundle(folder: Path) -> list[Check]:
         try:
             checks += [_check(subject, what, [], trial())]
         except Exception as error:
-            checks += [_check(subject, what, [_in_words(error)])]
+            words = " ".join(str(error).split())[:300] or type(error).__name__
+            checks += [_check(subject, what, [words])]
     return checks
 
 
@@ -178,10 +171,6 @@ def _check(
     return Check(subject=subject, what=what, verdict="damaged", detail=detail, remedy=remedy)
 
 
-def _in_words(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 def _recipe(folder: Path, digest: str) -> str:
     recipe = load_recipe(str(folder / RECIPE))
     if bundle.recipe_digest(recipe) != digest:
@@ -190,12 +179,9 @@ def _recipe(folder: Path, digest: str) -> str:
 
 
 def _outputs(folder: Path, name: str) -> str:
-    """Return how much the outputs of the model in the file `name` differ from the golden ones.
-
-    Raises ValueError if it is too much.
-    """
+    """Return how far the model in the file `name` is from the golden outputs. Raises if too far."""
     from tasks.model.network import load_network
-    from tasks.release.onnx_model import output_difference, read_model
+    from tasks.release.onnx_model import check_outputs, read_model
 
     images_NHW, golden_NC = bundle.read_golden(folder / GOLDEN)
     recipe, sizes = load_recipe(str(folder / RECIPE)), (images_NHW[0].size, golden_NC.shape[1])
@@ -204,9 +190,4 @@ def _outputs(folder: Path, name: str) -> str:
         found_NC = read_model((folder / name).read_bytes(), name).probabilities(images_NHW)
     else:
         found_NC = bundle.golden_output(network, images_NHW)
-    difference, tolerance = output_difference(found_NC, golden_NC, network)
-    words = f"{len(found_NC)} golden images, probabilities differ by up to {difference:.1e}, "
-    words += f"{tolerance:.0e} is allowed"
-    if not difference <= tolerance:
-        raise ValueError(words)
-    return words
+    return check_outputs(name, found_NC, golden_NC, network)

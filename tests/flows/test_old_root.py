@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.release.journal import journal_path, read_journal
-from tasks.release.looks import read_looks
+from tasks.release.journal import journal_path, read_journal, read_looks
 
 Shell = Callable[..., tuple[int, str, str]]
 

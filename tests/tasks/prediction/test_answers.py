@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tasks.prediction import explained, inputs
+from tasks.prediction import answers, inputs
 from tasks.prediction.answers import NUM_FIRST, Predicted, Request, load_classifier, predict_files
 from tasks.prediction.predict import answer
 from tasks.raw.idx import write_idx
@@ -30,7 +30,7 @@ def ask(model: Path, *files: Path, **more: object) -> Predicted:
 
 @pytest.fixture(autouse=True)
 def one_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explained, "NUM_SHOWN", 1)
+    monkeypatch.setattr(answers, "NUM_SHOWN", 1)
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_its_own_outputs_are_not_read_the_next_time(make_bundle: MakeBundle, pho
         ({"explain": "a.jpg"}, "the ending '.jpg', expected a .png file"),
         ({"out": "photos/0.json"}, "a file that is to be read"),
         ({"out": "folder.json"}, "a folder of that name"),
-        ({"out": "photos/1.jpg/a.json"}, "1.jpg, which is no folder"),
+        ({"out": "photos/1.jpg/a.json"}, "a file in place of its folder"),
     ],
 )
 def test_an_impossible_output_path_is_refused_first(

@@ -149,15 +149,6 @@ def test_a_stage_output_that_changed_is_refused(make_lineage):
     assert not list(settings().models.rglob("*.*"))
 
 
-def test_stages_of_different_runs_are_refused(make_lineage):
-    lineage, other = make_lineage(), make_lineage(data=1)
-    mixed = Lineage(**{**vars(lineage), "trained": other.trained})
-    with pytest.raises(
-        ReleaseError, match="publishing the output of train: found that it was made"
-    ):
-        ensure_bundle(mixed)
-
-
 def test_a_bundle_under_another_name_is_damaged(make_lineage):
     manifest = ensure_bundle(make_lineage())[0]
     bundle_folder("mnist", manifest.version).rename(bundle_folder("mnist", "0" * 12))

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from pipeline_config.recipe import LastRows, PooledTest, Split, StratifiedFold, StratifiedShare
 from pipeline_config.sections import ConfigError
-from tasks.raw.idx import SPLITS
 from tasks.runtime.store import StageRef
 
 Indices = NDArray[np.int64]
@@ -31,11 +30,13 @@ class PartIndices(NamedTuple):
 
 
 PARTS = PartIndices._fields
+# The files of the pooled table, in the order of its rows.
+PARQUET = ("train.parquet", "test.parquet")
 
 
 def read_labels(table: StageRef) -> NDArray[np.int64]:
     """Return the labels, int64 (N,), of a convert stage's output: N = train + test rows."""
-    files = [table.path / f"{split}.parquet" for split in SPLITS]
+    files = [table.path / name for name in PARQUET]
     labels = [pq.read_table(file, columns=["label"])["label"].to_numpy() for file in files]
     return np.concatenate(labels).astype(np.int64)
 
@@ -49,8 +50,8 @@ def read_rows(table: StageRef, rows_R: Indices) -> tuple[NDArray[np.uint8], NDAr
     images_RP = np.empty((len(rows_R), height * width), np.uint8)
     labels_R = np.empty(len(rows_R), np.int64)
     start = 0
-    for split in SPLITS:
-        with pq.ParquetFile(table.path / f"{split}.parquet") as file:
+    for name in PARQUET:
+        with pq.ParquetFile(table.path / name) as file:
             for group in range(file.num_row_groups):
                 stop = start + file.metadata.row_group(group).num_rows
                 places = np.flatnonzero((rows_R >= start) & (rows_R < stop))

@@ -29,6 +29,8 @@ NOT_IN_KEYS = {"pipeline_config.sections", "pipeline_config.settings"} | {
     for name in ("errors", "keys", "manifest", "show", "stages", "store", "task")
 }
 KEY_DIGITS = 16
+# The names of texts that an error is raised with; the other one is that of a tuple's node.
+ERROR_WORDS = {"what", "found", "expected", "remedy", ""}
 DIGEST = re.compile(r"^([0-9a-f]{8})[0-9a-f]{56}$")
 
 Components = dict[str, str | int | float | bool | None]
@@ -132,7 +134,18 @@ def _read(path: Path, module: str) -> tuple[str, tuple[str, ...]]:
 
 
 class _Wordless(ast.NodeTransformer):
-    """Removes docstrings, log lines and the arguments of errors, which decide no byte."""
+    """Removes docstrings, log lines and the words of errors, which decide no byte."""
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        return ast.Raise(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+        names = {getattr(each, "id", "") for target in node.targets for each in ast.walk(target)}
+        is_text = isinstance(node.value, ast.Constant | ast.JoinedStr | ast.Tuple | ast.IfExp)
+        for each in ast.walk(node.value) if is_text and names <= ERROR_WORDS else ():
+            if isinstance(each, ast.Constant) and isinstance(each.value, str):
+                each.value = ""
+        return self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)

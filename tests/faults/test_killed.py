@@ -42,7 +42,7 @@ BY_HAND = {
 MATTERS = {"kill": ".", "power cut": "^(fsync|rename)", "full": "^(open|mkdir|fsync|rename)"}
 # The places of a run, in its order: the step that is prevented is the first like this.
 DATA = (
-    r"open stages/\.fetch.*/received-train-images",
+    r"open stages/\.fetch.*/received$",
     r"rename stages/\.fetch.* → stages/fetch",
     r"open stages/\.validate.*/report.html",
     r"fsync stages/\.convert.*/train.parquet",

@@ -35,41 +35,27 @@ IN_KEY = {
         "tasks.raw": "idx",
         "tasks.runtime": "files",
     },
-    "normalize": {
-        "pipeline_config": "datasets recipe",
-        "tasks.dataset": "normalize table",
-        "tasks.raw": "idx",
-        "tasks.runtime": "files",
-    },
+    "normalize": {"pipeline_config": "recipe", "tasks.dataset": "normalize table"},
     "train": {
-        "pipeline_config": "datasets recipe",
+        "pipeline_config": "recipe",
         "tasks.dataset": "table",
-        "tasks": "model",
-        "tasks.model": (
-            "augmentation chance checkpoint engine history network numpy_engine numpy_layers "
-            "numpy_optimizers optimizers schedule scoring temperature torch_engine train "
-            "training"
-        ),
-        "tasks.raw": "idx",
+        "tasks.model": ("augmentation checkpoint network numpy_engine torch_engine train training"),
         "tasks.runtime": "devices files",
     },
     "evaluate": {
         "pipeline_config": "datasets recipe",
+        "tasks": "evaluation",
         "tasks.dataset": "table",
-        "tasks.evaluation": (
-            "calibration class_figures confidence_figures curve_figures drawing evaluate "
-            "figure_page image_figures metrics predictions"
-        ),
+        "tasks.evaluation": "calibration confidence_figures evaluate figures metrics",
         "tasks.model": "network",
-        "tasks.raw": "idx",
         "tasks.runtime": "devices files",
     },
     "audit": {
         "pipeline_config": "datasets recipe",
+        "tasks": "evaluation",
         "tasks.dataset": "table",
-        "tasks.evaluation": "confident_learning figure_page image_figures label_audit suspects",
+        "tasks.evaluation": "confident_learning figures label_audit metrics",
         "tasks.model": "network",
-        "tasks.raw": "idx",
         "tasks.runtime": "devices files",
     },
 }
@@ -169,13 +155,20 @@ logger = logging.getLogger(__name__)
 def double(x):
     if x < 0:
         logger.warning("%s", WARNING)
-        raise OverflowError(found=f"{x}", expected="a number from 0")
+        found, remedy = f"{x}, which is NEGATIVE", "Change it."
+        raise OverflowError(found=found, expected="a number from 0")
+    if x > 9:
+        raise refused("TOO LARGE")
     return 2 * x if x else ValueError("WORDS")
 """
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("a number from 0", "more"), ("WARNING", "x"), ("WORDS", "nothing there")]
+    ("old", "new"),
+    [
+        *[("a number from 0", "more"), ("WARNING", "x"), ("WORDS", "nothing there")],
+        *[("NEGATIVE", "below 0"), ("Change it.", ""), ("TOO LARGE", "too much")],
+    ],
 )
 def test_a_reworded_error_changes_nothing(house: Path, old: str, new: str) -> None:
     (house / "tasks/helper.py").write_text(HELPER)
@@ -185,7 +178,8 @@ def test_a_reworded_error_changes_nothing(house: Path, old: str, new: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("x < 0", "x < 1"), ("OverflowError", "ValueError"), ("2 * x", "3 * x")]
+    ("old", "new"),
+    [("x < 0", "x < 1"), ("OverflowError", "ValueError"), ("2 * x", "3 * x"), ("refused", "other")],
 )
 def test_an_errors_class_and_condition_change_the_key(house: Path, old: str, new: str) -> None:
     (house / "tasks/helper.py").write_text(HELPER)

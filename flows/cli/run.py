@@ -91,9 +91,10 @@ def run(
     if not as_json:
         found = {"corrected_accuracy": None, **summary.metrics, **vars(summary)}
         found["confidence"] = confidence_in_words(summary.metrics)
+        found["in_it"] = "model.onnx, model.safetensors, model_card.md"
         console.facts("accuracy validation_accuracy untrained_accuracy corrected_accuracy", found)
         console.facts("macro_f1 loss confidence version event decision report", found)
-        console.line(f"bundle  {summary.bundle}: model.onnx, model.safetensors, model_card.md")
+        console.facts("bundle in_it", found)
     if refusal is not None:
         console.print_error(refusal)
         raise Exit(3)

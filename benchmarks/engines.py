@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pipeline_config.recipe_files import load_recipe
 from tasks.model.network import build_network, initialize
-from tasks.model.scoring import Rows
 from tasks.model.training import Trainer
 from tasks.raw.idx import read_idx
 from tasks.runtime.devices import prepared, probe
@@ -33,19 +32,20 @@ BATCH = 64
 RATE = 0.1
 
 
-def ours(engine: str, train: Rows) -> Callable[[], None]:
+def ours(engine: str, train: TensorDataset) -> Callable[[], None]:
     """The recipe `digit-classifier` on an engine, without its kept epochs."""
     changes = (f"training.engine={engine}", f"training.epochs={EPOCHS}")
     recipe = load_recipe("digit-classifier", (*changes, "training.keep_epochs=false"))
-    nothing = Rows(train.images[:0], train.labels[:0])
+    nothing = TensorDataset(*train[:0])
     machine = probe("cpu")
 
     def work() -> None:
         network = build_network(recipe.model, 784, 10, mean=0.0, std=255.0)
         initialize(network, recipe.model, seed=0)
         with prepared(machine):
-            trainer = Trainer(network, recipe.training, machine.precision)
-            trainer.fit(train, nothing, lambda steps, words: None)
+            shape = (28, 28)
+            trainer = Trainer(network, recipe.training, shape, train, nothing, machine.precision)
+            trainer.fit(lambda steps, words: None)
 
     return work
 
@@ -106,13 +106,13 @@ def main(folder: Path, rounds: int) -> None:
     """Read the rows once, as each side wants them, and time."""
     pixels = np.array(read_idx(folder / "train-images-idx3-ubyte")).reshape(-1, 784)
     classes = read_idx(folder / "train-labels-idx1-ubyte").astype(np.int64)
-    train = Rows(torch.from_numpy(pixels), torch.from_numpy(classes))
+    train = TensorDataset(torch.from_numpy(pixels), torch.from_numpy(classes))
     scaled = (pixels / 255).astype(np.float32)
     scaled_images = torch.from_numpy(scaled)
     works = {
         "our numpy engine": ours("numpy", train),
         "our torch engine": ours("torch", train),
-        "DataLoader loop": lambda: data_loader_loop(scaled_images, train.labels),
+        "DataLoader loop": lambda: data_loader_loop(scaled_images, train.tensors[1]),
         "bare matrix products": products,
         "scikit-learn MLPClassifier": lambda: scikit_learn(scaled, classes),
     }

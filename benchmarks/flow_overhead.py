@@ -33,14 +33,14 @@ def seven():
 """
 
 STOCK = f"""
-from flows.environment import prepare_environment
+from flows.server import prepare_environment
 prepare_environment()
 {FLOW}
 seven()
 """
 
 OURS = f"""
-from flows.environment import prepare_environment
+from flows.server import prepare_environment
 prepare_environment()
 from flows.server import prefect_server
 with prefect_server() as wait:

@@ -18,7 +18,7 @@ import numpy as np
 from side_by_side import in_turn, print_ratios
 
 from tasks.raw.idx import read_idx, write_idx
-from tasks.raw.tabular import read_csv
+from tasks.raw.tables import read_csv
 
 
 def csv_to_idx(table: Path, images: Path, labels: Path) -> None:

@@ -26,7 +26,7 @@ from pipeline_config.gate import gate_for
 from pipeline_config.recipe_files import load_recipe
 from tasks.evaluation.calibration import calibration_error, error_by_chance, sureness
 from tasks.evaluation.metrics import mean_loss
-from tasks.release.gate import Scores, compare, paired_interval
+from tasks.release.gate import Scores, compare_scores, paired_interval
 
 NUM_SEEDS = 10
 LEVEL = 0.95
@@ -76,7 +76,7 @@ def measure(name: str, folder: Path | None) -> None:
     print(f"  recall_spread    [{', '.join(f'{s:.4f}' for s in spread)}]")
     gate, names = gate_for(name), rows.dataset.class_names
     pairs = list(permutations(runs, 2))
-    checks = [compare(new, old, labels, gate, names) for new, old in pairs]
+    checks = [compare_scores(new, old, labels, gate, names) for new, old in pairs]
     refused = [[check.name for check in each if not check.passed] for each in checks]
     print(f"  refused with the margins as they stand: {sum(map(bool, refused))} of {len(pairs)}")
     for check in sorted({check for each in refused for check in each}):

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.environment import prepare_environment
+from flows.server import prepare_environment
 from pipeline_config.datasets import Dataset, named_dataset
 from pipeline_config.recipe import Recipe
 from tasks.runtime.devices import probe
-from tasks.runtime.manifest import StageRef
+from tasks.runtime.store import StageRef
 
 
 @contextmanager

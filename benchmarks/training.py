@@ -18,7 +18,7 @@ from stages_alone import read_mnist, scratch_root
 
 from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
-from tasks.runtime.manifest import StageRef
+from tasks.runtime.store import StageRef
 
 TUTORIAL = Path(__file__).parent / "tutorial_selene.py"
 

@@ -1,4 +1,4 @@
-"""What is published: each version with its figures, its standing and its history."""
+"""The published versions: listed, described, and two of them compared."""
 
 from __future__ import annotations
 
@@ -8,131 +8,149 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+import numpy as np
+from numpy.typing import NDArray
 from pydantic_core import from_json
 
-from pipeline_config.base import Section
-from tasks.bundle.contents import LOOK, METRICS, BundleManifest, bundle_folder
-from tasks.release.decision_page import page_path
-from tasks.release.journal import Entry, champion_of, read_journal
-from tasks.release.versions import published_versions
+from pipeline_config.sections import ConfigError, read_yaml
+from tasks.release import bundle
+from tasks.release.gate import paired_interval
+from tasks.release.journal import champion_of, read_journal
+from tasks.release.pages import page_path
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import sha256_bytes
 from tasks.runtime.manifest import MANIFEST, read_regular
 
 logger = logging.getLogger(__name__)
 
-
-class Version(Section):
-    """One published version; `made` is the time of the journal's first line about it, if any."""
-
-    dataset: str
-    version: str
-    recipe: str
-    accuracy: float
-    accuracy_interval_95: tuple[float, float]
-    num_bytes: int
-    made: str | None
-    champion: bool
-    bundle: str
-    report: str
-
-
-class Shown(Version):
-    """A version with all that is known of it."""
-
-    metrics: dict[str, Any]
-    provenance: dict[str, Any]
-    history: tuple[Entry, ...]
+FIGURES = ("accuracy", "macro_f1", "loss", "ece", "brier", "temperature", "validation_accuracy")
+ORIGIN = ("seed", "device", "precision", "threads", "cpu", "libraries", "data")
 
 
 @contextmanager
 def as_published(*folders: Path) -> Iterator[None]:
-    """Turn what bundles lack of what publish writes into a ReleaseError that names the key."""
+    """Turn a missing or malformed part of a manifest or metrics into a ReleaseError."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise ReleaseError(
-            " or ".join(map(str, folders)),
-            found=f"a manifest or metrics of another form ({type(error).__name__}: {told})",
-            expected="what publish writes there",
-            remedy=LOOK,
-        ) from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        found = f"a manifest or metrics of another form ({reason})"
+        raise ReleaseError(" or ".join(map(str, folders)), found=found) from error
 
 
-def read_manifest(folder: Path) -> BundleManifest:
-    """A bundle's manifest; raises ReleaseError for one that cannot be read."""
+def read_manifest(folder: Path) -> bundle.BundleManifest:
+    """Return a bundle's manifest. Raises ReleaseError for one that cannot be read."""
     try:
-        return BundleManifest.model_validate_json(read_regular(folder / MANIFEST))
-    except (OSError, ValidationError) as error:
-        raise ReleaseError(
-            str(folder),
-            found=f"no readable {MANIFEST}",
-            expected="the folder of a published version",
-            remedy=LOOK,
-        ) from error
+        return bundle.BundleManifest.model_validate_json(read_regular(folder / MANIFEST))
+    except (OSError, ValueError) as error:
+        raise ReleaseError(folder, found=f"no readable {MANIFEST}") from error
 
 
-def read_metrics(folder: Path, manifest: BundleManifest) -> dict[str, Any]:
-    """A bundle's metrics; raises ReleaseError where they are not those of its manifest."""
-    entry, content = manifest.files.get(METRICS), b""
+def read_metrics(folder: Path, manifest: bundle.BundleManifest) -> dict[str, Any]:
+    """Return a bundle's metrics. Raises ReleaseError where they are not those of its manifest."""
     with suppress(OSError):
-        content = read_regular(folder / METRICS)
-    if entry is None or sha256_bytes(content) != entry.sha256:
-        raise ReleaseError(
-            str(folder / METRICS),
-            found="other metrics than were published, or none",
-            expected="those of its manifest",
-            remedy=LOOK,
-        )
-    metrics: dict[str, Any] = from_json(content)
-    return metrics
+        content = read_regular(folder / bundle.METRICS)
+        if sha256_bytes(content) == manifest.determinants.metrics:
+            metrics: dict[str, Any] = from_json(content)
+            return metrics
+    raise ReleaseError(folder / bundle.METRICS, found="no metrics, or others than were published")
 
 
-def versions_of(dataset: str) -> list[Version]:
-    """Every published version of a data set, the most accurate first; damaged ones are told."""
-    entries = read_journal(dataset)
+def list_versions(dataset: str) -> list[dict[str, Any]]:
+    """Return a data set's versions, the most accurate first. A damaged one is left out."""
     found = []
-    for name in published_versions(dataset):
+    for name in bundle.published_versions(dataset):
+        folder = bundle.bundle_folder(dataset, name)
         try:
-            folder = bundle_folder(dataset, name)
-            manifest = read_manifest(folder)
             with as_published(folder):
-                metrics = read_metrics(folder, manifest)
-                found.append(version_of(folder, manifest, metrics, entries))
+                described = describe(folder)
+            del described["metrics"], described["provenance"]
+            found.append(described)
         except ReleaseError as error:
             logger.warning("%s/%s is left out: %s: %s", dataset, name, error.what, error.found)
-    return sorted(found, key=lambda version: (-version.accuracy, version.version))
+    return sorted(found, key=lambda each: (-each["accuracy"], each["version"]))
 
 
-def version_of(
-    folder: Path, manifest: BundleManifest, metrics: dict[str, Any], entries: list[Entry]
-) -> Version:
-    """The version whose bundle lies in a folder; `entries` are the journal's."""
-    champion = champion_of(entries)
-    low, high = metrics["accuracy_interval_95"]
-    return Version(
-        dataset=manifest.dataset,
-        version=manifest.version,
-        recipe=manifest.recipe,
-        accuracy=metrics["accuracy"],
-        accuracy_interval_95=(low, high),
-        num_bytes=sum(entry.num_bytes for entry in manifest.files.values()),
-        made=next((entry.time for entry in entries if entry.version == manifest.version), None),
-        champion=champion is not None and champion.version == manifest.version,
-        bundle=str(folder),
-        report=str(page_path(manifest.dataset, manifest.version)),
-    )
-
-
-def shown(folder: Path) -> Shown:
-    """All that is known of the version in a folder."""
+def describe(folder: Path) -> dict[str, Any]:
+    """Return what is known of the version in a folder. `made`: when the journal first names it."""
     manifest = read_manifest(folder)
     metrics, entries = read_metrics(folder, manifest), read_journal(manifest.dataset)
-    return Shown(
-        **version_of(folder, manifest, metrics, entries).model_dump(),
-        metrics=metrics,
-        provenance=manifest.provenance,
-        history=tuple(entry for entry in entries if entry.version == manifest.version),
-    )
+    champion, version = champion_of(entries), manifest.version
+    low, high = map(float, metrics["accuracy_interval_95"])
+    return {
+        **manifest.model_dump(include={"dataset", "version", "recipe", "provenance"}),
+        "accuracy": float(metrics["accuracy"]),
+        "accuracy_interval_95": (low, high),
+        "num_bytes": sum(entry.num_bytes for entry in manifest.files.values()),
+        "made": next((entry.time for entry in entries if entry.version == version), None),
+        "champion": champion is not None and champion.version == version,
+        "bundle": str(folder),
+        "report": str(page_path(manifest.dataset, version)),
+        "metrics": metrics,
+    }
+
+
+def diff_versions(*folders: Path) -> dict[str, Any]:
+    """Return what differs between two bundles; a pair is (first's, second's).
+
+    `gained` are the test rows that only the second predicts correctly, `lost` those that only the
+    first does. Raises ConfigError for versions that were scored on different test rows.
+    """
+    names = bundle.RECIPE, bundle.PROBABILITIES
+    one, two = manifests = [bundle.intact_bundle(folder, *names) for folder in folders]
+    old, new = map(read_metrics, folders, manifests)
+    (rows, before), (others, after) = map(_correct_rows, folders)
+    if not np.array_equal(rows, others) or one.dataset != two.dataset:
+        what, expected = f"{one.version} and {two.version}", "two versions of one data set"
+        raise ConfigError(what, found="scores on different test rows", expected=expected)
+    gained, lost = rows[after & ~before].tolist(), rows[before & ~after].tolist()
+    classes = zip(old["per_class"], new["per_class"], strict=True)
+    made = [each.provenance for each in manifests]
+    return {
+        "first": one.version,
+        "second": two.version,
+        "metrics": {name: (old[name], new[name]) for name in FIGURES},
+        "recalls": {a["name"]: (a["recall"], b["recall"]) for a, b in classes},
+        "gained": gained,
+        "lost": lost,
+        "difference_95": paired_interval(len(gained), len(lost), len(rows)),
+        "recipe": differences(*(read_yaml(folder / bundle.RECIPE) for folder in folders)),
+        "origin": differences(*({name: each[name] for name in ORIGIN} for each in made)),
+        "code": list(differences(*(each["modules"] for each in made))),
+    }
+
+
+def _correct_rows(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the test rows, counted from the first, and whether each is predicted correctly."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path, names = folder / bundle.PROBABILITIES, ["index", "label", "prediction"]
+    try:
+        with pq.ParquetFile(path) as file:
+            kinds = [file.schema_arrow.field(name).type for name in names]
+            # A real row takes more than a byte, however it is packed.
+            is_possible = 0 < file.metadata.num_rows < path.stat().st_size
+            if not is_possible or not all(map(pa.types.is_integer, kinds)):
+                raise ValueError(f"{file.metadata.num_rows:,} rows of {kinds}")
+            columns = file.read(columns=names)
+    except (OSError, KeyError, ValueError) as error:
+        found = "no readable probabilities; bundles of very large test splits have none"
+        raise ReleaseError(path, found=found) from error
+    index, labels, predictions = (columns[name].to_numpy() for name in names)
+    return index - index.min(), labels == predictions
+
+
+def differences(first: Any, second: Any) -> dict[str, tuple[str | None, str | None]]:
+    """Return the leaves of two mappings that differ, in order, as pairs by their dotted names."""
+    old, new = dict(_leaves(first)), dict(_leaves(second))
+    pairs = {name: (old.get(name), new.get(name)) for name in {**old, **new}}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _leaves(content: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _leaves(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, str(content)

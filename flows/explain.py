@@ -1,67 +1,71 @@
-"""What a run would do, and why: asked of the store alone, without Prefect and without torch."""
+"""What a run would do and why, from the store alone: neither Prefect nor torch is imported."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any
 
+from flows.diagram import Call, label_audit, retraining
 from flows.plan import Plan
-from tasks.bundle.contents import bundle_folder, version_of
+from tasks.release.assemble import Lineage
+from tasks.release.bundle import bundle_folder
 from tasks.release.registry import is_current
-from tasks.runtime.manifest import StageRef
-from tasks.runtime.stages import PUBLISH, STAGE_NAMES, STAGES, Stage
-from tasks.runtime.store import Change, look
+from tasks.runtime.stages import PUBLISH, Outcome, Stage
+from tasks.runtime.store import StageRef, look
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What a stage would do; a pending one waits for another and has no key yet."""
-
-    name: str
-    state: Literal["hit", "miss", "pending"]
-    seconds: float
-    key: str | None
-    path: str | None
-    reason: str
-    changes: tuple[Change, ...] = ()
+class Missing(str):
+    """The name of a stage that would run, in place of the reference to its output."""
 
 
-def explain(plan: Plan) -> list[Verdict]:
-    """A verdict for every stage, in the order of the pipeline."""
-    refs: dict[str, StageRef] = {}
-    verdicts = [verdict_on(stage, plan, refs) for stage in STAGES]
-    return [*verdicts, _publish_verdict(plan, refs)]
+def explain(plan: Plan) -> list[Outcome]:
+    """Return what every stage would do, in the order of the pipeline."""
+    outcomes: list[Outcome] = []
+    retraining(plan, _look_up(outcomes, plan.refreshed))
+    return outcomes
 
 
-def verdict_on(stage: Stage, plan: Plan, refs: dict[str, Any]) -> Verdict:
-    """The verdict of a cached stage; a hit adds its reference to `refs`."""
-    since = time.perf_counter()
-    missing = [name for name in stage.takes.values() if name in STAGE_NAMES and name not in refs]
-    if missing:
-        return Verdict(stage.name, "pending", 0.0, None, None, f"behind {missing[0]}")
-    found = look(stage, plan.inputs(stage, refs), refresh=stage.name in plan.refreshed)
-    if found.ref is not None:
-        refs[stage.name] = found.ref
-    state: Literal["hit", "miss"] = "miss" if found.ref is None else "hit"
-    seconds = round(time.perf_counter() - since, 3)
-    path = str(found.folder)
-    return Verdict(stage.name, state, seconds, found.key, path, found.reason, found.changes)
+def explain_audit(plans: list[Plan]) -> tuple[list[Outcome], StageRef | None]:
+    """Return what every stage would do, and the audit itself if it is there and intact."""
+    outcomes: list[Outcome] = []
+    found = label_audit(plans, _look_up(outcomes))
+    return outcomes, found if isinstance(found, StageRef) else None
 
 
-def _publish_verdict(plan: Plan, refs: dict[str, StageRef]) -> Verdict:
-    """Whether the bundle, the journal's decision and the champion's pointer are all in place."""
-    since = time.perf_counter()
-    missing = [stage.name for stage in STAGES if stage.name not in refs]
-    if missing:
-        return Verdict(PUBLISH, "pending", 0.0, None, None, f"behind {missing[0]}")
-    version = version_of(
-        plan.recipe, refs["convert"].facts, refs["train"].manifest, refs["evaluate"].manifest
-    )
-    reasons = is_current(plan.dataset.name, version, plan.force_promote)
-    if PUBLISH in plan.refreshed:
-        reasons = ["asked for"]
-    path = str(bundle_folder(plan.dataset.name, version))
-    seconds = round(time.perf_counter() - since, 3)
-    state: Literal["hit", "miss"] = "miss" if reasons else "hit"
-    return Verdict(PUBLISH, state, seconds, version, path, "; ".join(reasons) or "found intact")
+def _look_up(outcomes: list[Outcome], refreshed: tuple[str, ...] = ()) -> Call:
+    """Return the `call` of a diagram that runs nothing and appends what each stage would do."""
+
+    def call(stage: Stage, **inputs: Any) -> StageRef | Missing:
+        since, refresh = time.perf_counter(), stage.name in refreshed
+        for value in _leaves(inputs):
+            if isinstance(value, Missing):
+                reason = f"behind {value}"
+                outcomes.append(Outcome(stage.name, "pending", 0.0, None, None, reason))
+                return value
+        if stage is PUBLISH:
+            outcomes.append(_publishing(since, refresh=refresh, **inputs))
+            return Missing(stage.name)
+        found = look(stage, inputs, refresh=refresh)
+        outcomes.append(found.outcome("hit" if found.ref else "miss", since))
+        return found.ref or Missing(stage.name)
+
+    return call
+
+
+def _leaves(inputs: dict[str, Any]) -> Iterator[Any]:
+    """Yield the inputs one by one. Of a lineage, the output that depends on all others."""
+    for value in inputs.values():
+        if isinstance(value, tuple):
+            yield from value
+        else:
+            yield value.evaluated if isinstance(value, Lineage) else value
+
+
+def _publishing(since: float, *, lineage: Lineage, why: str | None, refresh: bool) -> Outcome:
+    """Return whether the bundle, the journal's decision and the champion's file are in place."""
+    dataset, version = lineage.dataset.name, lineage.determinants.version
+    faults = ["refresh was requested"] if refresh else is_current(dataset, version, why)
+    seconds, path = round(time.perf_counter() - since, 3), str(bundle_folder(dataset, version))
+    reason = "; ".join(faults) or "found intact"
+    return Outcome(PUBLISH.name, "miss" if faults else "hit", seconds, version, path, reason)

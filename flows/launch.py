@@ -1,130 +1,85 @@
-"""Start the flow from the command line: server, imports and run, overlapped."""
+"""Run a flow from the command line: server start, imports and run overlap."""
 
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
 import httpx
 
 from flows.console import say
-from flows.environment import prepare_environment
-from flows.explain import Verdict
-from flows.folds import LabelAudit
-from flows.plan import Choice
-from flows.server import is_full, prefect_server
-from flows.summary import Summary
-from tasks.runtime.errors import IdxflowError, ServerError
-from tasks.runtime.files import in_use
+from flows.plan import Plan, planned
+from flows.server import prefect_server, prepare_environment, server_error
+from pipeline_config.sections import IdxflowError
+from tasks.runtime.files import root_lock
+from tasks.runtime.stages import Outcome
 
-# The exit code of a program that Ctrl-C ended, as shells have it: 128 + SIGINT.
-INTERRUPTED = 130
-# What each stage imports only when it really runs, and what takes long to import.
+# What a stage imports only when it runs, and what takes long to import.
 HEAVY = {
     "validate": ("tasks.dataset.expectations",),
     "train": ("tasks.model.training",),
-    "evaluate": ("tasks.evaluation.predictions", "tasks.evaluation.drawing"),
-    "audit": ("tasks.model.network", "tasks.evaluation.image_figures"),
-    "publish": ("tasks.bundle.assemble",),
+    "evaluate": ("tasks.model.network", "tasks.evaluation.confidence_figures", "sklearn.metrics"),
+    "audit": ("tasks.model.network", "tasks.evaluation.figures"),
 }
 
 
-def launch(choice: Choice, verdicts: Sequence[Verdict], *, verbose: bool) -> Summary:
-    """Run the pipeline and return what came of it."""
-    summary: Summary = _launch("flows.retrain:retrain", choice.model_dump(), verdicts, verbose)
-    return summary
-
-
-def launch_audit(
-    choice: Choice, num_folds: int, verdicts: Sequence[Verdict], *, verbose: bool
-) -> LabelAudit:
-    """Run the label audit and return what came of it."""
-    parameters = {
-        **choice.model_dump(exclude={"refresh_from", "force_promote"}),
-        "folds": num_folds,
-    }
-    found: LabelAudit = _launch("flows.audit:audit_labels", parameters, verdicts, verbose)
-    return found
-
-
-def _launch(
-    entrypoint: str, parameters: dict[str, Any], verdicts: Sequence[Verdict], verbose: bool
+def launch(
+    entrypoint: str,
+    plan: Plan,
+    parameters: dict[str, Any],
+    outlook: Sequence[Outcome],
+    *,
+    verbose: bool,
 ) -> Any:
     """Run the flow `module:name` on a running or an embedded server; returns what it returns.
 
-    The embedded server takes seconds to start; Prefect and the libraries of the stages that are
-    going to run are imported meanwhile. After Ctrl-C it says how to go on and exits.
+    After Ctrl-C the process exits with 130, which is 128 + SIGINT.
     """
+    token = planned.set(plan)
     try:
-        # From before the server starts until after it has ended: its database is in use, too.
-        with in_use():
-            return _served(entrypoint, parameters, verdicts, verbose)
+        # Held until the server has ended, since its database is below the root.
+        with root_lock():
+            return _serve_and_run(entrypoint, parameters, outlook, verbose)
     except KeyboardInterrupt:
-        say("stopped; what is finished is kept, and the same command goes on from there")
-        raise SystemExit(INTERRUPTED) from None
+        say("stopped; what is finished is kept, and the same command resumes from there")
+        raise SystemExit(130) from None
     except Exception as error:
-        # Some of what Prefect's client raises comes wrapped.
-        said = error.__cause__ or error
-        if isinstance(error, IdxflowError) or not isinstance(said, httpx.HTTPError):
+        # Prefect wraps some of its client's errors.
+        is_of_client = any(isinstance(e, httpx.HTTPError) for e in (error, error.__cause__))
+        if isinstance(error, IdxflowError) or not is_of_client:
             raise
-        home = Path(os.environ["PREFECT_HOME"])
-        room = f", and that the disk of {home} is full" if is_full(home) else ""
         reason = str(error).partition(" - ")[0]  # Prefect adds the body and a link
-        raise ServerError(
-            "the Prefect server",
-            found=f"that it failed in the middle of the run ({reason}){room}",
-            expected="one that answers as long as the run goes on",
-            remedy="Run the same command again: what is finished is kept. Without PREFECT_API_URL "
-            "the run brings its own server.",
-        ) from error
+        raise server_error(f"an error in the middle of the run ({reason})") from error
+    finally:
+        planned.reset(token)
 
 
-def _served(
-    entrypoint: str, parameters: dict[str, Any], verdicts: Sequence[Verdict], verbose: bool
+def _serve_and_run(
+    entrypoint: str, parameters: dict[str, Any], outlook: Sequence[Outcome], verbose: bool
 ) -> Any:
-    """Start the server, import meanwhile, run the flow."""
+    """Import what is needed while an embedded server takes seconds to start; then run the flow."""
     prepare_environment(verbose=verbose)
-    embedded = "PREFECT_API_URL" not in os.environ
+    is_embedded = "PREFECT_API_URL" not in os.environ
     module, _, name = entrypoint.partition(":")
+    ahead = [heavy for each in outlook if each.state != "hit" for heavy in HEAVY.get(each.name, ())]
     with prefect_server() as wait:
-        _import_all([module, *_needed(verdicts)])
+        # Collections would visit half a million new objects, now (2 s) and at exit (2 s).
+        gc.disable()
+        for needed in (module, *ahead):
+            import_module(needed)
+        gc.enable()
+        gc.freeze()
         wait()
         from prefect.events.worker import EventsWorker
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-        flow = getattr(importlib.import_module(module), name)
+        # The heartbeat costs a second, and is of no use on an embedded server.
+        changed = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if is_embedded else {}
         try:
-            # Nobody watches an embedded server: it is spared the heartbeat, which costs a second.
-            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if embedded else {}):
-                return flow(**parameters)
+            with temporary_settings(changed):
+                return getattr(import_module(module), name)(**parameters)
         finally:
-            # What is still on its way to the server must arrive before the server goes.
-            EventsWorker.drain_all(timeout=10)
-
-
-def _needed(verdicts: Sequence[Verdict]) -> list[str]:
-    """The heavy modules of the stages that are going to run."""
-    return [
-        module
-        for verdict in verdicts
-        if verdict.state != "hit"
-        for module in HEAVY.get(verdict.name, ())
-    ]
-
-
-def _import_all(modules: Sequence[str]) -> None:
-    """Import without the collector, which would walk half a million new objects many times (2 s).
-
-    What is there afterwards stays to the end, so later walks, and the exit (2 s), skip it.
-    """
-    gc.disable()
-    try:
-        for module in modules:
-            importlib.import_module(module)
-    finally:
-        gc.enable()
-    gc.freeze()
+            EventsWorker.drain_all(timeout=10)  # before the server ends

@@ -1,29 +1,26 @@
-"""A plan: what was asked for, resolved and checked, before anything runs."""
+"""A plan: what a user chose, resolved and checked before anything runs."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from contextvars import ContextVar
+from typing import Annotated
 
 from pydantic import StringConstraints
 
-from pipeline_config.base import Section, given_path
 from pipeline_config.datasets import Dataset, named_dataset, named_datasets
-from pipeline_config.errors import ConfigError
-from pipeline_config.recipe import Recipe
+from pipeline_config.recipe import OfficialTest, Recipe, Split, StratifiedFold
 from pipeline_config.recipe_files import load_recipe
+from pipeline_config.sections import ConfigError, Section, given_path
 from tasks.runtime.devices import DeviceChoice, Machine, probe
-from tasks.runtime.stages import STAGE_NAMES, Stage, StageName
+from tasks.runtime.stages import STAGE_NAMES, StageName
 
-# The recipe that stands for "the one that the data set names".
+# Means the recipe that the data set names.
 DEFAULT = "default"
-
-
-# Why the gate is overruled; an empty reason is none.
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class Choice(Section):
-    """What was asked for, as it was asked; the fields are explained in `flows/retrain.py`."""
+    """What a user chose. The fields are explained in `flows/retrain.py`."""
 
     dataset: str = "mnist"
     recipe: str = DEFAULT
@@ -36,7 +33,7 @@ class Choice(Section):
 
 
 class Plan(Section):
-    """A data set, a recipe and a machine, with what is to be done again."""
+    """A data set, a recipe and a machine, with the stages to run again."""
 
     dataset: Dataset
     recipe: Recipe
@@ -45,78 +42,72 @@ class Plan(Section):
     refreshed: tuple[str, ...]
     force_promote: str | None
 
-    def inputs(self, stage: Stage, refs: dict[str, Any]) -> dict[str, Any]:
-        """The values of a stage's parameters, given the references of the stages before it.
 
-        A stage that was run for each fold has a tuple of them.
-        """
-        return {name: self._value(path, refs) for name, path in stage.takes.items()}
-
-    def _value(self, path: str, refs: dict[str, Any]) -> Any:
-        if path in refs:
-            return refs[path]
-        value: Any = self
-        for part in path.split("."):
-            value = getattr(value, part)
-        return value
+# The plan of the command line that runs a flow in this process: a choice is resolved once.
+planned: ContextVar[Plan | None] = ContextVar("planned", default=None)
 
 
 def make_plan(choice: Choice) -> Plan:
-    """The plan of a choice; raises an IdxflowError for whatever of it cannot be."""
+    """Return the plan of a choice. Raises an IdxflowError for whatever of it is not possible."""
     dataset = _dataset(choice.dataset, choice.classes)
     source = None if choice.source is None else given_path(choice.source).resolve()
     if source is not None and not source.exists():
-        raise ConfigError(
-            f"--source {choice.source}",
-            found="no such folder",
-            expected="a folder (or .zip) with the data set's files",
-            remedy="Check the path.",
-        )
+        expected = "a folder (or .zip) with the data set's files"
+        raise ConfigError(f"--source {choice.source}", found="no such folder", expected=expected)
     name = dataset.default_recipe if choice.recipe == DEFAULT else choice.recipe
     recipe = load_recipe(name, choice.overrides)
-    machine = _machine(choice.device, recipe)
+    first = STAGE_NAMES.index(choice.refresh_from) if choice.refresh_from else len(STAGE_NAMES)
     return Plan(
         dataset=dataset,
         recipe=recipe,
-        machine=machine,
+        machine=_machine(choice.device, recipe),
         source=None if source is None else str(source),
-        refreshed=_from(choice.refresh_from),
+        refreshed=STAGE_NAMES[first:],
         force_promote=choice.force_promote,
     )
 
 
 def _machine(device: DeviceChoice, recipe: Recipe) -> Machine:
-    """The machine to train on; the NumPy engine takes the CPU, in float32, and nothing else."""
+    """Return the machine to train on. The NumPy engine needs the CPU, in float32."""
     if recipe.training.engine == "torch":
         return probe(device)
     if device not in ("auto", "cpu"):
-        raise ConfigError(
-            f"--device {device}",
-            found=f"recipe {recipe.name}, whose engine is numpy",
-            expected="--device cpu, where NumPy computes",
-            remedy="Leave it out, or add --set training.engine=torch.",
-        )
+        found = f"recipe {recipe.name}, whose engine is numpy"
+        expected = "--device cpu, or --set training.engine=torch"
+        raise ConfigError(f"--device {device}", found=found, expected=expected)
     return probe("cpu").model_copy(update={"precision": "float32"})
 
 
 def _dataset(choice: str, classes: int | None) -> Dataset:
-    """The named data set, or the folder as a data set: a name wins over a folder called so."""
+    """Return the named data set, or a folder as a data set. A name comes before a folder."""
     is_path = given_path(choice).exists() or "/" in choice
-    if choice in named_datasets() or not is_path:
-        dataset = named_dataset(choice)
-        if classes not in (None, dataset.num_classes):
-            raise ConfigError(
-                f"--classes {classes}",
-                found=f"{dataset.name}, which has {dataset.num_classes} classes",
-                expected="--classes only with a folder as data set",
-                remedy="Leave it out.",
-            )
-        return dataset
-    from tasks.raw.local import folder_dataset
+    if choice not in named_datasets() and is_path:
+        from tasks.raw.folder import folder_dataset
 
-    return folder_dataset(given_path(choice), classes or 10)
+        return folder_dataset(given_path(choice), classes or 10)
+    dataset = named_dataset(choice)
+    if classes not in (None, dataset.num_classes):
+        found = f"{dataset.name}, which has {dataset.num_classes} classes"
+        expected = "--classes only with a folder as data set"
+        raise ConfigError(f"--classes {classes}", found=found, expected=expected)
+    return dataset
 
 
-def _from(stage: StageName | None) -> tuple[str, ...]:
-    """The stage and those behind it."""
-    return () if stage is None else STAGE_NAMES[STAGE_NAMES.index(stage) :]
+def fold_plans(plan: Plan, num_folds: int) -> list[Plan]:
+    """Return the plan with each fold of the training split in turn as its validation rows.
+
+    The test split is not used. Raises ConfigError for a recipe that gives no probabilities.
+    """
+    recipe, training = plan.recipe, plan.recipe.training
+    if not training.gives_logits:
+        found = f"the loss {training.loss}, which gives no probabilities"
+        expected = "a recipe with the loss cross_entropy or nll, such as fast"
+        raise ConfigError(f"recipe {recipe.name}", found=found, expected=expected)
+    training = training.model_copy(update={"keep_epochs": False})
+    plans = []
+    for fold in range(num_folds):
+        rows = StratifiedFold(kind="fold", fold=fold, folds=num_folds, seed=training.seed)
+        split = Split(test=OfficialTest(kind="official"), validation=rows)
+        of_fold = recipe.model_copy(update={"split": split, "training": training})
+        plans.append(plan.model_copy(update={"recipe": of_fold}))
+    return plans

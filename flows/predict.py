@@ -1,7 +1,4 @@
-"""Answers for a batch of files by a published model, on a schedule or from the Prefect UI.
-
-files ─► answer ─► Parquet or JSON
-"""
+"""The flow `predict`: answers for a batch of files, on a schedule or from the Prefect UI."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from pydantic import Field
 
 from tasks.prediction.answers import Predicted, Request
 from tasks.prediction.predict import answer
-from tasks.release.versions import CHAMPION
+from tasks.release.registry import CHAMPION
 
 
 @flow(name="predict", flow_run_name="{model} → {out}", timeout_seconds=24 * 3600)
@@ -25,7 +22,7 @@ def predict(
 ) -> Predicted:
     """Classify every image of some files or folders and write the answers to `out`.
 
-    `model` is "champion" (of `dataset`), a version, a bundle's folder or an .onnx file; below the
-    confidence `threshold` it abstains; `out` is a .parquet or .json file.
+    `model` is "champion" (of `dataset`), a version, a bundle's folder or an .onnx file. Below the
+    confidence `threshold` there is no answer. `out` is a .parquet or .json file.
     """
-    return answer(Request(files=files, out=out, model=model, dataset=dataset, threshold=threshold))
+    return answer(Request(**locals()))

@@ -1,236 +1,196 @@
-"""A published version made once more from its manifest, in a scratch folder, and compared.
+"""A published version built again from its manifest, in a scratch folder, and compared.
 
-It is made by the command that a person would type, from the bundle's own recipe.
+It is built by the flow `retrain`, from the bundle's own recipe.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from flows.catalogue import as_published, read_manifest, read_metrics
-from flows.child import run_apart
-from flows.comparison import differences
 from flows.console import say
+from flows.explain import explain
+from flows.launch import launch
 from flows.plan import Choice, make_plan
-from pipeline_config.base import Section, given_path
 from pipeline_config.datasets import named_datasets
 from pipeline_config.gate import gate_for
+from pipeline_config.sections import ConfigError, Section, given_path
 from pipeline_config.settings import settings
-from tasks.bundle.contents import RECIPE, BundleManifest, bundle_folder, models_lock, refuse_damaged
-from tasks.bundle.golden import GOLDEN, read_golden
-from tasks.release.judging import pinned_digest
-from tasks.release.ledger import count_look
-from tasks.runtime.errors import ConfigError, ReleaseError
-from tasks.runtime.files import digest_of, in_use, locked
-from tasks.runtime.manifest import folder_of, inspect
-from tasks.runtime.store import Change
-
-Verdict = Literal["equal to the bit", "within tolerance", "differs"]
-# What of the machine decides bits, as a version's provenance has it.
-MACHINE = ("device", "precision", "threads", "cpu")
-SHOWN_DIGITS = 12
-
-
-class Comparison(Section):
-    """One thing that the published and the rebuilt version have; digests are shortened."""
-
-    what: str
-    published: str
-    rebuilt: str
-    equal: bool
+from tasks.raw.folder import content_of
+from tasks.release import bundle
+from tasks.release.bundle import GOLDEN, BundleManifest
+from tasks.release.journal import count_look, pinned_digest
+from tasks.runtime.devices import Machine
+from tasks.runtime.files import digest_of, locked, root_lock
+from tasks.runtime.keys import changes_between
+from tasks.runtime.store import folder_of, inspect
 
 
 class Reproduction(Section):
-    """What came of it; `changes` are what of code, libraries and machine is not as it was."""
+    """The comparison of a version with its rebuilt one, part by part, with shortened digests.
+
+    `changes` are what of code, libraries and machine is different now.
+    """
 
     dataset: str
     version: str
-    verdict: Verdict
+    verdict: Literal["equal to the bit", "within tolerance", "differs"]
     reason: str
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[dict[str, Any], ...]
     changes: tuple[str, ...]
-    kept: str | None = None
 
 
 def reproduce(folder: Path, source: str | None = None, keep: Path | None = None) -> Reproduction:
-    """Rebuild the version whose bundle lies in `folder` and compare the two.
+    """Rebuild the version whose bundle lies in `folder`, and compare the two.
 
-    `source` is where the raw files are; without it the fetch output that the version names serves,
-    or the data set's own sources. `keep` is an empty folder to build in, which stays. Raises an
-    IdxflowError for a damaged bundle, for raw files that are missing, and where the run fails.
+    `source` is where the raw files are: by default the fetch output that the manifest names, or the
+    data set's own sources. `keep` is an empty folder to build in, which is kept. Raises an
+    IdxflowError for a damaged bundle, for missing raw files, and where the run fails.
     """
-    refuse_damaged(folder)
-    manifest = read_manifest(folder)
-    with as_published(folder):
-        choice = _choice(manifest, folder.resolve(), source)
-        threads = manifest.provenance["threads"]
-        # What it lacks for the comparison is told before anything runs.
-        compare(folder, folder)
-    make_plan(choice)
-    with in_use(), _scratch(keep) as root:
-        say(f"making {manifest.dataset}/{manifest.version} once more in {root}")
-        with as_published(folder):
-            _count_look(manifest)
-        summary = run_apart(_words(choice), root, threads)
-        found = compare(folder, Path(summary["bundle"]))
-    return found if keep is None else found.model_copy(update={"kept": str(keep)})
-
-
-def _count_look(manifest: BundleManifest) -> None:
-    """Write down that the test rows are scored once more, where the version is published."""
+    manifest = bundle.intact_bundle(folder)
     dataset, version = manifest.dataset, manifest.version
-    if not bundle_folder(dataset, version).is_dir():
-        return
-    rows = pinned_digest(manifest.determinants.data)
-    key = f"reproduce {version} {datetime.now(UTC).isoformat()}"
-    with locked(models_lock(dataset)):
-        count_look(dataset, "reproduce", manifest.recipe, version, 2, rows, key)
+    with as_published(folder):
+        choice = _choice(manifest, folder, source)
+        threads = manifest.provenance["threads"]
+        rows = pinned_digest(manifest.determinants.data)
+        compare(folder, folder)  # raises for what the comparison needs and the bundle lacks
+    make_plan(choice)
+    with root_lock(), _scratch(keep) as root:
+        say(f"building {dataset}/{version} again in {root}")
+        if bundle.bundle_folder(dataset, version).is_dir():
+            key = f"reproduce {version} {time.time_ns()}"
+            with locked(bundle.models_lock(dataset)):
+                count_look(dataset, "reproduce", manifest.recipe, version, 2, rows, key)
+        with _other_root(root, threads):
+            plan, wanted = make_plan(choice), choice.model_dump()
+            summary = launch("flows.retrain:retrain", plan, wanted, explain(plan), verbose=False)
+        return compare(folder, Path(summary.bundle))
 
 
 def _choice(manifest: BundleManifest, folder: Path, source: str | None) -> Choice:
-    """What to run; a data set without a name is a folder, which must hold what it held."""
-    device, recipe = manifest.provenance["device"], str(folder / RECIPE)
+    """Return what to run. A data set without a name is a folder with the same content."""
+    dataset, num_classes = manifest.dataset, None
     place = None if source is None else given_path(source).absolute()
-    if manifest.dataset in named_datasets():
-        place = place or _raw_files(manifest)
-        where = None if place is None else str(place)
-        return Choice(dataset=manifest.dataset, recipe=recipe, device=device, source=where)
-    _refuse_other_content(manifest.dataset, place)
-    num_classes = len(read_metrics(folder, manifest)["per_class"])
-    return Choice(dataset=str(place), recipe=recipe, device=device, classes=num_classes)
+    if dataset in named_datasets():
+        place = place or _fetched(manifest)
+    else:
+        if place is None or not content_of(place).startswith(dataset.rpartition("-")[2]):
+            found = "no folder" if place is None else f"other content in {place}"
+            expected = f"the folder that became {dataset}"
+            raise ConfigError("--source", found=found, expected=expected)
+        dataset, place = str(place), None
+        num_classes = len(read_metrics(folder, manifest)["per_class"])
+    return Choice(
+        dataset=dataset,
+        recipe=str(folder.resolve() / bundle.RECIPE),
+        device=manifest.provenance["device"],
+        source=None if place is None else str(place),
+        classes=num_classes,
+        force_promote="built again, for a comparison",  # the gate has no say here
+    )
 
 
-def _raw_files(manifest: BundleManifest) -> Path | None:
-    """The fetch output that the version was made from, if it is still there and intact."""
+def _fetched(manifest: BundleManifest) -> Path | None:
+    """Return the fetch output that the version was made from, if it is there and intact."""
     made = manifest.provenance["stages"]["fetch"]
     folder = folder_of("fetch", made["key"])
     found, damage = inspect(folder)
-    is_same = found is not None and not damage and found.digest == made["digest"]
-    return folder.resolve() if is_same else None
-
-
-def _refuse_other_content(dataset: str, place: Path | None) -> None:
-    """Raise ConfigError unless a folder is the one that became the data set, by what it holds."""
-    from tasks.raw.local import content_of
-
-    content = dataset.rpartition("-")[2]
-    found = "no folder" if place is None else f"the content {content_of(place)[: len(content)]}"
-    if found != f"the content {content}":
-        raise ConfigError(
-            "--source" if place is None else f"--source {place}",
-            found=found,
-            expected=f"the folder that became {dataset}, with the content {content}",
-            remedy="Name it with --source FOLDER: nobody else has its files.",
-        )
-
-
-def _words(choice: Choice) -> list[str]:
-    """The choice as it is typed behind `idxflow run`."""
-    words = ["--dataset", choice.dataset, "--recipe", choice.recipe, "--device", choice.device]
-    # Nobody asks there who is champion, and a refusal would read as one of what is compared.
-    words += ["--force-promote", "made once more, to be compared"]
-    words += [] if choice.source is None else ["--source", choice.source]
-    return words + ([] if choice.classes is None else ["--classes", str(choice.classes)])
+    return folder if found and not damage and found.digest == made["digest"] else None
 
 
 @contextmanager
 def _scratch(keep: Path | None) -> Iterator[Path]:
-    """An empty folder; it is removed at the end unless it was asked for."""
+    """Yield an empty folder, which is removed at the end unless it is `keep`."""
     if keep is None:
         settings().scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="reproduce-", dir=settings().scratch) as folder:
             yield Path(folder)
         return
-    if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
-        raise ConfigError(
-            f"--keep {keep}",
-            found="something there",
-            expected="a new or an empty folder, so that nothing in it is taken for the rebuilt one",
-            remedy="Name another folder.",
-        )
     keep.mkdir(parents=True, exist_ok=True)
+    if any(keep.iterdir()):
+        expected = "a new or an empty folder"
+        raise ConfigError(f"--keep {keep}", found="something there", expected=expected)
     yield keep.resolve()
 
 
+@contextmanager
+def _other_root(root: Path, threads: int) -> Iterator[None]:
+    """Set another root and number of threads, and no Prefect server, for this process.
+
+    A signal that would end the process raises SystemExit, so that the scratch folder is removed.
+    """
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    with ExitStack() as undo:
+        undo.callback(os.environ.update, dict(os.environ))
+        undo.callback(os.environ.clear)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                undo.callback(signal.signal, number, signal.signal(number, end))
+        for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+            del os.environ[name]
+        os.environ |= {"IDXFLOW_ROOT": str(root), "IDXFLOW_THREADS": str(threads)}
+        yield
+
+
 def compare(published: Path, rebuilt: Path) -> Reproduction:
-    """The verdict on two bundles with readable manifests.
+    """Return the comparison of two bundles.
 
     Within tolerance: made of the same raw files, and as accurate to the gate's margin for the data
-    set, since another CPU's rounding is like another seed.
+    set, since another CPU's rounding has the effect of another seed.
     """
     old, new = read_manifest(published), read_manifest(rebuilt)
-    rows = _comparisons(old, new)
-    before, after = (
-        read_metrics(place, made)["accuracy"] for place, made in ((published, old), (rebuilt, new))
-    )
+    before = read_metrics(published, old)["accuracy"]
+    after = read_metrics(rebuilt, new)["accuracy"]
     margin = gate_for(old.dataset).accuracy_margin
-    verdict: Verdict = "differs"
-    reason = (
-        f"accuracy {before:.2%} and {after:.2%}, where two seeds may be {100 * margin:.2f} points "
-        f"apart; golden outputs {_golden_apart(published, rebuilt)}"
-    )
-    if all(row.equal for row in rows):
-        verdict, reason = "equal to the bit", f"the same {', '.join(row.what for row in rows)}"
+    apart = f"where two seeds may be {100 * margin:.2f} points apart"
+    reason = f"accuracy {before:.2%} and {after:.2%}, {apart}"
+    verdict = "within tolerance" if abs(before - after) <= margin else "differs"
+    parts = _parts(old, new)
+    if all(part["equal"] for part in parts):
+        verdict = "equal to the bit"
+        reason = f"the same {', '.join(part['what'] for part in parts)}"
     elif old.determinants.data != new.determinants.data:
-        reason = "it was made of other raw files"
-    elif abs(before - after) <= margin:
-        verdict = "within tolerance"
+        verdict, reason = "differs", "it was made of other raw files"
+    changes = changes_between(_origin(old.provenance), _origin(new.provenance))
     return Reproduction(
         dataset=old.dataset,
         version=old.version,
         verdict=verdict,
         reason=reason,
-        comparisons=tuple(rows),
-        changes=tuple(map(str, changes_between(old.provenance, new.provenance))),
+        comparisons=tuple(parts),
+        changes=tuple(map(str, changes)),
     )
 
 
-def _golden_apart(published: Path, rebuilt: Path) -> str:
-    """How far the golden outputs are apart, in words."""
-    try:
-        old, new = (read_golden(place / GOLDEN) for place in (published, rebuilt))
-    except ReleaseError:
-        return "not comparable"
-    if old.images_NHW.tobytes() != new.images_NHW.tobytes():
-        return "of other images"
-    return f"up to {abs(old.probabilities_NC - new.probabilities_NC).max():.1e} apart"
-
-
-def _comparisons(old: BundleManifest, new: BundleManifest) -> list[Comparison]:
-    """Raw data, recipe, weights, metrics, the version that follows from them, golden outputs."""
+def _parts(old: BundleManifest, new: BundleManifest) -> list[dict[str, Any]]:
+    """Return the digests of each part in both versions, shortened, and whether they are equal."""
+    one, two = old.determinants, new.determinants
     pairs = {
-        "raw data": (digest_of(old.determinants.data), digest_of(new.determinants.data)),
-        "recipe": (old.determinants.recipe, new.determinants.recipe),
-        "weights": (old.determinants.model, new.determinants.model),
-        "metrics": (old.determinants.metrics, new.determinants.metrics),
+        "raw data": (digest_of(one.data), digest_of(two.data)),
+        "recipe": (one.recipe, two.recipe),
+        "weights": (one.model, two.model),
+        "metrics": (one.metrics, two.metrics),
         "version": (old.version, new.version),
+        "golden outputs": (old.files[GOLDEN].sha256, new.files[GOLDEN].sha256),
     }
-    if GOLDEN in old.files:
-        pairs["golden outputs"] = (old.files[GOLDEN].sha256, new.files[GOLDEN].sha256)
     return [
-        Comparison(
-            what=what,
-            published=before[:SHOWN_DIGITS],
-            rebuilt=after[:SHOWN_DIGITS],
-            equal=before == after,
-        )
-        for what, (before, after) in pairs.items()
+        {"what": what, "published": a[:12], "rebuilt": b[:12], "equal": a == b}
+        for what, (a, b) in pairs.items()
     ]
 
 
-def changes_between(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
-    """What differs between two provenances: the machine, libraries, and modules of our code."""
-    machine = differences(
-        {name: old[name] for name in MACHINE}, {name: new[name] for name in MACHINE}
-    )
-    changes = [Change(name, str(before), str(after)) for name, (before, after) in machine.items()]
-    for kind, section, digits in (("library", "libraries", None), ("code", "modules", 8)):
-        for name, pair in sorted(differences(old[section], new[section]).items()):
-            before, after = (str(value or "none")[:digits] for value in pair)
-            changes.append(Change(f"{kind} {name}", before, after))
-    return changes
+def _origin(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Return machine, libraries and code of a provenance, under the names of a key's components."""
+    found = {name: provenance[name] for name in Machine.model_fields}
+    found |= {f"library {name}": version for name, version in provenance["libraries"].items()}
+    return found | {f"code {name}": digest for name, digest in provenance["modules"].items()}

@@ -1,51 +1,56 @@
-"""The pipeline: raw IDX files → a published model.
+"""The flows `retrain` and `audit-labels`, which run the diagrams of `flows/diagram.py`.
 
-    fetch ─► validate ─► convert ─► normalize ─► train ─► evaluate ─► publish
-
-Each arrow is a small reference; each box is a Prefect task whose finished output is not made again.
+Each stage is a Prefect task whose finished output is not made again.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any
 
-from prefect import flow
+from prefect import Task, flow
 from prefect.runtime import flow_run
-from pydantic import Field, ValidationError, WithJsonSchema
+from pydantic import Field, WithJsonSchema
 
-from flows.plan import DEFAULT, Choice, Plan, Reason, make_plan
-from flows.summary import Summary, refusal, summarize
+from flows.diagram import Call, label_audit, retraining
+from flows.plan import DEFAULT, Choice, Plan, Reason, fold_plans, make_plan, planned
+from flows.summary import LabelAudit, Summary, audited, summarize
 from pipeline_config.datasets import named_datasets
-from pipeline_config.errors import IdxflowError
 from pipeline_config.recipe_files import recipe_names
+from pipeline_config.sections import IdxflowError
 from tasks.dataset.convert import convert
 from tasks.dataset.normalize import normalize
 from tasks.dataset.validate import validate
 from tasks.evaluation.evaluate import evaluate
+from tasks.evaluation.label_audit import audit
 from tasks.model.train import train
 from tasks.raw.fetch import fetch
-from tasks.release.publish import Published, publish
+from tasks.release.publish import publish
+from tasks.release.registry import Decision
 from tasks.runtime.devices import DeviceChoice
-from tasks.runtime.files import in_use
-from tasks.runtime.outcomes import recording
-from tasks.runtime.stages import StageName
+from tasks.runtime.errors import GateRefused
+from tasks.runtime.files import root_lock
+from tasks.runtime.stages import PUBLISH, Stage, StageName, recording
 
-# A deployment's form offers the names that come with the project and refuses anything else; a call
-# from Python may also name a folder or a recipe's file.
+# A deployment's form offers these names. A call from Python may also name a folder or a file.
 DatasetChoice = Annotated[str, WithJsonSchema({"type": "string", "enum": list(named_datasets())})]
 RecipeChoice = Annotated[
     str, WithJsonSchema({"type": "string", "enum": [DEFAULT, *recipe_names()]})
 ]
+NumClasses = Annotated[int, Field(ge=2, le=256)]
+TASKS: dict[str, Task[..., Any]] = {
+    task.name: task
+    for task in (fetch, validate, convert, normalize, train, evaluate, audit, publish)
+}
 
 
 def run_name() -> str:
-    """The name of a flow run: data set, recipe and device, or what was asked for and is not."""
-    asked: dict[str, Any] = flow_run.parameters
-    try:
-        plan = make_plan(Choice(**{**asked, "overrides": ()}))
-    except (IdxflowError, ValidationError):
-        return f"{asked['dataset']} · {asked['recipe']} · {asked['device']}"
-    return f"{plan.dataset.name} · {plan.recipe.name} · {plan.machine.device}"
+    """Return the name of a flow run: data set, recipe and device."""
+    given: dict[str, Any] = flow_run.parameters
+    with suppress(IdxflowError):
+        plan = planned.get() or make_plan(Choice(**given))
+        return f"{plan.dataset.name} · {plan.recipe.name} · {plan.machine.device}"
+    return "{dataset} · {recipe} · {device}".format(**given)
 
 
 @flow(name="retrain", flow_run_name=run_name, timeout_seconds=24 * 3600)
@@ -55,66 +60,67 @@ def retrain(
     device: DeviceChoice = "auto",
     overrides: tuple[str, ...] = (),
     source: str | None = None,
-    classes: Annotated[int, Field(ge=2, le=256)] | None = None,
+    classes: NumClasses | None = None,
     refresh_from: StageName | None = None,
     force_promote: Reason | None = None,
 ) -> Summary:
-    """Retrain on a data set and publish the model; stages whose inputs did not change are skipped.
+    """Retrain on a data set and publish the model. Stages whose inputs did not change are skipped.
 
     `overrides` are `a.b=value` changes to the recipe; `source` is a folder that is tried first for
     the data set's files; `refresh_from` names the first stage that runs again whatever is cached;
-    `force_promote` says why the model becomes champion even if the gate refuses it. Raises
-    GateRefused, which holds the summary, when the gate refuses the model in this very run.
+    `force_promote` is the reason to make the model champion even if the gate refuses it. Raises
+    GateRefused, which holds the summary, when the gate refuses the model in this run.
     """
-    plan = make_plan(
-        Choice(
-            dataset=dataset,
-            recipe=recipe,
-            device=device,
-            overrides=overrides,
-            source=source,
-            classes=classes,
-            refresh_from=refresh_from,
-            force_promote=force_promote,
-        )
-    )
-    with in_use(), recording() as ledger:
+    choice = Choice(**locals())
+    plan = planned.get() or make_plan(choice)
+    with root_lock(), recording() as outcomes:
         published = pipeline(plan)
-        summary = summarize(published.dataset, published.version, ledger.outcomes.values())
+        summary = summarize(published.dataset, published.version, outcomes.values())
     if published.refused:
-        raise refusal(summary)
+        what, expected = f"version {summary.version}", "a model that passes the gate"
+        remedy = "See the report; `idxflow models promote` overrules the gate."
+        found = summary.decision
+        raise GateRefused(what, found=found, expected=expected, remedy=remedy, result=summary)
     return summary
 
 
-def pipeline(plan: Plan) -> Published:
-    """The diagram above, in code."""
-    data, recipe, machine, again = plan.dataset, plan.recipe, plan.machine, plan.refreshed
+def pipeline(plan: Plan) -> Decision:
+    """Run the stages of a plan."""
+    published: Decision = retraining(plan, run_stages(plan.refreshed))
+    return published
 
-    raw = fetch(data, plan.source, refresh="fetch" in again)
-    checked = validate(raw, data.num_classes, data.title, refresh="validate" in again)
-    table = convert(raw, checked, data.name, refresh="convert" in again)
-    normalized = normalize(table, recipe.split, recipe.scaling, refresh="normalize" in again)
-    trained = train(
-        table, normalized, recipe.model, recipe.training, machine, refresh="train" in again
-    )
-    evaluated = evaluate(
-        table,
-        normalized,
-        trained,
-        recipe.model,
-        data.class_names,
-        data.corrections,
-        refresh="evaluate" in again,
-    )
-    return publish(
-        recipe,
-        data,
-        machine,
-        raw,
-        checked,
-        table,
-        normalized,
-        trained,
-        evaluated,
-        plan.force_promote,
-    )
+
+@flow(
+    name="audit-labels",
+    flow_run_name="{dataset} · {recipe} · {folds} folds",
+    timeout_seconds=24 * 3600,
+)
+def audit_labels(
+    dataset: str = "mnist",
+    recipe: str = DEFAULT,
+    device: DeviceChoice = "auto",
+    overrides: tuple[str, ...] = (),
+    source: str | None = None,
+    classes: NumClasses | None = None,
+    folds: Annotated[int, Field(ge=2, le=100)] = 5,
+) -> LabelAudit:
+    """Rank the training rows whose label is likely wrong. Trains the recipe once for each fold.
+
+    The other parameters are those of `retrain`.
+    """
+    chosen = {name: value for name, value in locals().items() if name != "folds"}
+    plan = planned.get() or make_plan(Choice(**chosen))
+    with root_lock(), recording() as outcomes:
+        ref = label_audit(fold_plans(plan, folds), run_stages())
+    return audited(plan, ref, outcomes.values())
+
+
+def run_stages(refreshed: tuple[str, ...] = ()) -> Call:
+    """Return the `call` of a diagram that runs a stage's Prefect task."""
+
+    def call(stage: Stage, **inputs: Any) -> Any:
+        if stage.name in refreshed and stage is not PUBLISH:
+            inputs["refresh"] = True
+        return TASKS[stage.name](**inputs)
+
+    return call

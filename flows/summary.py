@@ -1,25 +1,24 @@
-"""What a run comes to: the stages, the headline figures and where report and model lie."""
+"""The results of a run and of a label audit. Neither Prefect nor torch is imported."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
-from flows.explain import Verdict
-from pipeline_config.base import Section
-from tasks.bundle.contents import METRICS, bundle_folder
-from tasks.release.decision_page import page_path
+from flows.plan import Plan
+from pipeline_config.sections import Section
+from tasks.release.bundle import METRICS, bundle_folder
 from tasks.release.journal import champion_of, read_journal
-from tasks.runtime.errors import GateRefused
-from tasks.runtime.outcomes import Outcome
+from tasks.release.pages import page_path
+from tasks.runtime.stages import Outcome
+from tasks.runtime.store import StageRef
 
 
 class Summary(Section):
-    """The result of a run, as `idxflow run --json` prints it; `champion` is a version or None.
-
-    `decision` is the journal's last word on the version, its `event` and its reason.
-    """
+    """The result of a run. `event` and `decision` are the journal's last about the version."""
 
     version: str
     bundle: str
@@ -31,42 +30,72 @@ class Summary(Section):
     decision: str
 
 
+class LabelAudit(Section):
+    """The result of an audit. The suspects, `num_suspects` rows, are in a Parquet file.
+
+    `estimated_errors` is how many labels confident learning estimates to be wrong.
+    """
+
+    dataset: str
+    recipe: str
+    num_folds: int
+    num_rows: int
+    num_suspects: int
+    estimated_errors: float
+    out_of_fold_accuracy: float
+    suspects: str
+    noise: str
+    gallery: str
+    stages: tuple[dict[str, Any], ...]
+
+
 def summarize(dataset: str, version: str, outcomes: Iterable[Outcome]) -> Summary:
-    """The summary of a published version and of what each stage did."""
-    folder = bundle_folder(dataset, version)
-    entries = read_journal(dataset)
+    """Return the summary of a published version and of what each stage did."""
+    folder, entries = bundle_folder(dataset, version), read_journal(dataset)
     champion = champion_of(entries)
-    last = next((entry for entry in reversed(entries) if entry.version == version), None)
+    decisions = [(each.event, each.reason) for each in entries if each.version == version]
+    damaged = ("unknown", "the journal's line about this version is damaged")
+    event, decision = decisions[-1] if decisions else damaged
     return Summary(
         version=version,
         bundle=str(folder),
         report=str(page_path(dataset, version)),
         champion=champion.version if champion else None,
         metrics=json.loads((folder / METRICS).read_bytes()),
-        stages=tuple(vars(outcome) for outcome in outcomes),
-        event=last.event if last else "unknown",
-        decision=last.reason if last else "the journal's line about this version is damaged",
+        stages=_stages_of(outcomes),
+        event=event,
+        decision=decision,
     )
 
 
-def refusal(summary: Summary) -> GateRefused:
-    """The error that ends the run in which the gate refused a model."""
-    return GateRefused(
-        f"version {summary.version}",
-        found=summary.decision,
-        expected=f"a model that is not worse than champion {summary.champion}"
-        if summary.champion
-        else "a model that meets its recipe's floor",
-        remedy=("The champion stays. " if summary.champion else "There is no champion yet. ")
-        + "See the report; `idxflow models promote` overrules the gate.",
-        result=summary,
+def audited(plan: Plan, ref: StageRef, outcomes: Iterable[Outcome]) -> LabelAudit:
+    """Return the result of an audit and of what each stage did."""
+    from tasks.evaluation.confident_learning import GALLERY, NOISE, SUSPECTS
+
+    return LabelAudit(
+        dataset=plan.dataset.name,
+        recipe=plan.recipe.name,
+        **ref.facts,
+        suspects=str(ref.path / SUSPECTS),
+        noise=str(ref.path / NOISE),
+        gallery=str(ref.path / GALLERY),
+        stages=_stages_of(outcomes),
     )
 
 
-def cached_outcomes(verdicts: Iterable[Verdict]) -> list[Outcome]:
-    """The outcomes of a run in which every stage was found intact."""
+def named_suspects(plan: Plan, audit: LabelAudit, limit: int) -> list[dict[str, Any]]:
+    """Return the first `limit` suspects, with the names of their classes."""
+    from tasks.evaluation.confident_learning import read_suspects
+
+    names = plan.dataset.class_names
     return [
-        Outcome(verdict.name, "cached", verdict.seconds, verdict.key, verdict.path, verdict.reason)
-        for verdict in verdicts
-        if verdict.key is not None and verdict.path is not None
+        {**row, "label": names[row["label"]], "suggested": names[row["suggested"]]}
+        for row in read_suspects(Path(audit.suspects), limit)
     ]
+
+
+def _stages_of(outcomes: Iterable[Outcome]) -> tuple[dict[str, Any], ...]:
+    """Return the outcomes as mappings. What a look found is `cached` in a result."""
+    return tuple(
+        asdict(replace(each, state="cached") if each.state == "hit" else each) for each in outcomes
+    )

@@ -1,30 +1,27 @@
-"""The data sets: four IDX files each, known by their digests, with the places to get them from."""
+"""The data sets: four IDX files each, with their digests and sources."""
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
-from pipeline_config.base import HERE, Section, checked, read_yaml
-from pipeline_config.errors import ConfigError
+from pipeline_config.sections import HERE, ConfigError, Section, checked, did_you_mean, read_yaml
 
-# The four canonical names, in the order in which they are always spoken of.
+# The names of the four files, in the order that is used everywhere.
 FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-Row = Annotated[int, Field(ge=0)]
+Natural = Annotated[int, Field(ge=0)]
 
 
 class RawFile(Section):
-    """One IDX file: its raw size in bytes and the digests that it is held to, where published."""
+    """The size in bytes of one IDX file, and its digests, as far as they are published."""
 
     num_bytes: Annotated[int, Field(ge=4)] | None = None
     sha256: Digest | None = None
@@ -32,21 +29,18 @@ class RawFile(Section):
 
 
 class Corrections(Section):
-    """What is known to be wrong with test labels, by row of the official test split.
-
-    `labels` are the right labels of wrong ones; `disputed` rows have no label that people agree on.
-    """
+    """Known errors of test labels by row: correct `labels`, and rows that are `disputed`."""
 
     source: str
-    labels: dict[Row, Annotated[int, Field(ge=0)]]
-    disputed: tuple[Row, ...]
+    labels: dict[Natural, Natural]
+    disputed: tuple[Natural, ...]
 
 
 class Dataset(Section):
-    """What a data set is.
+    """The description of a data set.
 
-    `image_shape` is (height, width), None where only the files know. `content` is the digest over a
-    local folder's files and None for a data set with a name. `corrections` change no file and no
+    `image_shape` is (height, width), or None where only the files say. `content` is the digest of a
+    local folder's files, and None for a named data set. `corrections` change no file and no
     official score.
     """
 
@@ -63,28 +57,24 @@ class Dataset(Section):
 
     @property
     def num_bytes(self) -> int:
-        """The size of the raw files together, as far as it is known."""
+        """The total size of the raw files, as far as it is known."""
         return sum(file.num_bytes or 0 for file in self.files.values())
 
 
 @cache
 def named_datasets() -> dict[str, Dataset]:
-    """Every data set of `datasets.yaml`, by name, in the file's order."""
-    catalogue: dict[str, Any] = read_yaml(HERE / "datasets.yaml")
+    """Return every data set of `datasets.yaml`, by name, in the file's order."""
     return {
         name: checked(Dataset, {"name": name, **entry}, f"data set {name} in datasets.yaml")
-        for name, entry in catalogue.items()
+        for name, entry in read_yaml(HERE / "datasets.yaml").items()
     }
 
 
 def named_dataset(name: str) -> Dataset:
-    """The data set called `name`; raises ConfigError for an unknown one."""
+    """Return the data set with this name. Raises ConfigError for an unknown one."""
     known = named_datasets()
     if name not in known:
-        raise ConfigError(
-            f"data set {name!r}",
-            found="neither a data set's name nor a folder",
-            expected=f"one of {', '.join(known)}, or a folder with the four files",
-            remedy="See `idxflow datasets`.",
-        )
+        expected = f"one of {', '.join(known)}, or a folder with the four files"
+        remedy = did_you_mean(name, known) + "See `idxflow datasets`."
+        raise ConfigError(name, found="no data set or folder", expected=expected, remedy=remedy)
     return known[name]

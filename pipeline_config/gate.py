@@ -1,4 +1,4 @@
-"""The gate's margins: how far below the champion a candidate may measure and still be as good."""
+"""The gate's margins: how much worse than the champion a candidate may measure."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline_config.base import HERE, Section, checked, read_yaml
+from pipeline_config.sections import HERE, Section, checked, read_yaml
 
 Margin = Annotated[float, Field(ge=0, le=1)]
-DEFAULT = "default"
 
 
 class Gate(Section):
     """The margins of one data set.
 
     `accuracy_margin` is δ: the lower bound of the paired difference in accuracy must lie above −δ.
-    `loss_margin` is in nats, `ece_margin` a share: how much higher either may be. `recall_spread`
-    is the standard deviation over seeds of each class's recall, from `num_seeds` runs of one
-    recipe; null where nobody measured it.
+    `loss_margin` (nats) and `ece_margin` are how much higher either may be. `recall_spread` is the
+    standard deviation of each class's recall over `num_seeds` runs; null where not measured.
     """
 
     accuracy_margin: Margin
@@ -29,7 +27,7 @@ class Gate(Section):
 
 
 def gate_for(dataset: str) -> Gate:
-    """The margins for a data set; those of `default` where it has none of its own."""
+    """Return a data set's margins, or those of `default` where it has none of its own."""
     entries = read_yaml(HERE / "gate.yaml")
-    name = dataset if dataset in entries else DEFAULT
+    name = dataset if dataset in entries else "default"
     return checked(Gate, entries[name], f"{name} in gate.yaml")

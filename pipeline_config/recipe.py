@@ -1,8 +1,7 @@
 """A recipe: everything that a person chooses about a model, and nothing about the machine.
 
-A recipe is whole: no field that changes a result has a default, so what a file does not say does
-not happen. The sections follow the stages that read them, so that a changed learning rate reaches
-the train stage's key and leaves the normalize stage's alone.
+No field that changes a result has a default: a recipe's file has all of them. The sections follow
+the stages that read them, so that a new learning rate changes only the keys from train on.
 """
 
 from __future__ import annotations
@@ -11,21 +10,24 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from pipeline_config.base import Section
+from pipeline_config.sections import Section
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+ShareOrZero = Annotated[float, Field(ge=0, lt=1)]
+Pixels = Annotated[float, Field(ge=0, le=100)]
+Accuracy = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Probability = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1, le=65536)]
 
 
 class OfficialTest(Section):
-    """The test rows are the ones that the data set calls so."""
+    """The test rows are the data set's own."""
 
     kind: Literal["official"]
 
 
 class PooledTest(Section):
-    """Train and test rows are pooled, shuffled and divided anew: for tutorials that do it."""
+    """Training and test rows are pooled, shuffled and divided, as some tutorials do."""
 
     kind: Literal["pooled"]
     share: Share
@@ -33,20 +35,20 @@ class PooledTest(Section):
 
 
 class NoValidation(Section):
-    """Every training row is trained on; nothing can be chosen or calibrated."""
+    """There are no validation rows, so nothing can be chosen or calibrated."""
 
     kind: Literal["none"]
 
 
 class LastRows(Section):
-    """The last `rows` training rows are kept for validation."""
+    """The last `rows` training rows are the validation rows."""
 
     kind: Literal["last"]
     rows: Annotated[int, Field(ge=1)]
 
 
 class StratifiedShare(Section):
-    """A share of the training rows, drawn class by class, is kept for validation."""
+    """The validation rows are a share of the training rows, drawn class by class."""
 
     kind: Literal["stratified"]
     share: Share
@@ -54,7 +56,7 @@ class StratifiedShare(Section):
 
 
 class StratifiedFold(Section):
-    """The training rows are dealt class by class into `folds` parts, of which `fold` validates."""
+    """The training rows are divided class by class into `folds` parts; part `fold` validates."""
 
     kind: Literal["fold"]
     fold: Annotated[int, Field(ge=0)]
@@ -69,7 +71,7 @@ class StratifiedFold(Section):
 
 
 class Split(Section):
-    """Which rows train, which validate and which test."""
+    """The division of the rows into training, validation and test rows."""
 
     test: Annotated[OfficialTest | PooledTest, Field(discriminator="kind")]
     validation: Annotated[
@@ -81,18 +83,17 @@ class Model(Section):
     """The network between the normalized pixels and the logits.
 
     `hidden` are the widths of the hidden layers; `dropout` is the probability of zeroing a unit
-    after each of them (a single number stands for all); `negative_slope` belongs to `leaky_relu`
-    alone. `output` is what the last layer gives: logits, their log-softmax, or the activation
-    applied once more. Initialisations: `torch` is PyTorch's own; `he_normal` is He 2015, eq. 10;
-    `glorot_uniform` is Glorot and Bengio 2010, eq. 16, with zero biases in both;
-    `inverse_size_normal` draws weights and biases alike from a normal distribution whose standard
-    deviation is 1/(number of their elements).
+    after each of them (a single number applies to all); `negative_slope` is for `leaky_relu`.
+    `output` of the last layer: logits, their log-softmax, or the activation applied to them.
+    Initialisations: `torch` is PyTorch's own; `he_normal` is He 2015, eq. 10; `glorot_uniform` is
+    Glorot and Bengio 2010, eq. 16, both with zero biases; `inverse_size_normal` draws weights and
+    biases from a normal distribution with standard deviation 1/(number of their elements).
     """
 
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(max_length=100)]
+    hidden: Annotated[tuple[Count, ...], Field(max_length=100)]
     activation: Literal["relu", "leaky_relu", "tanh", "gelu"]
-    negative_slope: Annotated[float, Field(ge=0, lt=1)]
-    dropout: tuple[Probability, ...]
+    negative_slope: ShareOrZero
+    dropout: tuple[ShareOrZero, ...]
     batch_norm: bool
     initialization: Literal["torch", "he_normal", "glorot_uniform", "inverse_size_normal"]
     output: Literal["logits", "log_softmax", "activation"]
@@ -100,13 +101,12 @@ class Model(Section):
     @field_validator("dropout", mode="before")
     @classmethod
     def _one_for_each(cls, given: Any, known: ValidationInfo) -> Any:
-        """A single number becomes one for each hidden layer."""
-        if isinstance(given, list | tuple):
-            return given
-        return (given,) * len(known.data.get("hidden", ()))
+        is_one = not isinstance(given, list | tuple)
+        return (given,) * len(known.data.get("hidden", ())) if is_one else given
 
     @model_validator(mode="after")
     def _as_many(self) -> Self:
+        # Of the section, since an override of `hidden` may be the cause.
         if len(self.dropout) != len(self.hidden):
             raise ValueError("dropout is one number, or one for each of the hidden layers")
         return self
@@ -115,95 +115,95 @@ class Model(Section):
 class Optimizer(Section):
     """An optimiser and its numbers, in the units of its paper.
 
-    `momentum` and `nesterov` belong to `sgd`; `betas` and `epsilon` to the Adam family.
-    `weight_decay` is decoupled for `adamw` (Loshchilov and Hutter 2019) and L2 for the others, and
-    spares biases and batch norm.
+    `momentum` and `nesterov` are for `sgd`, `betas` and `epsilon` for the Adam family.
+    `weight_decay` is decoupled for `adamw` (Loshchilov and Hutter 2019) and L2 for the others. It
+    does not apply to biases and batch norm.
     """
 
     name: Literal["sgd", "adam", "adamw", "adamax"]
     learning_rate: Annotated[float, Field(gt=0, le=10)]
     weight_decay: Annotated[float, Field(ge=0, le=10)]
-    momentum: Annotated[float, Field(ge=0, lt=1)]
+    momentum: ShareOrZero
     nesterov: bool
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+    betas: tuple[ShareOrZero, ShareOrZero]
     epsilon: Annotated[float, Field(gt=0, le=1)]
 
 
 class Schedule(Section):
-    """How the learning rate moves: `warmup` is the share of all steps that it rises for.
+    """How the learning rate changes. It rises for `warmup`, a share of all steps.
 
     `one_cycle` rises linearly from a tenth of the learning rate and falls along a cosine to a
-    thousandth of it (Smith and Topin 2018); `cosine` is the same fall without the rise's tenth.
+    thousandth of it (Smith and Topin 2018); `cosine` rises from 0 and falls to 0.
     """
 
     name: Literal["constant", "cosine", "one_cycle"]
-    warmup: Annotated[float, Field(ge=0, lt=1)]
+    warmup: ShareOrZero
 
 
 class Augmentation(Section):
-    """How far a training image may be moved, each time that it is shown anew.
+    """Random changes of a training image, drawn again each time that it is used.
 
-    Shift, rotation, scale and shear are drawn evenly from ± these; elastic fields (Simard et al.
-    2003) are noise smoothed by a Gaussian of `elastic_sigma_px`, and `elastic_px` is the root mean
-    square of their displacement along each axis. Validation and test rows are never moved.
+    Shift, rotation, scale and shear are uniform between ± these. Elastic fields (Simard et al.
+    2003) are noise smoothed by a Gaussian of `elastic_sigma_px`; `elastic_px` is the root mean
+    square of their displacement along each axis.
     """
 
-    shift_px: Annotated[float, Field(ge=0, le=100)]
+    shift_px: Pixels
     rotation_deg: Annotated[float, Field(ge=0, le=180)]
-    scale: Annotated[float, Field(ge=0, lt=1)]
-    shear: Annotated[float, Field(ge=0, lt=1)]
-    elastic_px: Annotated[float, Field(ge=0, le=100)]
+    scale: ShareOrZero
+    shear: ShareOrZero
+    elastic_px: Pixels
     elastic_sigma_px: Annotated[float, Field(gt=0, le=100)]
 
 
 class Training(Section):
-    """How the model learns: engine, loss, optimiser, schedule, batches and the seed of it all.
+    """The training of a model.
 
-    `ema` is the decay a step of an exponential moving average of the weights, which then is the
-    model; 0 takes the weights as they are. `patience` ends the training after that many epochs
-    without a lower validation loss and takes the weights of the best one; 0 trains all epochs.
-    `keep_epochs` keeps the weights after each epoch, so that evaluate can draw test curves.
+    `ema` is the decay for each step of an exponential moving average of the weights, which is then
+    the model; 0 means no average. `patience` ends the training after that many epochs without a
+    lower validation loss, and takes the weights of the best epoch; 0 trains all epochs.
+    `keep_epochs` keeps the weights after each epoch, for test curves.
     """
 
     engine: Literal["torch", "numpy"]
     loss: Literal["cross_entropy", "nll", "mse"]
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    label_smoothing: ShareOrZero
     optimizer: Optimizer
     schedule: Schedule
-    batch_size: Annotated[int, Field(ge=1, le=65536)]
+    batch_size: Count
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     shuffle: bool
     augmentation: Augmentation | None
-    ema: Annotated[float, Field(ge=0, lt=1)]
+    ema: ShareOrZero
     patience: Annotated[int, Field(ge=0)]
     keep_epochs: bool
     seed: Seed
 
     @property
     def gives_logits(self) -> bool:
-        """Whether the outputs that it trains are logits, whose softmax means something."""
+        """Whether the softmax of the model's outputs gives probabilities."""
         return self.loss != "mse"
 
 
 class Expectation(Section):
-    """What a run of this recipe gave: shown by `idxflow recipes`, read by no stage."""
+    """The result of a run of this recipe. `idxflow recipes` shows it; no stage reads it."""
 
     dataset: str
-    accuracy: Annotated[float, Field(ge=0, le=1)]
+    accuracy: Accuracy
     seconds: Annotated[float, Field(gt=0)]
 
 
 class Recipe(Section):
-    """A whole model in one file; `competes` says whether it may become champion.
+    """A model and its training. `competes`: whether the model may become champion.
 
-    `floors` are the least accuracies on the test split, by data set, with which it may.
+    `floors` are the lowest test accuracies, by data set, with which it may.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
     description: str
     expected: Expectation | None = None
     competes: bool
-    floors: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
+    floors: dict[str, Accuracy] = Field(default_factory=dict)
     split: Split
     scaling: Literal["none", "unit", "standard"]
     model: Model
@@ -223,6 +223,6 @@ class Recipe(Section):
             raise ValueError("batch_norm needs a batch_size of at least 2, for a variance")
         if training.optimizer.nesterov and not training.optimizer.momentum:
             raise ValueError("nesterov needs a momentum")
-        if training.patience and isinstance(self.split.validation, NoValidation):
+        if training.patience and self.split.validation.kind == "none":
             raise ValueError("patience needs validation rows: split.validation of kind last")
         return self

@@ -1,4 +1,4 @@
-"""Facts of this machine, from the environment (`IDXFLOW_*`): never part of a recipe or a key."""
+"""The settings of this machine, from the environment variables `IDXFLOW_*`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from pipeline_config.base import Section, checked, given_path
+from pipeline_config.sections import Section, checked, given_path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def _cores() -> int:
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Settings(Section):
-    """Where things go and what of the machine is used.
+    """The settings of this machine. No recipe has them.
 
-    `root`: the folder of everything that a run makes, absolute, for children that work elsewhere.
-    `threads`: CPU threads of training; it is part of the train stage's key, because sums in another
-    order give other bits. `server_start_s`: how long Prefect's embedded server may take to answer.
-    `checkpoint_s`: how often a training saves where it stands.
+    `root`: the folder of everything that a run makes. It is absolute, since child processes may
+    work in other folders. `threads`: CPU threads of training; they are part of the train stage's
+    key, since they decide the order of sums. `server_start_s`: how long Prefect's embedded server
+    may take to start. `checkpoint_s`: the time between two checkpoints of a training.
     """
 
     root: Path = CHECKOUT / "artifacts"
@@ -48,25 +49,20 @@ class Settings(Section):
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of trainings that are not finished, `train-<key>.safetensors` each."""
+        """The folder of unfinished trainings, `train-<key>.safetensors` each."""
         return self.root / "checkpoints"
 
     @property
     def scratch(self) -> Path:
-        """The folder of what a command needs only while it runs."""
+        """The folder of files that a command needs only while it runs."""
         return self.root / "scratch"
-
-    @property
-    def locks(self) -> Path:
-        """The folder of lock files, empty and harmless."""
-        return self.root / "locks"
 
 
 def settings() -> Settings:
-    """The settings of this moment; cheap, so that nobody keeps a stale copy.
+    """Return the settings in the environment now. Raises ConfigError for a value that does not fit.
 
-    Raises ConfigError for a variable that does not fit.
+    Callers do not keep them, since the environment may change.
     """
-    variables = {name: f"IDXFLOW_{name.upper()}" for name in Settings.model_fields}
-    found = {name: os.environ[key] for name, key in variables.items() if key in os.environ}
+    known = {f"IDXFLOW_{name.upper()}": name for name in Settings.model_fields}
+    found = {known[key]: value for key, value in os.environ.items() if key in known}
     return checked(Settings, found, "the environment's IDXFLOW_* variables")

@@ -1,4 +1,4 @@
-"""The convert stage: one Parquet file a split, with the profile beside each image.
+"""The convert stage: one Parquet file for each split, with the profile beside each image.
 
 Axes: N images of H×W pixels, kept as H*W bytes each, rows of pixels from the top.
 """
@@ -11,117 +11,56 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
-from prefect import task
 
-from tasks.raw.idx import read_idx
-from tasks.raw.structure import SPLITS
-from tasks.runtime.artifacts import show_table
-from tasks.runtime.cache import StagePolicy
-from tasks.runtime.manifest import Facts, StageRef
+from tasks.raw.idx import SPLITS, read_idx
+from tasks.runtime.show import show_table
 from tasks.runtime.stages import CONVERT
-from tasks.runtime.store import build
+from tasks.runtime.store import Facts, StageRef
+from tasks.runtime.task import stage_task
 
-# Rows a row group, and its bytes, at least one image's: what a reader of one group holds.
+# A reader holds a row group: at most this many rows, and this many bytes or a single image.
 ROW_GROUP = 8192
 GROUP_BYTES = ROW_GROUP * 28 * 28
 
-COMPRESSION_LEVEL = 3
+
+def show_files(ref: StageRef) -> None:
+    """Attach the table of files to the task run."""
+    facts = ref.facts
+    rows = [
+        {"file": name, "rows": facts["rows"][name.removesuffix(".parquet")], **entry.model_dump()}
+        for name, entry in ref.manifest.files.items()
+    ]
+    words = f"Parquet files of {facts['dataset']}, {facts['image_shape']} pixels an image."
+    show_table("tables", rows, words)
 
 
-def schema(profile: pa.Schema, facts: Facts) -> pa.Schema:
-    """index, label, image, then the profile's other columns; `idxflow.*` metadata in JSON."""
-    height, width = facts["image_shape"]
-    index, label, *others = profile
-    image = pa.field("image", pa.binary(height * width), nullable=False)
-    metadata = {f"idxflow.{name}": json.dumps(facts[name]) for name in sorted(facts)}
-    return pa.schema([index, label, image, *others], metadata=metadata)
+@stage_task(CONVERT, timeout_s=900, show=show_files)
+def convert(folder: Path, raw: StageRef, checked: StageRef, dataset_name: str) -> Facts:
+    """Write `train.parquet` and `test.parquet`: index, label, image, then the rest of the profile.
 
-
-def image_column(images_BHW: NDArray[np.uint8]) -> pa.FixedSizeBinaryArray:
-    """The images as fixed-size binary of H*W bytes over the array's own memory."""
-    images_BHW = np.ascontiguousarray(images_BHW)
-    num_images, height, width = images_BHW.shape
-    return pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(height * width), num_images, [None, pa.py_buffer(images_BHW)]
-    )
-
-
-def write_table(path: Path, images: Path, profile: Path, facts: Facts) -> None:
-    """Write one split, a row group at a time: the same inputs give the same bytes."""
-    images_NHW = read_idx(images)
-    row_group = min(ROW_GROUP, max(1, GROUP_BYTES // images_NHW[0].size))
-    with pq.ParquetFile(profile) as source:
-        columns = schema(source.schema_arrow, facts)
-        with pq.ParquetWriter(
-            path,
-            columns,
-            compression="zstd",
-            compression_level=COMPRESSION_LEVEL,
-            # Pixels and digests are as good as never twice the same; their bounds say nothing.
-            use_dictionary=["label"],
-            write_statistics=[name for name in columns.names if name not in ("image", "sha256")],
-        ) as writer:
-            start = 0
-            for batch in source.iter_batches(row_group):
-                image = image_column(images_NHW[start : start + len(batch)])
-                index, label, *others = batch.columns
-                writer.write_batch(
-                    pa.record_batch([index, label, image, *others], schema=columns), row_group
-                )
-                start += len(batch)
-
-
-def write_tables(folder: Path, raw: StageRef, checked: StageRef, dataset_name: str) -> Facts:
-    """Write `train.parquet` and `test.parquet`; their metadata are the facts that come back."""
+    The metadata are the facts, each as JSON under `idxflow.<name>`. The images are not copied.
+    """
     facts: Facts = {
+        **{name: checked.facts[name] for name in ("num_classes", "image_shape", "rows")},
         "dataset": dataset_name,
-        "num_classes": checked.facts["num_classes"],
-        "image_shape": checked.facts["image_shape"],
-        "rows": checked.facts["rows"],
         "sha256": raw.facts["sha256"],
     }
-    for split, (images, _) in SPLITS.items():
-        write_table(
+    metadata = {f"idxflow.{name}": json.dumps(facts[name]) for name in sorted(facts)}
+    for split, (name, _) in SPLITS.items():
+        images_NHW = read_idx(raw.path / name)
+        num_pixels = images_NHW[0].size
+        field = pa.field("image", pa.binary(num_pixels), nullable=False)
+        content = [None, pa.py_buffer(np.ascontiguousarray(images_NHW))]
+        column = pa.Array.from_buffers(field.type, len(images_NHW), content)
+        table = pq.read_table(checked.path / f"{split}.profile.parquet")
+        pq.write_table(
+            table.add_column(2, field, column).replace_schema_metadata(metadata),
             folder / f"{split}.parquet",
-            raw.path / images,
-            checked.path / f"{split}.profile.parquet",
-            facts,
+            row_group_size=min(ROW_GROUP, max(1, GROUP_BYTES // num_pixels)),
+            compression="zstd",
+            compression_level=3,
+            # Pixels and digests hardly repeat, and their bounds say nothing.
+            use_dictionary=["label"],
+            write_statistics=[name for name in table.column_names if name != "sha256"],
         )
     return facts
-
-
-@task(
-    name="convert",
-    cache_policy=StagePolicy(stage=CONVERT),
-    result_serializer="json",
-    persist_result=True,
-    cache_result_in_memory=False,
-    retries=0,
-    timeout_seconds=900,
-    tags=["convert"],
-)
-def convert(raw: StageRef, checked: StageRef, dataset_name: str, refresh: bool = False) -> StageRef:
-    """Turn the checked IDX files and their profile into Parquet."""
-    inputs = {"raw": raw, "checked": checked, "dataset_name": dataset_name}
-    ref = build(
-        CONVERT,
-        inputs,
-        lambda folder: write_tables(folder, raw, checked, dataset_name),
-        refresh=refresh,
-    )
-    files = ref.manifest.files
-    show_table(
-        "tables",
-        [
-            {
-                "file": f"{split}.parquet",
-                "rows": ref.facts["rows"][split],
-                "bytes": files[f"{split}.parquet"].num_bytes,
-                "sha256": files[f"{split}.parquet"].sha256,
-            }
-            for split in SPLITS
-        ],
-        f"Parquet files of {dataset_name}, {ref.facts['image_shape']} pixels an image.",
-    )
-    return ref

@@ -1,7 +1,7 @@
-"""The normalize stage: which rows are for what, and the numbers that scale a pixel.
+"""The normalize stage: the rows of each part, and the two numbers that scale a pixel.
 
-Axes: N pooled rows, P = H*W pixels. Nothing is scaled here: the two numbers travel inside the model
-as its first layer, so that serving cannot do otherwise than training did.
+Axes: R training rows, P = H*W pixels. Nothing is scaled here: the model has the numbers in its
+first layer, so that serving scales as training did.
 """
 
 from __future__ import annotations
@@ -13,97 +13,70 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import task
 
 from pipeline_config.recipe import PooledTest, Split
-from tasks.dataset.splits import PARTS, Rows, split_rows
-from tasks.dataset.table import read_images
-from tasks.runtime.artifacts import show_table
-from tasks.runtime.cache import StagePolicy
+from tasks.dataset.table import read_labels, read_rows, split_rows
 from tasks.runtime.errors import ValidationError
-from tasks.runtime.manifest import Facts, StageRef
+from tasks.runtime.show import show_table
 from tasks.runtime.stages import NORMALIZE
-from tasks.runtime.store import build
+from tasks.runtime.store import Facts, StageRef
+from tasks.runtime.task import stage_task
 
 Scaling = Literal["none", "unit", "standard"]
 
-# Pixels a batch of the fit, at least one image's: 6 MB of counters' indices.
-BATCH_BYTES = 1024 * 28 * 28
+# Pixels that are counted at a time, at least one image: bincount takes 8 bytes for each.
+PIECE_BYTES = 1024 * 28 * 28
 
 
-def fit(scaling: Scaling, images_NP: NDArray[np.uint8], train: Rows) -> tuple[float, float]:
-    """(mean, std) with x = (pixel - mean) / std; only the rows in `train` are looked at.
+def fit(scaling: Scaling, images_RP: NDArray[np.uint8]) -> tuple[float, float]:
+    """Return (mean, std) of training images, for x = (pixel - mean) / std.
 
-    `standard` takes one mean and one std over all pixels, since some pixels never change. Raises
-    ValidationError where all training pixels are equal.
+    `standard` is over all pixels. Raises ValidationError where they are equal.
     """
     if scaling == "none":
         return 0.0, 1.0
     if scaling == "unit":
         return 0.0, 255.0
     counts = np.zeros(256, np.int64)
-    step = max(1, BATCH_BYTES // images_NP.shape[1])
-    for start in range(0, len(train), step):
-        counts += np.bincount(images_NP[train[start : start + step]].ravel(), minlength=256)
-    # Python's whole numbers: exact, whatever the order of the rows and however many there are.
-    number, total, squares = (
-        sum(level**power * int(count) for level, count in enumerate(counts)) for power in (0, 1, 2)
-    )
+    step = max(1, PIECE_BYTES // images_RP.shape[1])
+    for start in range(0, len(images_RP), step):
+        counts += np.bincount(images_RP[start : start + step].ravel(), minlength=256)
+    # Whole numbers are exact: the order of the rows does not matter. Python's do not overflow.
+    number, total, squares = (int(counts @ np.arange(256) ** power) for power in (0, 1, 2))
     spread = number * squares - total * total
     if spread == 0:
         raise ValidationError(
             "the training images",
             found=f"the same grey level {counts.argmax()} in every pixel",
-            expected="images that differ, since scaling: standard divides by their spread",
-            remedy="Look at them with `idxflow show`; scaling: unit does not divide by it.",
+            expected="images that differ",
+            remedy="Look at them with `idxflow show`; scaling: unit takes any images.",
         )
     return total / number, math.sqrt(spread) / number
 
 
-def write_normalization(folder: Path, table: StageRef, split: Split, scaling: Scaling) -> Facts:
+def show_scaling(ref: StageRef) -> None:
+    """Attach the number of rows of each part, and the scaling, to the task run."""
+    facts = ref.facts
+    rows = [{"part": part, "rows": count} for part, count in facts["rows"].items()]
+    scale = f"x = (pixel - {facts['mean']:.4f}) / {facts['std']:.4f}, scaling {facts['scaling']}"
+    show_table("normalization", rows, f"Rows of each part; {scale}, fitted on the training rows.")
+
+
+@stage_task(NORMALIZE, timeout_s=300, show=show_scaling)
+def normalize(folder: Path, table: StageRef, split: Split, scaling: Scaling) -> Facts:
     """Write `train.npy`, `validation.npy`, `test.npy` (int64) and return the fitted numbers."""
-    images_NP, labels_N = read_images(table)
-    indices = split_rows(split, labels_N, table.facts["rows"]["train"])
-    mean, std = fit(scaling, images_NP, indices.train)
-    rows = {part: getattr(indices, part) for part in PARTS}
-    for part, indices_of_part in rows.items():
-        # To memory first: on a full disk, `np.save` loses the end of a file and says nothing.
+    indices = split_rows(split, read_labels(table), table.facts["rows"]["train"])
+    images, _ = read_rows(table, indices.train if scaling == "standard" else indices.train[:0])
+    mean, std = fit(scaling, images)
+    for part, rows in indices._asdict().items():
+        # Not to the file: on a full disk `np.save` loses the end of a file without an error.
         content = io.BytesIO()
-        np.save(content, indices_of_part)
+        np.save(content, rows)
         (folder / f"{part}.npy").write_bytes(content.getvalue())
     return {
         "scaling": scaling,
         "mean": mean,
         "std": std,
-        "rows": {part: len(indices_of_part) for part, indices_of_part in rows.items()},
+        "rows": {part: len(rows) for part, rows in indices._asdict().items()},
         "pooled": isinstance(split.test, PooledTest),
     }
-
-
-@task(
-    name="normalize",
-    cache_policy=StagePolicy(stage=NORMALIZE),
-    result_serializer="json",
-    persist_result=True,
-    cache_result_in_memory=False,
-    retries=0,
-    timeout_seconds=300,
-    tags=["normalize"],
-)
-def normalize(table: StageRef, split: Split, scaling: Scaling, refresh: bool = False) -> StageRef:
-    """Divide the rows and fit the scaling on the training rows alone."""
-    inputs = {"table": table, "split": split, "scaling": scaling}
-    ref = build(
-        NORMALIZE,
-        inputs,
-        lambda folder: write_normalization(folder, table, split, scaling),
-        refresh=refresh,
-    )
-    facts = ref.facts
-    show_table(
-        "normalization",
-        [{"part": part, "rows": facts["rows"][part]} for part in PARTS],
-        f"Rows of each part; x = (pixel - {facts['mean']:.4f}) / {facts['std']:.4f}, "
-        f"scaling {facts['scaling']}, fitted on the training rows.",
-    )
-    return ref

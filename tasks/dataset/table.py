@@ -1,43 +1,158 @@
-"""The table that later stages read: the pooled rows, training split first, then test."""
+"""The pooled rows of a data set: reading them, and dividing them into parts.
+
+Row i of the N pooled rows is row i of the training split for i below its length, and of the test
+split after that. Images have H×W pixels.
+"""
 
 from __future__ import annotations
+
+from itertools import zip_longest
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tasks.runtime.manifest import StageRef
+from pipeline_config.recipe import LastRows, PooledTest, Split, StratifiedFold, StratifiedShare
+from pipeline_config.sections import ConfigError
+from tasks.runtime.store import StageRef
 
-SPLITS = ("train", "test")
+Indices = NDArray[np.int64]
 
 
-def read_images(table: StageRef) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """(images uint8 (N, H*W), labels int64 (N,)) of a convert stage's output, N = train + test.
+class PartIndices(NamedTuple):
+    """Disjoint indices, int64, that together are every row; `validation` may be empty."""
 
-    The pixels go straight from the Parquet pages into the one array, a row group at a time.
+    train: Indices
+    validation: Indices
+    test: Indices
+
+
+PARTS = PartIndices._fields
+# The files of the pooled table, in the order of its rows.
+PARQUET = ("train.parquet", "test.parquet")
+
+
+def read_labels(table: StageRef) -> NDArray[np.int64]:
+    """Return the labels, int64 (N,), of a convert stage's output: N = train + test rows."""
+    files = [table.path / name for name in PARQUET]
+    labels = [pq.read_table(file, columns=["label"])["label"].to_numpy() for file in files]
+    return np.concatenate(labels).astype(np.int64)
+
+
+def read_rows(table: StageRef, rows_R: Indices) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return (images uint8 (R, H*W), labels int64 (R,)) of some rows of the pooled table.
+
+    Only the row groups that hold them are read, one at a time.
     """
-    rows = table.facts["rows"]
     height, width = table.facts["image_shape"]
-    num_rows = sum(rows[split] for split in SPLITS)
-    images_NP = np.empty((num_rows, height * width), np.uint8)
-    labels_N = np.empty(num_rows, np.int64)
+    images_RP = np.empty((len(rows_R), height * width), np.uint8)
+    labels_R = np.empty(len(rows_R), np.int64)
     start = 0
-    for split in SPLITS:
-        with pq.ParquetFile(table.path / f"{split}.parquet") as file:
+    for name in PARQUET:
+        with pq.ParquetFile(table.path / name) as file:
             for group in range(file.num_row_groups):
-                piece = file.read_row_group(group, columns=["image", "label"]).combine_chunks()
-                stop = start + len(piece)
-                images_NP[start:stop] = pixels(piece["image"].chunk(0), height * width)
-                labels_N[start:stop] = piece["label"].to_numpy()
+                stop = start + file.metadata.row_group(group).num_rows
+                places = np.flatnonzero((rows_R >= start) & (rows_R < stop))
+                if len(places):
+                    piece = file.read_row_group(group, columns=["image", "label"]).combine_chunks()
+                    wanted = rows_R[places] - start
+                    images_RP[places] = pixels(piece["image"].chunk(0), height * width)[wanted]
+                    labels_R[places] = piece["label"].to_numpy()[wanted]
                 start = stop
-    return images_NP, labels_N
+    return images_RP, labels_R
 
 
 def pixels(images_B: pa.FixedSizeBinaryArray, num_pixels: int) -> NDArray[np.uint8]:
-    """The bytes of an Arrow column as (B, H*W), not copied."""
+    """Return the bytes of an Arrow column as (B, H*W), not copied."""
     _, content = images_B.buffers()
-    flat = np.frombuffer(
-        content, np.uint8, len(images_B) * num_pixels, images_B.offset * num_pixels
-    )
-    return flat.reshape(len(images_B), num_pixels)
+    start, count = images_B.offset * num_pixels, len(images_B) * num_pixels
+    return np.frombuffer(content, np.uint8, count, start).reshape(-1, num_pixels)
+
+
+def read_split(normalized: StageRef) -> PartIndices:
+    """Return the indices that a normalize stage wrote."""
+    return PartIndices(*(np.load(normalized.path / f"{part}.npy") for part in PARTS))
+
+
+def split_rows(split: Split, labels_N: NDArray[np.int64], num_train: int) -> PartIndices:
+    """Return the rows of each part; the first `num_train` are the data set's training split.
+
+    Raises ConfigError where a part of the recipe would be empty or out of proportion.
+    """
+    rows = np.arange(len(labels_N), dtype=np.int64)
+    rest, test = rows[:num_train], rows[num_train:]
+    if isinstance(split.test, PooledTest):
+        rest, test = _pooled(rows, split.test)
+    validation = split.validation
+    if isinstance(validation, StratifiedShare):
+        held = _stratified(labels_N[rest], validation)
+    elif isinstance(validation, StratifiedFold):
+        held = _fold(labels_N[rest], validation)
+    else:
+        num_held = validation.rows if isinstance(validation, LastRows) else 0
+        if num_held > len(rest) / 2:
+            raise ConfigError(
+                f"split.validation.rows = {num_held}",
+                found=f"only {len(rest)} rows that are not for testing",
+                expected=f"at most {len(rest) // 2}, half of them",
+                remedy=f"Lower it: --set split.validation.rows={max(1, len(rest) // 10)}. "
+                "For none: --set 'split.validation={kind: none}'",
+            )
+        stop = len(rest) - num_held
+        return PartIndices(rest[:stop], rest[stop:], test)
+    return PartIndices(np.sort(rest[~held]), np.sort(rest[held]), test)
+
+
+def _pooled(rows: Indices, test: PooledTest) -> tuple[Indices, Indices]:
+    """Return (rest, test) in the order of scikit-learn's `train_test_split`."""
+    from sklearn.model_selection import train_test_split
+
+    try:
+        rest, tested = train_test_split(rows, test_size=test.share, random_state=test.seed)
+    except ValueError as error:
+        what, found = f"split.test.share = {test.share}", f"{len(rows)} rows, none left to train on"
+        raise ConfigError(what, found=found, expected="a smaller share") from error
+    return rest, tested
+
+
+def _stratified(labels: NDArray[np.int64], validation: StratifiedShare) -> NDArray[np.bool_]:
+    """Return whether each row is for validation: of each class the share, to the nearest row."""
+    generator = np.random.default_rng(validation.seed)
+    held = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        places = np.flatnonzero(labels == label)
+        num_held = round(validation.share * len(places))
+        if not 0 < num_held < len(places):
+            raise ConfigError(
+                f"split.validation.share = {validation.share}",
+                found=f"{len(places)} rows of class {label}, {num_held} of them for validation",
+                expected="rows of every class to train on and to validate with",
+            )
+        held[generator.permutation(places)[:num_held]] = True
+    return held
+
+
+def _fold(labels: NDArray[np.int64], validation: StratifiedFold) -> NDArray[np.bool_]:
+    """Return whether each row is for validation: each class is shuffled and dealt in turn.
+
+    No two folds differ by more than one row, neither in total nor in any class.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    if counts.min() < validation.folds:
+        what = f"split.validation.folds = {validation.folds}"
+        found = f"{counts.min()} rows of class {classes[counts.argmin()]}"
+        raise ConfigError(what, found=found, expected="a row of every class in each fold")
+    shuffled = np.random.default_rng(validation.seed).permutation(len(labels))
+    dealt = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    held = np.zeros(len(labels), bool)
+    held[dealt[validation.fold :: validation.folds]] = True
+    return held
+
+
+def first_of_each_class(labels_N: NDArray[np.int64], num_rows: int) -> Indices:
+    """Return `num_rows` rows: the first of each class, then the second, and so on."""
+    by_class = [np.flatnonzero(labels_N == label) for label in np.unique(labels_N)]
+    rows = [row for turn in zip_longest(*by_class) for row in turn if row is not None]
+    return np.array(rows[:num_rows], np.int64)

@@ -1,208 +1,175 @@
-"""The validate stage: structure, profile, expectations; then a report for machines and for people.
+"""The validate stage: structure, profile, expectations, and a report as JSON and as a page.
 
-Axes: N images of H×W pixels, by split (`train`, `test`). A data set that breaks a critical
+Axes: N images of H×W pixels, by split (`train`, `test`). A data set that fails a critical
 expectation leaves no output of the stage, but its report is kept under `rejected/`.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from prefect import task
+from numpy.typing import NDArray
 
 from pipeline_config.settings import settings
-from tasks.dataset.agreement import agreements
-from tasks.dataset.profile import SCHEMA, profile_batches
-from tasks.raw.idx import read_idx
-from tasks.raw.structure import SPLITS, Structure, check_structure
-from tasks.runtime.artifacts import show_markdown, show_table
-from tasks.runtime.cache import StagePolicy
+from tasks.dataset.profile import agreements, frame_of, profile
+from tasks.raw.idx import read_splits
 from tasks.runtime.errors import ValidationError
 from tasks.runtime.files import built_aside, canonical_json
-from tasks.runtime.keys import components_of, key_of
-from tasks.runtime.manifest import Facts, StageRef
+from tasks.runtime.show import show_table
 from tasks.runtime.stages import VALIDATE
-from tasks.runtime.store import build
-
-if TYPE_CHECKING:
-    from tasks.dataset.findings import Finding
+from tasks.runtime.store import Facts, StageRef, output_name
+from tasks.runtime.task import stage_task
 
 REPORT, PAGE = "report.json", "report.html"
-SUMMARIZED = ("mean", "std", "ink")
+TEMPLATE = Path(__file__).with_name("validation.html")
 
 # Rows that an error message names; the report names them all.
 NAMED_ROWS = 5
+# Rows of each expectation that the page shows with their image, and rows that it names.
+MAX_PICTURES = 12
+MAX_NAMES = 400
+# Every n-th pixel is shown, so that the longer side of a picture has at most this many.
+PICTURE_SIDE = 64
+
+Outcomes = list[dict[str, Any]]
+Report = dict[str, Any]
 
 
-def write_profiles(folder: Path, raw: Path) -> dict[str, pa.Table]:
-    """Write `<split>.profile.parquet` a batch of images at a time; returns the profiles."""
-    profiles = {}
-    for split, (images, labels) in SPLITS.items():
-        path = folder / f"{split}.profile.parquet"
-        batches = profile_batches(read_idx(raw / images), read_idx(raw / labels))
-        with pq.ParquetWriter(path, SCHEMA, compression="zstd", use_dictionary=["label"]) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
-        profiles[split] = pq.read_table(path)
-    return profiles
+def check_expectations(
+    train: pa.Table, test: pa.Table, num_classes: int, agreement: Mapping[str, float]
+) -> Outcomes:
+    """Return the outcome of each expectation on two profiles and each split's kappa, as JSON."""
+    # Great Expectations takes seconds to import.
+    from tasks.dataset.expectations import run_expectations
+
+    return run_expectations(frame_of(train, test, agreement), num_classes)
 
 
-def report_of(
-    structure: Structure,
-    profiles: dict[str, pa.Table],
-    findings: Sequence[Finding],
-    sha256: dict[str, str],
-    num_classes: int,
-) -> dict[str, Any]:
-    """The report: JSON throughout, the findings under `expectations`, the failed ones first."""
-    failed = [finding for finding in findings if not finding.success]
-    critical = [finding.name for finding in failed if finding.severity == "critical"]
-    # By the alphabet, critical comes before warning.
-    order = sorted(findings, key=lambda finding: (finding.success, finding.severity))
+def report_of(profiles: Mapping[str, pa.Table], outcomes: Outcomes, **facts: Any) -> Report:
+    """Return the report as JSON, with `facts`; the failed expectations come first."""
+    failed: dict[str, list[str]] = {"critical": [], "warning": []}
+    for outcome in outcomes:
+        if not outcome["success"]:
+            failed[outcome["severity"]].append(outcome["name"])
     return {
-        "verdict": "rejected" if critical else "passed",
-        "critical": critical,
-        "warnings": [finding.name for finding in failed if finding.severity == "warning"],
-        "num_classes": num_classes,
-        "image_shape": list(structure.image_shape),
-        "rows": structure.rows,
-        "sha256": sha256,
+        **facts,
+        "verdict": "rejected" if failed["critical"] else "passed",
+        "critical": failed["critical"],
+        "warnings": failed["warning"],
+        "rows": {split: len(table) for split, table in profiles.items()},
         "classes": {
-            split: np.bincount(table["label"].to_numpy(), minlength=num_classes).tolist()
+            split: np.bincount(table["label"], minlength=facts["num_classes"]).tolist()
             for split, table in profiles.items()
         },
         "profile": {
-            split: {name: _summary(table[name]) for name in SUMMARIZED}
+            split: {name: _summary(table[name]) for name in ("mean", "std", "ink")}
             for split, table in profiles.items()
         },
-        "expectations": [{**vars(finding), "rows": list(finding.rows)} for finding in order],
+        # Critical ones come before warnings, as in the alphabet.
+        "expectations": sorted(outcomes, key=lambda each: (each["success"], each["severity"])),
     }
 
 
 def _summary(column: pa.ChunkedArray) -> dict[str, float]:
-    """Least, middle and greatest value of a column of the profile."""
-    least, middle, greatest = np.quantile(column.to_numpy(), (0, 0.5, 1)).tolist()
-    return {"min": least, "median": middle, "max": greatest}
+    return dict(zip(("min", "median", "max"), np.quantile(column, (0, 0.5, 1)), strict=True))
 
 
-def write_validation(
-    folder: Path, rejected: Path, raw: StageRef, num_classes: int, title: str | None
-) -> Facts:
-    """Write report, page and profiles to `folder`, or report and page to `rejected` and raise.
+def page_of(report: Report, images: Mapping[str, NDArray[np.uint8]]) -> str:
+    """Return a report as a self-contained HTML page; `images` are (N, H, W) by split."""
+    from jinja2 import StrictUndefined, Template
 
-    Raises RawDataError for files that are no data set, ValidationError for a critical finding.
-    """
-    from tasks.dataset.findings import judge
-    from tasks.dataset.validation_page import page_of
-
-    structure = check_structure(raw.path, num_classes, title)
-    profiles = write_profiles(folder, raw.path)
-    images, labels = (
-        {split: read_idx(raw.path / files[kind]) for split, files in SPLITS.items()}
-        for kind in (0, 1)
+    template = Template(
+        TEMPLATE.read_text(encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    agreement = agreements(*((images[split], labels[split]) for split in SPLITS))
-    findings = judge(profiles["train"], profiles["test"], num_classes, agreement)
-    report = report_of(structure, profiles, findings, raw.facts["sha256"], num_classes)
-    page = page_of(report, images)
-    if report["verdict"] == "rejected":
-        with built_aside(rejected) as aside:
-            _write_report(aside, report, page)
-        raise _rejection(findings, rejected)
-    _write_report(folder, report, page)
-    return {
-        "num_classes": num_classes,
-        "image_shape": report["image_shape"],
-        "rows": report["rows"],
-        "expectations": len(findings),
-        "warnings": len(report["warnings"]),
+    pictures = {
+        outcome["name"]: [(name, _picture(name, images)) for name in outcome["rows"][:MAX_PICTURES]]
+        for outcome in report["expectations"]
     }
+    page: str = template.render(
+        report=report, pictures=pictures, max_pictures=MAX_PICTURES, max_names=MAX_NAMES
+    )
+    return page
 
 
-def _write_report(folder: Path, report: dict[str, Any], page: str) -> None:
+def _picture(name: str, images: Mapping[str, NDArray[np.uint8]]) -> str:
+    """Return a data: URL of the image of a row named like `train[17]` or `test[3] = train[17]`."""
+    from PIL import Image
+
+    split, index = re.split(r"[\[\]]", name)[:2]
+    image_HW = images[split][int(index)]
+    step = -(-max(image_HW.shape) // PICTURE_SIDE)
+    content = io.BytesIO()
+    # Not compressed, so that the bytes do not depend on the zlib in use.
+    Image.fromarray(image_HW[::step, ::step].copy()).save(content, "PNG", compress_level=0)
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _write_report(folder: Path, report: Report, page: str) -> None:
     (folder / REPORT).write_bytes(canonical_json(report))
     (folder / PAGE).write_text(page, encoding="utf-8")
 
 
-def _rejection(findings: Sequence[Finding], rejected: Path) -> ValidationError:
-    """One error for all critical findings; the first one's words come first."""
-    failed = [
-        finding for finding in findings if not finding.success and finding.severity == "critical"
-    ]
-    first, *others = failed
-    rows = ", ".join(first.rows[:NAMED_ROWS])
-    more = f" and {len(first.rows) - NAMED_ROWS:,} more" if len(first.rows) > NAMED_ROWS else ""
-    also = f" ({', '.join(other.name for other in others)} failed too)" if others else ""
+def _rejection(report: Report, page: Path) -> ValidationError:
+    """Return the error with the words of the first critical expectation that failed."""
+    first = report["expectations"][0]
+    rows = ", ".join(first["rows"][:NAMED_ROWS])
     return ValidationError(
-        f"the data set, expectation {first.name}",
-        found=f"{first.observed}{f' ({rows}{more})' if rows else ''}{also}",
-        expected=f"that {first.description[0].lower()}{first.description[1:].rstrip('.')}",
-        remedy=f"{first.remedy} Everything found is in {rejected / PAGE}",
+        f"the data set, expectation {' and '.join(report['critical'])}",
+        found=f"{first['observed']} ({rows})" if rows else first["observed"],
+        expected=f"that {first['description'][0].lower()}{first['description'][1:].rstrip('.')}",
+        remedy=f"{first['remedy']} The whole report is in {page}",
     )
 
 
-@task(
-    name="validate",
-    cache_policy=StagePolicy(stage=VALIDATE),
-    result_serializer="json",
-    persist_result=True,
-    cache_result_in_memory=False,
-    retries=0,
-    timeout_seconds=600,
-    tags=["validate"],
-)
-def validate(
-    raw: StageRef, num_classes: int, title: str | None = None, refresh: bool = False
-) -> StageRef:
-    """Judge the raw files; what breaks a critical expectation stops here, with its rows named.
-
-    `title` says in errors whose files they are.
-    """
-    inputs = {"raw": raw, "num_classes": num_classes}
-    name = f"{VALIDATE.name}-{key_of(components_of(VALIDATE, inputs))}"
-    rejected = settings().root / "rejected" / name
-    try:
-        ref = build(
-            VALIDATE,
-            inputs,
-            lambda folder: write_validation(folder, rejected, raw, num_classes, title),
-            refresh=refresh,
-        )
-    except ValidationError:
-        _show(rejected)
-        raise
-    _show(ref.path)
-    return ref
-
-
 def _show(folder: Path) -> None:
-    """Attach the report to the task run: a table of the expectations and a summary."""
+    """Attach the table of the expectations to the task run, the failed ones first."""
     report = json.loads((folder / REPORT).read_bytes())
     rows = [
-        {
-            "expectation": finding["name"],
-            "severity": finding["severity"],
-            "result": "passed" if finding["success"] else "FAILED",
-            "observed": finding["observed"],
-            "rows": ", ".join(finding["rows"][:NAMED_ROWS]),
-        }
-        for finding in report["expectations"]
+        {**outcome, "rows": ", ".join(outcome["rows"][:NAMED_ROWS])}
+        for outcome in report["expectations"]
     ]
-    show_table("expectations", rows, "What was expected of the data set, the failed ones first.")
-    failed = [finding for finding in report["expectations"] if not finding["success"]]
-    lines = [
-        f"**{report['verdict']}**: {len(rows) - len(failed)} of {len(rows)} expectations met, "
-        f"{report['rows']['train']:,} train and {report['rows']['test']:,} test rows.",
-        *(
-            f"- **{finding['name']}**: {finding['observed']}. {finding['remedy']}"
-            for finding in failed
-        ),
-        f"\nThe page: `{folder / PAGE}`",
-    ]
-    show_markdown("validation", "\n".join(lines), "The verdict on the data set.")
+    num_met = sum(outcome["success"] for outcome in rows)
+    words = f"**{report['verdict']}**: {num_met} of {len(rows)} expectations met"
+    show_table("expectations", rows, f"{words}. The page: `{folder / PAGE}`")
+
+
+@stage_task(VALIDATE, timeout_s=600, show=lambda ref: _show(ref.path))
+def validate(folder: Path, raw: StageRef, num_classes: int, title: str = "") -> Facts:
+    """Write the report, its page and the profiles of the raw files.
+
+    `title` names the files in errors. Raises RawDataError for files that are not one data set, and
+    ValidationError where a critical expectation fails; then the report is kept under `rejected/`.
+    """
+    splits = read_splits(raw.path, num_classes, title)
+    images = {split: images for split, (images, _) in splits.items()}
+    profiles = {split: profile(*pair) for split, pair in splits.items()}
+    for split, table in profiles.items():
+        path = folder / f"{split}.profile.parquet"
+        pq.write_table(table, path, compression="zstd", use_dictionary=["label"])
+    agreement = agreements(splits["train"], splits["test"])
+    outcomes = check_expectations(profiles["train"], profiles["test"], num_classes, agreement)
+    facts: Facts = {"num_classes": num_classes, "image_shape": list(images["train"].shape[1:])}
+    report = report_of(profiles, outcomes, **facts, sha256=raw.facts["sha256"])
+    page = page_of(report, images)
+    if report["verdict"] == "rejected":
+        rejected = settings().root / "rejected" / output_name(folder)
+        with built_aside(rejected) as aside:
+            _write_report(aside, report, page)
+        _show(rejected)
+        raise _rejection(report, rejected / PAGE)
+    _write_report(folder, report, page)
+    numbers = {"expectations": len(outcomes), "warnings": len(report["warnings"])}
+    return {**facts, **numbers, "rows": report["rows"]}

@@ -1,9 +1,9 @@
-"""How honest a classifier's confidence is: pure numbers, no files, no network.
+"""Calibration of a classifier's confidence: pure numbers, no files, no network.
 
 The confidence of a row is the probability of its predicted class. A model is calibrated when, of
 all rows with confidence q, a share of q is right.
 
-Axes: N test rows, C classes, B bins of rows, fewest sure first.
+Axes: N test rows, C classes, B bins of rows, least confident first.
 """
 
 from __future__ import annotations
@@ -13,45 +13,42 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.evaluation.metrics import Metrics, wilson_interval
+from tasks.evaluation.metrics import Labels, Metrics, Probabilities, wilson_interval
 
 NUM_BINS = 15
 NUM_SIMULATIONS, SEED = 1000, 0
-# The shares of the rows, the surest first, that accuracy is told for.
+# The shares of the rows, the most confident ones, whose accuracy is reported.
 COVERAGES = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.5)
 
 
 @dataclass(frozen=True)
 class Sureness:
-    """Rows in the order of their confidence, the least sure first; ties keep the rows' order."""
+    """Rows sorted by confidence, the least confident first. Ties keep the rows' order."""
 
     confidence_N: NDArray[np.float64]
     right_N: NDArray[np.bool_]
 
     @property
     def starts_B(self) -> NDArray[np.int64]:
-        """Where each bin begins: NUM_BINS of equal mass, their sizes differing by one row at most.
-
-        Fewer than NUM_BINS rows have a bin each.
-        """
+        """The first row of each of NUM_BINS bins (or one a row) of equal size, to within a row."""
         num_rows = len(self.right_N)
         bins = np.array_split(np.arange(num_rows), min(NUM_BINS, num_rows))
         return np.array([rows[0] for rows in bins])
 
 
-def sureness(probabilities_NC: NDArray[np.float32], labels_N: NDArray[np.int64]) -> Sureness:
-    """The confidence of each row and whether it is right, sorted by confidence."""
+def sureness(probabilities_NC: Probabilities, labels_N: Labels) -> Sureness:
+    """Return the confidence of each row and whether it is right, sorted by confidence."""
     confidence_N = probabilities_NC.max(axis=1).astype(np.float64)
     right_N = probabilities_NC.argmax(axis=1) == labels_N
     order_N = np.argsort(confidence_N, kind="stable")
     return Sureness(confidence_N[order_N], right_N[order_N])
 
 
-def brier_score(probabilities_NC: NDArray[np.float32], labels_N: NDArray[np.int64]) -> float:
-    """The mean over the rows of Σ_c (p_c − y_c)², y being 1 for the label and 0 elsewhere.
+def brier_score(probabilities_NC: Probabilities, labels_N: Labels) -> float:
+    """Return the mean over the rows of Σ_c (p_c − y_c)², y being 1 for the label and 0 elsewhere.
 
-    The definition of Brier 1950, "Verification of forecasts expressed in terms of probability",
-    Monthly Weather Review 78:1-3, eq. 2: from 0 (sure and right) to 2 (sure and wrong).
+    Brier 1950, "Verification of forecasts expressed in terms of probability", Monthly Weather
+    Review 78:1-3, eq. 2: from 0 (certain and right) to 2 (certain and wrong).
     """
     exact_NC = probabilities_NC.astype(np.float64)
     of_label_N = exact_NC[np.arange(len(labels_N)), labels_N]
@@ -59,89 +56,81 @@ def brier_score(probabilities_NC: NDArray[np.float32], labels_N: NDArray[np.int6
 
 
 def calibration_error(sure: Sureness) -> float:
-    """The expected calibration error: the mean over the bins of |accuracy − mean confidence|.
+    """Return the expected calibration error: Σ_b |accuracy_b − confidence_b|·N_b / N over the bins.
 
-    Bins are weighted by their rows: Naeini, Cooper and Hauskrecht 2015, "Obtaining well calibrated
-    probabilities using Bayesian binning", but with bins of equal mass, split by rank, since at
-    equal widths nearly all rows of a good classifier fall into the last bin.
+    Naeini, Cooper and Hauskrecht 2015, "Obtaining well calibrated probabilities using Bayesian
+    binning". The bins here have equal numbers of rows: with equal widths, nearly all rows of a good
+    classifier are in the last bin.
     """
     gaps_B = np.add.reduceat(sure.right_N - sure.confidence_N, sure.starts_B)
     return float(np.abs(gaps_B).sum() / len(sure.right_N))
 
 
 def error_by_chance(sure: Sureness) -> tuple[float, list[float]]:
-    """The calibration error that a perfectly calibrated model of these confidences would show.
+    """Return the calibration error of a perfectly calibrated model with these confidences.
 
-    Returns its mean and its 95 % range [low, high] over NUM_SIMULATIONS test splits, in each of
-    which a row is right with a probability of its own confidence. A bootstrap of the rows would
-    instead add this noise to the noise that is already in the measured error.
+    It is the mean and the 95 % range [low, high] over NUM_SIMULATIONS test splits, in which a row
+    is right with a probability of its own confidence. A bootstrap of the rows would instead add
+    this noise to the noise of the measured error.
     """
-    chance = np.random.default_rng(SEED)
-    errors = [
-        calibration_error(
-            Sureness(sure.confidence_N, chance.random(len(sure.right_N)) < sure.confidence_N)
-        )
-        for _ in range(NUM_SIMULATIONS)
-    ]
-    low, high = np.quantile(errors, (0.025, 0.975))
-    return float(np.mean(errors)), [float(low), float(high)]
+    generator, confidence_N, errors = np.random.default_rng(SEED), sure.confidence_N, []
+    for _ in range(NUM_SIMULATIONS):
+        right_N = generator.random(len(confidence_N)) < confidence_N
+        errors.append(calibration_error(Sureness(confidence_N, right_N)))
+    low, high = np.quantile(errors, (0.025, 0.975)).tolist()
+    return float(np.mean(errors)), [low, high]
 
 
 def reliability(sure: Sureness) -> list[Metrics]:
-    """A row a bin: its rows, mean confidence, accuracy with its interval, and confidence's ends."""
-    ends_B = [*sure.starts_B[1:], len(sure.right_N)]
+    """Return the accuracy, and the mean, lowest and highest confidence, of each bin."""
+    columns = (np.split(column, sure.starts_B[1:]) for column in (sure.confidence_N, sure.right_N))
     rows = []
-    for start, end in zip(sure.starts_B, ends_B, strict=True):
-        confidence, num_right = sure.confidence_N[start:end], int(sure.right_N[start:end].sum())
+    for confidence, right in zip(*columns, strict=True):
+        mean, lowest, highest = (
+            float(confidence.mean()),
+            float(confidence[0]),
+            float(confidence[-1]),
+        )
         rows.append(
-            {
-                "num_rows": int(end - start),
-                "confidence": float(confidence.mean()),
-                "accuracy": num_right / int(end - start),
-                "accuracy_interval_95": wilson_interval(num_right, int(end - start)),
-                "lowest": float(confidence[0]),
-                "highest": float(confidence[-1]),
-            }
+            {"confidence": mean, "lowest": lowest, "highest": highest} | _accuracy_of(right)
         )
     return rows
 
 
 def coverage(sure: Sureness) -> list[Metrics]:
-    """A row for each of COVERAGES: the accuracy on that share of the rows, the surest ones.
+    """Return, for each of COVERAGES, the accuracy on that share of the rows, the most confident.
 
     `confidence` is the lowest confidence among them: the threshold that gives this coverage.
     """
     rows = []
     for share in COVERAGES:
-        num_rows = max(1, round(share * len(sure.right_N)))
-        num_right = int(sure.right_N[-num_rows:].sum())
-        rows.append(
-            {
-                "coverage": share,
-                "num_rows": num_rows,
-                "num_wrong": num_rows - num_right,
-                "accuracy": num_right / num_rows,
-                "accuracy_interval_95": wilson_interval(num_right, num_rows),
-                "confidence": float(sure.confidence_N[-num_rows]),
-            }
-        )
+        first = len(sure.right_N) - max(1, round(share * len(sure.right_N)))
+        confidence, right = float(sure.confidence_N[first]), sure.right_N[first:]
+        found = {"coverage": share, "confidence": confidence, "num_wrong": int((~right).sum())}
+        rows.append(found | _accuracy_of(right))
     return rows
 
 
-def confidence_metrics(
-    after_NC: NDArray[np.float32], before_NC: NDArray[np.float32], labels_N: NDArray[np.int64]
-) -> Metrics:
-    """Every figure of confidence, after and before the logits were divided by the temperature."""
-    after, before = sureness(after_NC, labels_N), sureness(before_NC, labels_N)
-    expected, interval = error_by_chance(after)
+def _accuracy_of(right_N: NDArray[np.bool_]) -> Metrics:
+    num_rows, num_right = len(right_N), int(right_N.sum())
+    interval = wilson_interval(num_right, num_rows)
     return {
-        "brier": brier_score(after_NC, labels_N),
-        "brier_before": brier_score(before_NC, labels_N),
-        "ece": calibration_error(after),
-        "ece_before": calibration_error(before),
-        "ece_expected": expected,
-        "ece_expected_95": interval,
-        "reliability": reliability(after),
-        "reliability_before": reliability(before),
-        "coverage": coverage(after),
+        "num_rows": num_rows,
+        "accuracy": num_right / num_rows,
+        "accuracy_interval_95": interval,
     }
+
+
+def confidence_metrics(
+    after_NC: Probabilities, before_NC: Probabilities, labels_N: Labels
+) -> Metrics:
+    """Return the metrics of confidence, with and without the temperature (`_before`)."""
+    after = sureness(after_NC, labels_N)
+    expected, interval = error_by_chance(after)
+    found = {"ece_expected": expected, "ece_expected_95": interval, "coverage": coverage(after)}
+    for suffix, probabilities_NC in {"": after_NC, "_before": before_NC}.items():
+        sure = sureness(probabilities_NC, labels_N)
+        found[f"brier{suffix}"] = brier_score(probabilities_NC, labels_N)
+        found[f"ece{suffix}"] = calibration_error(sure)
+        found[f"reliability{suffix}"] = reliability(sure)
+    return found

@@ -1,7 +1,7 @@
-"""The evaluate stage: the one look at the test split.
+"""Stage evaluate: metrics, probabilities and figures of a trained network on the test split.
 
-Always on the CPU, in float32, on one thread: so sums are made in one order, whatever device trained
-the model and however many cores there are.
+Always on the CPU, in float32, on one thread, so that sums are made in one order, whatever device
+trained the model and however many cores there are.
 
 Axes: N rows of a split, H×W pixels of an image, C classes.
 """
@@ -11,35 +11,182 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from prefect import task
 
 from pipeline_config.datasets import Corrections
 from pipeline_config.recipe import Model
-from tasks.evaluation.confidence import confidence_in_words
-from tasks.runtime.artifacts import show_image, show_markdown, show_table
-from tasks.runtime.cache import StagePolicy
+from tasks.dataset.table import first_of_each_class, read_labels, read_rows, read_split
+from tasks.evaluation.calibration import confidence_metrics, sureness
+from tasks.evaluation.metrics import (
+    Labels,
+    Metrics,
+    Probabilities,
+    corrected_score,
+    mean_loss,
+    measure,
+    rounded,
+)
+from tasks.runtime.devices import one_thread
 from tasks.runtime.files import canonical_json
-from tasks.runtime.manifest import Facts, StageRef
+from tasks.runtime.show import confidence_in_words, show_image, show_markdown, show_table
 from tasks.runtime.stages import EVALUATE
-from tasks.runtime.store import build
+from tasks.runtime.store import Facts, StageRef
+from tasks.runtime.task import stage_task
 
-if TYPE_CHECKING:
-    from tasks.evaluation.predictions import Rows, Scored
-
-METRICS = "metrics.json"
-PROBABILITIES = "probabilities.parquet"
-FIGURES = "figures"
-# What is told of a network that is only compared with.
+METRICS, PROBABILITIES, FIGURES = "metrics.json", "probabilities.parquet", "figures"
+# The scores of the untrained network and of those after each kept epoch.
 SCORES = ("accuracy", "macro_f1", "loss")
+NUM_SAMPLES = 15
+MARKED_COVERAGE = 0.95
 
 
-def write_evaluation(
+class Examples(NamedTuple):
+    """Rows of one split: their places in the pooled table, their images and their labels."""
+
+    index_N: NDArray[np.int64]
+    images_NHW: NDArray[np.uint8]
+    labels_N: Labels
+
+
+def read_examples(table: StageRef, normalized: StageRef) -> tuple[Examples, Examples]:
+    """Return the first training rows of each class, for a figure, and the test rows."""
+    split = read_split(normalized)
+    samples = split.train[first_of_each_class(read_labels(table)[split.train], NUM_SAMPLES)]
+    index_R = np.concatenate([samples, split.test])
+    images_RP, labels_R = read_rows(table, index_R)
+    images_RHW = images_RP.reshape(-1, *table.facts["image_shape"])
+    parts = (slice(len(samples)), slice(len(samples), None))
+    train, test = (Examples(index_R[part], images_RHW[part], labels_R[part]) for part in parts)
+    return train, test
+
+
+def _measured(
+    trained: StageRef, model: Model, test: Examples, class_names: Sequence[str]
+) -> tuple[Metrics, Probabilities]:
+    """Return metrics and probabilities of the trained network.
+
+    The untrained network is the baseline. The curve has the scores after each epoch whose weights
+    were kept; nothing is chosen on it.
+    """
+    import torch
+
+    from tasks.model.network import load_network, logits_in_batches
+
+    images_NP, labels_N = torch.from_numpy(test.images_NHW).flatten(1), test.labels_N
+
+    def logits_of(weights: Path) -> tuple[torch.Tensor, float]:
+        network = load_network(weights, model, images_NP.shape[1], len(class_names))
+        logits_NC = torch.cat(list(logits_in_batches(network, images_NP)))
+        return logits_NC, network[-1].get_buffer("temperature").item()
+
+    def scores_of(weights: Path) -> Metrics:
+        probabilities_NC = logits_of(weights)[0].softmax(dim=1).numpy()
+        found = measure(probabilities_NC, labels_N, class_names)
+        return {name: found[name] for name in SCORES}
+
+    logits_NC, temperature = logits_of(trained.path / "model.safetensors")
+    after_NC, before_NC = (
+        logits.softmax(dim=1).numpy() for logits in (logits_NC, logits_NC * temperature)
+    )
+    untrained = scores_of(trained.path / "untrained.safetensors")
+    kept = sorted((trained.path / "epochs").glob("*.safetensors"))
+    calibrated: bool = trained.facts["calibrated"]
+    metrics = {
+        **measure(after_NC, labels_N, class_names),
+        "loss_before": mean_loss(before_NC, labels_N),
+        **confidence_metrics(after_NC, before_NC, labels_N),
+        "temperature": temperature,
+        "calibrated": calibrated,
+        "confidence": "calibrated" if calibrated else "uncalibrated",
+        "validation_accuracy": trained.facts["validation_accuracy"],
+        **{f"untrained_{name}": score for name, score in untrained.items()},
+        "test_curve": [{"epoch": int(file.stem), **scores_of(file)} for file in kept],
+    }
+    return metrics, after_NC
+
+
+def write_probabilities(path: Path, test: Examples, probabilities_NC: Probabilities) -> None:
+    """Write index in the pooled table, label, prediction and p0 … p(C-1) of each test row.
+
+    Labels and predictions have the smallest unsigned type that holds C classes.
+    """
+    class_type = np.min_scalar_type(probabilities_NC.shape[1] - 1)
+    columns = {
+        "index": test.index_N,
+        "label": test.labels_N.astype(class_type),
+        "prediction": probabilities_NC.argmax(axis=1).astype(class_type),
+        **{f"p{label}": column for label, column in enumerate(probabilities_NC.T)},
+    }
+    types = ((name, pa.from_numpy_dtype(column.dtype)) for name, column in columns.items())
+    schema = pa.schema([pa.field(*each, nullable=False) for each in types])
+    pq.write_table(pa.table(columns, schema), path, compression="zstd")
+
+
+def draw_figures(
+    folder: Path,
+    samples: Examples,
+    test: Examples,
+    probabilities_NC: Probabilities,
+    metrics: Metrics,
+    history: list[Metrics],
+    names: Sequence[str],
+) -> None:
+    """Write the figures into a new folder; a test curve only where epochs were kept."""
+    from tasks.evaluation import confidence_figures, figures
+
+    folder.mkdir()
+    _, images_NHW, labels_N = test
+    figures.draw_samples(folder / "samples.png", samples.images_NHW, samples.labels_N, names)
+    figures.draw_history(folder / "history.png", history)
+    if metrics["test_curve"]:
+        figures.draw_test_curve(folder / "test_curve.png", metrics["test_curve"])
+    figures.draw_per_class(folder / "per_class.png", metrics["per_class"])
+    figures.draw_confusion(folder / "confusion_matrix.png", metrics["confusion_matrix"], names)
+    path = folder / "misclassified.png"
+    figures.draw_misclassified(path, images_NHW, labels_N, probabilities_NC, names)
+    confidence_figures.draw_reliability(folder / "reliability.png", metrics)
+    marked = next(row for row in metrics["coverage"] if row["coverage"] == MARKED_COVERAGE)
+    sure = sureness(probabilities_NC, labels_N)
+    confidence_figures.draw_coverage(folder / "coverage.png", sure, marked)
+
+
+def scores_markdown(metrics: Metrics) -> str:
+    """Return the scores, the most confused classes and the confidence as Markdown."""
+    low, high = metrics["accuracy_interval_95"]
+    validation, pairs = metrics["validation_accuracy"], metrics["top_pairs"][:3]
+    confused = [f"{pair['first']} / {pair['second']} ({pair['count']})" for pair in pairs]
+    lines = [
+        f"# {metrics['accuracy']:.2%} of {metrics['num_rows']:,} test images",
+        f"95 % interval {low:.2%} to {high:.2%}; {metrics['untrained_accuracy']:.2%} untrained",
+        f"macro F1 {metrics['macro_f1']:.4f}, loss {metrics['loss']:.4f} nats",
+        "no validation rows" if validation is None else f"validation {validation:.2%}",
+        f"{metrics['num_wrong']:,} wrong. Most confused: {', '.join(confused) or 'none'}.",
+        f"Confidence: {confidence_in_words(metrics)}. T = {metrics['temperature']:.3f}.",
+    ]
+    if "corrected_accuracy" in metrics:
+        corrected, num_rows = metrics["corrected_accuracy"], metrics["corrected_rows"]
+        lines.append(f"On {num_rows:,} rows with corrected labels: {corrected:.2%}.")
+    return "\n\n".join(lines) + "\n"
+
+
+def _show(ref: StageRef) -> None:
+    """Attach metrics and three figures to the task run."""
+    metrics = json.loads((ref.path / METRICS).read_bytes())
+    show_markdown("evaluation", scores_markdown(metrics), "Scores on the test split")
+    show_table("per-class", metrics["per_class"], "Precision, recall and F1 of each class")
+    figures = ref.path / FIGURES
+    show_image("confusion-matrix", figures / "confusion_matrix.png", "Confusion matrix")
+    show_image("misclassified", figures / "misclassified.png", "The most confident errors")
+    show_image("reliability", figures / "reliability.png", "Accuracy against confidence")
+
+
+@stage_task(EVALUATE, timeout_s=900, show=_show)
+def evaluate(
     folder: Path,
     table: StageRef,
     normalized: StageRef,
@@ -49,180 +196,16 @@ def write_evaluation(
     corrections: Corrections | None,
 ) -> Facts:
     """Score the test split; write metrics, probabilities and figures; return the scalars."""
-    from tasks.evaluation.drawing import draw_figures
-    from tasks.evaluation.metrics import corrected_score, rounded
-    from tasks.evaluation.predictions import one_thread, read_rows, score
-
-    train, test = read_rows(table, normalized)
+    samples, test = read_examples(table, normalized)
     with one_thread():
-        scored = score(trained.path / "model.safetensors", model, test, len(class_names))
-        metrics = {
-            **_measured(scored, test, trained, class_names),
-            **_untrained(trained, model, test, class_names),
-            "test_curve": curve_of(trained, model, test, class_names),
-        }
+        metrics, probabilities_NC = _measured(trained, model, test, class_names)
     if corrections:
         places_N = test.index_N - table.facts["rows"]["train"]
-        predictions_N = scored.probabilities_NC.argmax(axis=1)
+        predictions_N = probabilities_NC.argmax(axis=1)
         metrics |= corrected_score(predictions_N, test.labels_N, places_N, corrections)
     metrics = rounded(metrics)
     (folder / METRICS).write_bytes(canonical_json(metrics))
-    write_probabilities(folder / PROBABILITIES, test, scored.probabilities_NC)
+    write_probabilities(folder / PROBABILITIES, test, probabilities_NC)
     history = json.loads((trained.path / "history.json").read_bytes())
-    draw_figures(
-        folder / FIGURES, train, test, scored.probabilities_NC, metrics, history, class_names
-    )
+    draw_figures(folder / FIGURES, samples, test, probabilities_NC, metrics, history, class_names)
     return {name: value for name, value in metrics.items() if not isinstance(value, list)}
-
-
-def _measured(
-    scored: Scored, test: Rows, trained: StageRef, class_names: Sequence[str]
-) -> dict[str, Any]:
-    """The metrics of the trained network, its confidence among them."""
-    from tasks.evaluation.calibration import confidence_metrics
-    from tasks.evaluation.metrics import mean_loss, measure
-
-    calibrated: bool = trained.facts["calibrated"]
-    return {
-        **measure(scored.probabilities_NC, test.labels_N, class_names),
-        "loss_before": mean_loss(scored.before_NC, test.labels_N),
-        **confidence_metrics(scored.probabilities_NC, scored.before_NC, test.labels_N),
-        "temperature": scored.temperature,
-        "calibrated": calibrated,
-        "confidence": "calibrated" if calibrated else "uncalibrated",
-        "validation_accuracy": trained.facts["validation_accuracy"],
-    }
-
-
-def _untrained(
-    trained: StageRef, model: Model, test: Rows, class_names: Sequence[str]
-) -> dict[str, Any]:
-    """The same network before its first step: the baseline."""
-    from tasks.evaluation.metrics import measure
-    from tasks.evaluation.predictions import score
-
-    scored = score(trained.path / "untrained.safetensors", model, test, len(class_names))
-    found = measure(scored.probabilities_NC, test.labels_N, class_names)
-    return {f"untrained_{name}": found[name] for name in SCORES}
-
-
-def curve_of(
-    trained: StageRef, model: Model, test: Rows, class_names: Sequence[str]
-) -> list[dict[str, Any]]:
-    """The scores after each epoch whose weights were kept; nothing is ever chosen on them."""
-    from tasks.evaluation.metrics import measure
-    from tasks.evaluation.predictions import kept_epochs, score
-
-    curve = []
-    for epoch, weights in kept_epochs(trained):
-        scored = score(weights, model, test, len(class_names))
-        found = measure(scored.probabilities_NC, test.labels_N, class_names)
-        curve.append({"epoch": epoch, **{name: found[name] for name in SCORES}})
-    return curve
-
-
-def write_probabilities(path: Path, test: Rows, probabilities_NC: NDArray[np.float32]) -> None:
-    """A row a test row: index in the pooled table, label, prediction, p0 … p(C-1).
-
-    Labels and predictions have the smallest unsigned type that holds C classes. The misclassified
-    rows are those whose prediction is not their label.
-    """
-    num_classes = probabilities_NC.shape[1]
-    class_type = np.min_scalar_type(num_classes - 1)
-    columns = {
-        "index": test.index_N,
-        "label": test.labels_N.astype(class_type),
-        "prediction": probabilities_NC.argmax(axis=1).astype(class_type),
-        **{f"p{label}": probabilities_NC[:, label] for label in range(num_classes)},
-    }
-    arrays = [pa.array(np.ascontiguousarray(values)) for values in columns.values()]
-    schema = pa.schema(
-        [
-            pa.field(name, array.type, nullable=False)
-            for name, array in zip(columns, arrays, strict=True)
-        ]
-    )
-    pq.write_table(pa.table(arrays, schema=schema), path, compression="zstd")
-
-
-def headline(metrics: dict[str, Any]) -> str:
-    """The figures that a person asks for first, as Markdown."""
-    low, high = (100 * bound for bound in metrics["accuracy_interval_95"])
-    validation = metrics["validation_accuracy"]
-    validated = "no validation rows" if validation is None else f"{100 * validation:.2f} %"
-    confused = ", ".join(
-        f"{pair['first']} / {pair['second']} ({pair['count']})" for pair in metrics["top_pairs"][:3]
-    )
-    return (
-        f"# {100 * metrics['accuracy']:.2f} % of {metrics['num_rows']:,} test images\n\n"
-        "| accuracy, 95 % interval | macro F1 | loss (nats) | validation | before training |\n"
-        "|---|---|---|---|---|\n"
-        f"| {low:.2f} to {high:.2f} % | {metrics['macro_f1']:.4f} | {metrics['loss']:.4f} "
-        f"| {validated} | {100 * metrics['untrained_accuracy']:.2f} % |\n\n"
-        f"{metrics['num_wrong']:,} wrong. Most confused: {confused or 'none'}.\n\n"
-        f"{_confidence(metrics)}\n"
-    )
-
-
-def _confidence(metrics: dict[str, Any]) -> str:
-    """How sure the model is and, where labels were corrected, the second score."""
-    told = f"Confidence: {confidence_in_words(metrics)}. T = {metrics['temperature']:.3f}."
-    if "corrected_accuracy" in metrics:
-        told += (
-            f" On {metrics['corrected_rows']:,} rows with corrected labels: "
-            f"{100 * metrics['corrected_accuracy']:.2f} %."
-        )
-    return told
-
-
-def _show(ref: StageRef) -> None:
-    """Attach metrics, the two figures of errors and the one of confidence to the task run."""
-    metrics = json.loads((ref.path / METRICS).read_bytes())
-    show_markdown("evaluation", headline(metrics), "Headline figures on the test split")
-    show_table("per-class", metrics["per_class"], "Precision, recall and F1 of each class")
-    for name, words in (
-        ("confusion_matrix", "Confusion matrix on the test split"),
-        ("misclassified", "Wrong answers: true vs. predicted, the surest first"),
-        ("reliability", "Accuracy against confidence"),
-    ):
-        show_image(name.replace("_", "-"), ref.path / FIGURES / f"{name}.png", words)
-
-
-@task(
-    name="evaluate",
-    cache_policy=StagePolicy(stage=EVALUATE),
-    result_serializer="json",
-    persist_result=True,
-    cache_result_in_memory=False,
-    retries=0,
-    timeout_seconds=900,
-    tags=["evaluate"],
-)
-def evaluate(
-    table: StageRef,
-    normalized: StageRef,
-    trained: StageRef,
-    model: Model,
-    class_names: tuple[str, ...],
-    corrections: Corrections | None,
-    refresh: bool = False,
-) -> StageRef:
-    """Score the test split; returns the reference to metrics, probabilities and figures."""
-    inputs = {
-        "table": table,
-        "normalized": normalized,
-        "trained": trained,
-        "model": model,
-        "class_names": class_names,
-        "corrections": corrections,
-    }
-    ref = build(
-        EVALUATE,
-        inputs,
-        lambda folder: write_evaluation(
-            folder, table, normalized, trained, model, class_names, corrections
-        ),
-        refresh=refresh,
-    )
-    _show(ref)
-    return ref

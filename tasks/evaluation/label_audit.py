@@ -1,76 +1,35 @@
 """Stage audit: which labels of the training split are likely wrong, with a gallery of the first.
 
-Each training row is scored by the network of the one fold that did not train on it, as the evaluate
-stage scores: on the CPU, in float32, on one thread. The temperature stays in, although it was
-fitted on the same rows: one number for thousands of labels cannot learn any of them by heart, it
-changes no prediction, and it makes the folds' networks, of which some are surer than others,
-comparable. Early stopping (`patience`) looks at those rows in the same way.
+Each training row is scored by the network of the one fold that was not trained on it, as the
+evaluate stage scores: on the CPU, in float32, on one thread. The temperature is applied, although
+it was fitted on the same rows: one number cannot fit single labels, it changes no prediction, and
+it makes the confidence of the folds' networks comparable.
 
-Axes: N training rows, M pooled rows, S suspects, P = H×W pixels, C classes.
+Axes: N training rows, S suspects, P = H×W pixels, C classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from prefect import task
 
 from pipeline_config.recipe import Model
-from tasks.evaluation.confident_learning import Findings, find_label_errors, noise_matrix
-from tasks.evaluation.suspects import GALLERY, NOISE, SUSPECTS, read_suspects, write_suspects
-from tasks.runtime.artifacts import show_image, show_table
-from tasks.runtime.cache import StagePolicy
+from tasks.dataset.table import read_rows, read_split
+from tasks.evaluation import confident_learning
+from tasks.evaluation.confident_learning import GALLERY, NOISE, SUSPECTS
+from tasks.evaluation.metrics import DECIMALS, Probabilities
+from tasks.runtime.devices import one_thread
 from tasks.runtime.files import canonical_json
-from tasks.runtime.manifest import Facts, StageRef
+from tasks.runtime.show import show_image, show_table
 from tasks.runtime.stages import AUDIT
-from tasks.runtime.store import build
+from tasks.runtime.store import Facts, StageRef
+from tasks.runtime.task import stage_task
 
 NUM_SHOWN = 30
-# What a JSON file keeps of a share.
-DECIMALS = 6
-
-
-def write_audit(
-    folder: Path,
-    table: StageRef,
-    normalized: Sequence[StageRef],
-    trained: Sequence[StageRef],
-    model: Model,
-    class_names: Sequence[str],
-) -> Facts:
-    """Score each fold with its network; write suspects, noise and gallery; return the scalars."""
-    from tasks.dataset.table import read_images
-    from tasks.evaluation.image_figures import draw_suspects
-
-    images_MP, labels_M = read_images(table)
-    num_rows = table.facts["rows"]["train"]
-    images_NP, labels_N = images_MP[:num_rows], labels_M[:num_rows]
-    probabilities_NC = out_of_fold(images_NP, normalized, trained, model, len(class_names))
-    findings = find_label_errors(probabilities_NC, labels_N)
-    suspects = findings.suspects
-    write_suspects(folder / SUSPECTS, suspects)
-    (folder / NOISE).write_bytes(canonical_json(noise_of(findings, class_names)))
-    shown = read_suspects(folder / SUSPECTS, NUM_SHOWN)
-    images_SHW = images_NP[suspects.row_S[:NUM_SHOWN]].reshape(-1, *table.facts["image_shape"])
-    title = (
-        f"The first {len(shown)} of {len(suspects.row_S):,} suspect labels: given → suggested,\n"
-        "how sure a network is that never saw the row, and the row"
-        if shown
-        else f"None of the {num_rows:,} labels is suspect"
-    )
-    draw_suspects(folder / GALLERY, images_SHW, shown, title, class_names)
-    right_N = probabilities_NC.argmax(axis=1) == labels_N
-    return {
-        "num_rows": num_rows,
-        "num_folds": len(trained),
-        "num_suspects": len(suspects.row_S),
-        "estimated_errors": round(findings.num_errors, 1),
-        "out_of_fold_accuracy": round(float(right_N.mean()), DECIMALS),
-    }
 
 
 def out_of_fold(
@@ -79,10 +38,8 @@ def out_of_fold(
     trained: Sequence[StageRef],
     model: Model,
     num_classes: int,
-) -> NDArray[np.float32]:
-    """The probabilities (N, C) of each row from the network of the fold that it validates."""
-    from tasks.dataset.splits import read_split
-    from tasks.evaluation.predictions import one_thread
+) -> Probabilities:
+    """Return the probabilities (N, C) of each row from the network that it validates."""
     from tasks.model.network import load_network, probabilities
 
     probabilities_NC = np.full((len(images_NP), num_classes), np.nan, np.float32)
@@ -95,57 +52,55 @@ def out_of_fold(
     return probabilities_NC
 
 
-def noise_of(findings: Findings, class_names: Sequence[str]) -> dict[str, Any]:
-    """Thresholds, confident joint and noise matrix as JSON; None for a class without rows."""
-    return {
-        "class_names": list(class_names),
-        "thresholds": [
-            round(value, DECIMALS) if np.isfinite(value) else None
-            for value in findings.threshold_C.tolist()
-        ],
-        "confident_joint": findings.joint_CC.tolist(),
-        "noise_matrix": noise_matrix(findings.joint_CC).round(DECIMALS).tolist(),
-    }
+def _show(ref: StageRef) -> None:
+    """Attach the first suspects and their gallery to the task run."""
+    suspects = confident_learning.read_suspects(ref.path / SUSPECTS, NUM_SHOWN)
+    title = f"The first of {ref.facts['num_suspects']} suspects among the training labels"
+    show_table("label-suspects", suspects, title)
+    show_image("label-gallery", ref.path / GALLERY, "The likeliest label errors")
 
 
-@task(
-    name="audit",
-    cache_policy=StagePolicy(stage=AUDIT),
-    result_serializer="json",
-    persist_result=True,
-    cache_result_in_memory=False,
-    retries=0,
-    timeout_seconds=900,
-    tags=["audit"],
-)
+@stage_task(AUDIT, timeout_s=900, show=_show)
 def audit(
+    folder: Path,
     table: StageRef,
     normalized: tuple[StageRef, ...],
     trained: tuple[StageRef, ...],
     model: Model,
     class_names: tuple[str, ...],
-    refresh: bool = False,
-) -> StageRef:
-    """Find the likely label errors; returns the reference to suspects, noise and gallery."""
-    inputs = {
-        "table": table,
-        "normalized": normalized,
-        "trained": trained,
-        "model": model,
-        "class_names": class_names,
+) -> Facts:
+    """Score each fold with its network; write suspects, noise and gallery; return the scalars."""
+    from tasks.evaluation.figures import draw_suspects
+
+    num_rows = table.facts["rows"]["train"]
+    images_NP, labels_N = read_rows(table, np.arange(num_rows))
+    probabilities_NC = out_of_fold(images_NP, normalized, trained, model, len(class_names))
+    errors = confident_learning.find_label_errors(probabilities_NC, labels_N)
+    num_suspects = len(errors.suspects)
+    pq.write_table(errors.suspects, folder / SUSPECTS, compression="zstd")
+    thresholds = [round(mean, DECIMALS) for mean in errors.threshold_C.tolist()]
+    noise = {
+        "class_names": list(class_names),
+        # None for a class without rows.
+        "thresholds": [mean if np.isfinite(mean) else None for mean in thresholds],
+        "confident_joint": errors.joint_CC.tolist(),
+        "noise_matrix": errors.noise_CC.round(DECIMALS).tolist(),
     }
-    ref = build(
-        AUDIT,
-        inputs,
-        lambda folder: write_audit(folder, table, normalized, trained, model, class_names),
-        refresh=refresh,
+    (folder / NOISE).write_bytes(canonical_json(noise))
+    shown = errors.suspects.slice(0, NUM_SHOWN).to_pylist()
+    images_SHW = images_NP[[row["row"] for row in shown]].reshape(-1, *table.facts["image_shape"])
+    title = (
+        f"The first {len(shown)} of {num_suspects:,} suspect labels: given → suggested,\n"
+        "how sure a network is that never saw the row, and the row"
+        if shown
+        else f"None of the {num_rows:,} labels is suspect"
     )
-    facts = ref.facts
-    show_table(
-        "label-suspects",
-        read_suspects(ref.path / SUSPECTS, NUM_SHOWN),
-        f"{facts['num_suspects']} of {facts['num_rows']} training labels are suspect; "
-        f"about {facts['estimated_errors']:.0f} are estimated to be wrong.",
-    )
-    show_image("label-gallery", ref.path / GALLERY, "The likeliest label errors")
-    return ref
+    draw_suspects(folder / GALLERY, images_SHW, shown, title, class_names)
+    accuracy = float((probabilities_NC.argmax(axis=1) == labels_N).mean())
+    return {
+        "num_rows": num_rows,
+        "num_folds": len(trained),
+        "num_suspects": num_suspects,
+        "estimated_errors": round(errors.num_errors, 1),
+        "out_of_fold_accuracy": round(accuracy, DECIMALS),
+    }

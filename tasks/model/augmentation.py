@@ -1,4 +1,4 @@
-"""Training images moved a little, anew each time that they are shown: shift, affine, elastic.
+"""Random shifts, affine maps and elastic distortions of training images, new in each epoch.
 
 Axes: B images of a batch, H × W pixels, D = H·W, F elastic fields, P a piece of them.
 """
@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline_config.recipe import Augmentation, Training
-from tasks.model.chance import generator_of
-from tasks.runtime.errors import ConfigError
+from pipeline_config.recipe import Augmentation
+from tasks.model.checkpoint import generator_of
 
-# Elastic fields are drawn once an epoch, so many of them; each image takes one at random. Of images
-# above 181×181 pixels there are fewer: what all of them take is bounded, and so is a piece's noise.
+# So many elastic fields are drawn once an epoch; each image takes one at random. There are fewer
+# for images above 181×181 pixels: the memory of all fields is bounded, and so is a piece's noise.
 NUM_FIELDS = 4096
 FIELDS_BYTES, NOISE_BYTES = 1 << 30, 1 << 28
 # torch draws normal numbers 16 at a time, so pieces of so many fields have the bits of the whole.
@@ -24,43 +23,33 @@ DRAWN_TOGETHER = 16
 
 
 class Augmenter:
-    """Moves batches of images; all chance is a function of the recipe's seed and the step."""
+    """Moves batches of images of one shape (H, W). Depends on the seed and the step alone."""
 
-    def __init__(self, training: Training, image_shape: tuple[int, int] | None) -> None:
-        if training.augmentation is None or image_shape is None:
-            raise ConfigError(
-                "training.augmentation",
-                found="no augmentation or no image shape",
-                expected="both",
-                remedy="Give the trainer the (height, width) of the images.",
-            )
-        self.choice: Augmentation = training.augmentation
-        self.seed = training.seed
+    def __init__(self, choice: Augmentation, seed: int, image_shape: tuple[int, int]) -> None:
+        self.choice, self.seed = choice, seed
         self.height, self.width = image_shape
         self.epoch = -1
         self.num_fields = min(NUM_FIELDS, max(1, FIELDS_BYTES // (8 * self.height * self.width)))
         self.fields_FHW2 = torch.zeros(0)
 
     def __call__(self, images_BD: Tensor, step: int, steps_per_epoch: int) -> Tensor:
-        """uint8 (B, D) → float32 (B, D) between 0 and 255, sampled bilinearly; outside is 0."""
+        """Return float32 (B, D), 0 to 255, for uint8 (B, D): sampled bilinearly, 0 outside."""
         generator = generator_of(self.seed, "warp", step)
         images = images_BD.view(-1, 1, self.height, self.width).float()
-        num_images = len(images)
-        matrices_B23 = self._affine(num_images, generator).to(images.device)
-        size = [num_images, 1, self.height, self.width]
-        grid_BHW2 = functional.affine_grid(matrices_B23, size, align_corners=False)
+        matrices_B23 = self._affine(len(images), generator).to(images.device)
+        grid_BHW2 = functional.affine_grid(matrices_B23, list(images.shape), align_corners=False)
         if self.choice.elastic_px:
             self._draw_fields(step // steps_per_epoch, images.device)
-            chosen = torch.randint(self.num_fields, (num_images,), generator=generator)
+            chosen = torch.randint(self.num_fields, (len(images),), generator=generator)
             grid_BHW2 += self.fields_FHW2[chosen.to(images.device)]
         moved = functional.grid_sample(images, grid_BHW2, mode="bilinear", align_corners=False)
-        return moved.view(num_images, -1)
+        return moved.view(len(images), -1)
 
     def _affine(self, num_images: int, generator: torch.Generator) -> Tensor:
-        """Random rotations, scalings, shears and shifts: float32 (B, 2, 3), in units of the grid.
+        """Return random rotations, scalings, shears and shifts: float32 (B, 2, 3), in grid units.
 
         The grid runs from -1 to 1 over the image, so that a pixel is 2/width wide and 2/height
-        tall: what one axis adds to the other changes its unit.
+        tall. A term that carries one axis into the other changes its unit.
         """
         choice = self.choice
         even_B6 = torch.rand(num_images, 6, generator=generator) * 2 - 1
@@ -72,14 +61,12 @@ class Augmenter:
         cosine, sine = angle.cos(), angle.sin()
         across = (shear * cosine - sine) * wide * (self.height / self.width)
         along = sine * tall * (self.width / self.height)
-        rows = (
-            torch.stack([cosine * wide, across, right], dim=1),
-            torch.stack([along, (cosine + shear * sine) * tall, down], dim=1),
-        )
-        return torch.stack(rows, dim=1)
+        upright = (cosine + shear * sine) * tall
+        numbers = [cosine * wide, across, right, along, upright, down]
+        return torch.stack(numbers, dim=1).view(-1, 2, 3)
 
     def _draw_fields(self, epoch: int, device: torch.device) -> None:
-        """The displacements of an epoch: float32 (F, H, W, 2), in units of the grid.
+        """Set the displacements of an epoch: float32 (F, H, W, 2), in grid units.
 
         Simard et al. 2003, section 2: noise smoothed by a Gaussian; here scaled so that the root
         mean square of a displacement, along each axis, is `elastic_px`.
@@ -97,8 +84,7 @@ class Augmenter:
         piece = max(1, NOISE_BYTES // (8 * math.prod(shape)) // DRAWN_TOGETHER) * DRAWN_TOGETHER
         pixel = torch.tensor([2 / self.width, 2 / self.height])
         self.fields_FHW2 = torch.empty(self.num_fields, self.height, self.width, 2, device=device)
-        for start in range(0, self.num_fields, piece):
-            fields_PHW2 = self.fields_FHW2[start : start + piece]
+        for fields_PHW2 in torch.split(self.fields_FHW2, piece):
             noise = torch.randn(2 * len(fields_PHW2), 1, *shape, generator=generator)
             smooth = functional.conv2d(noise, kernel.view(1, 1, 1, -1))
             smooth = functional.conv2d(smooth, kernel.view(1, 1, -1, 1))

@@ -1,4 +1,9 @@
-"""A training that is not finished, in one file: whole and verified, or not there at all."""
+"""What makes a training resumable: its checkpoint file, and random numbers that depend on the step.
+
+Random numbers are a function of the recipe's seed, a purpose and a step or an epoch. No generator
+is carried from step to step, so a training that is resumed at step 1,000 draws the same numbers as
+one that was never interrupted, and a checkpoint has no generator to save.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -18,58 +25,58 @@ from tasks.runtime.files import sha256_bytes, write_atomically
 
 logger = logging.getLogger(__name__)
 
-Saved = tuple[dict[str, Tensor], dict[str, Any]]
+PURPOSES = ("order", "dropout", "warp", "fields")  # of random numbers
+
+
+def seed_of(seed: int, purpose: str, place: int) -> int:
+    """Return 32 mixed bits for one purpose at one step or epoch."""
+    mixed = np.random.SeedSequence((seed, PURPOSES.index(purpose), place))
+    return int(mixed.generate_state(1)[0])
+
+
+def generator_of(seed: int, purpose: str, place: int) -> torch.Generator:
+    """Return a new generator on the CPU for one purpose at one step or epoch."""
+    return torch.Generator().manual_seed(seed_of(seed, purpose, place))
 
 
 class Checkpoint:
-    """A file of tensors and the JSON of a position, replaced atomically every `every_s` seconds.
-
-    Tensors are all that is ever loaded from it: nothing in the file can run.
-    """
+    """A safetensors file of tensors and a position. Nothing in it can run as code."""
 
     def __init__(self, path: Path, every_s: float) -> None:
-        self.path = path
-        self.every_s = every_s
+        self.path, self.every_s = path, every_s
         self._last_s = time.monotonic()
 
     def is_due(self) -> bool:
-        """Whether the last save, or the start, is long enough ago."""
+        """Return whether `every_s` seconds have passed since the last save, or since the start."""
         return time.monotonic() - self._last_s >= self.every_s
 
     def save(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
-        """Replace the file; raises StorageError where there is no room."""
-        now = copied(tensors)
-        told = json.dumps(position, sort_keys=True)
-        words = {"position": told, "sha256": _digest(now, told)}
-        write_atomically(self.path, save(now, metadata=words))
+        """Replace the file atomically. Raises StorageError for a full disk."""
+        now, encoded = copied(tensors), json.dumps(position, sort_keys=True)
+        metadata = {"position": encoded, "sha256": _digest(now, encoded)}
+        write_atomically(self.path, save(now, metadata=metadata))
         self._last_s = time.monotonic()
 
-    def load(self) -> Saved | None:
-        """The tensors and the position; None, with a warning, for a file that is damaged."""
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return the tensors and the position; None where there is no file or, logged, damage."""
         try:
             with safe_open(self.path, framework="pt") as file:
-                words = file.metadata() or {}
+                metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            told = words["position"]
-            if _digest(tensors, told) != words["sha256"]:
+            if _digest(tensors, metadata["position"]) != metadata["sha256"]:
                 raise ValueError("its digest is another one")
-            return tensors, json.loads(told)
+            return tensors, json.loads(metadata["position"])
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError, ValueError, KeyError) as error:
-            logger.warning("%s is damaged, training begins anew: %s", self.path, error)
+            logger.warning("%s is damaged, training starts again: %s", self.path, error)
             return None
 
-    def discard(self) -> None:
-        """Remove the file, if there is one."""
-        self.path.unlink(missing_ok=True)
 
-
-def _digest(tensors: Mapping[str, Tensor], told: str) -> str:
-    """The SHA-256 of names, shapes, types and bytes of all tensors, and of the position."""
-    parts = [told.encode()]
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        parts.append(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        parts.append(sha256_bytes(tensor.numpy().tobytes()).encode())
-    return sha256_bytes(b"\n".join(parts))
+def _digest(tensors: Mapping[str, Tensor], position: str) -> str:
+    """Return the SHA-256 of the names, shapes, types and bytes of all tensors, and the position."""
+    parts = [position]
+    for name, tensor in sorted(tensors.items()):
+        parts.append(f"{name} {tuple(tensor.shape)} {tensor.dtype}")
+        parts.append(sha256_bytes(tensor.numpy().tobytes()))
+    return sha256_bytes("\n".join(parts).encode())

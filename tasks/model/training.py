@@ -1,10 +1,8 @@
-"""The training loop around an engine: epochs, averages, early stopping, checkpoints.
+"""The training loop: epochs, averaged weights, early stopping, checkpoints.
 
-Rows lie on the device as uint8; an epoch is one permutation of them, without a DataLoader. Whatever
-moves during a training is a tensor under a name or part of `Position`, so that a checkpoint of both
-goes on to the very bits of a training that was never interrupted.
-
-Axes: N rows, D pixels, B rows of a batch.
+The rows lie on the device as uint8. An epoch is one permutation of them, without a DataLoader. All
+that changes during a training is a named tensor, or `history`, `batch` or `loss`. A checkpoint
+holds all of it, so a resumed training has the bits of one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -12,233 +10,234 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from pipeline_config.recipe import Training
 from tasks.model.augmentation import Augmenter
-from tasks.model.chance import generator_of
-from tasks.model.checkpoint import Checkpoint
-from tasks.model.engine import engine_of
-from tasks.model.history import Epoch, Fitted, Position, best_epoch_of
+from tasks.model.checkpoint import Checkpoint, generator_of
 from tasks.model.network import copied
-from tasks.model.schedule import learning_rate_at
-from tasks.model.scoring import Rows, score
+from tasks.model.numpy_engine import NumpyEngine
+from tasks.model.torch_engine import TorchEngine, score
 from tasks.runtime.devices import Precision
-from tasks.runtime.errors import ConfigError, InterruptedTraining, TrainingError
-from tasks.runtime.interrupts import interrupts_deferred
+from tasks.runtime.errors import ConfigError, InterruptedTraining, TrainingError, signals_deferred
 
 logger = logging.getLogger(__name__)
 
-# Batches between two words to the progress bar.
-TELL_EVERY = 20
+REPORT_EVERY = 20  # batches
+# Takes the batches done since the last report, and words for the progress bar.
+Report = Callable[[int, str], None]
+# Returns the name of the signal that asked the training to stop, or None.
+Interrupt = Callable[[], str | None]
 
-# Told now and then: batches done since the last time, and some words for the progress bar.
-Tell = Callable[[int, str], None]
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of the history. Losses are in nats (or mean squares), accuracy is in [0, 1]."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+    learning_rate: float
 
 
-def num_batches_of(network: nn.Module, num_rows: int, batch_size: int) -> int:
-    """Batches an epoch; a last one of a single row is left out where batch norm cannot use it.
+def learning_rate_at(step: int, num_steps: int, training: Training) -> float:
+    """Return the learning rate of a step in [0, num_steps).
 
-    Raises ConfigError where that row is the only one.
+    one_cycle: a line from peak/10 to peak over the warm-up, then half a cosine down to peak/1000
+    (after Smith and Topin 2018, with the cosine of Loshchilov and Hutter 2017). cosine: a line from
+    0 to peak over the warm-up, then half a cosine down to 0.
     """
-    num_batches = math.ceil(num_rows / batch_size)
-    has_norm = any(isinstance(layer, nn.BatchNorm1d) for layer in network.modules())
-    if has_norm and num_rows == 1:
-        found, expected = "a single training row", "at least two, for a variance"
-        remedy = "Add rows, keep fewer for validation, or --set model.batch_norm=false."
-        raise ConfigError("model.batch_norm", found=found, expected=expected, remedy=remedy)
-    return num_batches - (has_norm and num_batches > 1 and num_rows % batch_size == 1)
+    schedule, peak = training.schedule, training.optimizer.learning_rate
+    if schedule.name == "constant":
+        return peak
+    first, last = (peak / 10, peak / 1000) if schedule.name == "one_cycle" else (0.0, 0.0)
+    warm = schedule.warmup * num_steps
+    if step < warm:
+        return first + (peak - first) * (step + 1) / math.ceil(warm)
+    share = (step - warm) / max(num_steps - 1 - warm, 1)
+    return last + (peak - last) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
 
 
 class Trainer:
-    """A network, its engine and everything that moves while it is trained, in place.
+    """Trains a network in place, on images uint8 (N, D) and labels int64 (N,) of one device.
 
-    `image_shape` (height, width) is needed for augmentation alone.
+    Raises ConfigError for a single training row with batch norm, and for a recipe that the NumPy
+    engine cannot train.
     """
 
     def __init__(
         self,
         network: nn.Sequential,
         training: Training,
+        image_shape: tuple[int, int],
+        train: TensorDataset,
+        validation: TensorDataset,
         precision: Precision = "float32",
-        image_shape: tuple[int, int] | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        self.network = network
-        self.training = training
-        self.checkpoint = checkpoint
-        self.engine = engine_of(network, training, precision)
-        self.augment = Augmenter(training, image_shape) if training.augmentation else None
-        # Live, as all tensors here: the engine moves them, this dictionary only names them.
+        self.network, self.training, self.checkpoint = network, training, checkpoint
+        self.train, self.validation = train, validation
+        self.num_batches = _batches_in_epoch(network, len(train), training.batch_size)
+        self.num_steps = training.epochs * self.num_batches
+        by_hand = NumpyEngine(network, training) if training.engine == "numpy" else None
+        self.engine = by_hand or TorchEngine(network, training, precision)
+        choice = training.augmentation
+        self.augment = Augmenter(choice, training.seed, image_shape) if choice else None
+        # The engine updates these tensors.
         self.weights = network.state_dict()
         floats = {name: value for name, value in self.weights.items() if value.is_floating_point()}
         self.average = {name: value.clone() for name, value in floats.items() if training.ema}
         self.best = copied(self.weights) if training.patience else {}
         self.kept: list[dict[str, Tensor]] = []
-        self.position = Position()
+        # The finished epochs; the finished batches of the next one, and their summed loss.
+        self.history: list[Epoch] = []
+        self.batch = 0
+        self.loss: Tensor | float = 0.0
 
-    def fit(self, train: Rows, validation: Rows, tell: Tell) -> Fitted:
+    @property
+    def step(self) -> int:
+        """The number of finished steps."""
+        return len(self.history) * self.num_batches + self.batch
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the lowest validation loss where there is patience, else the last one."""
+        if not self.training.patience or not self.history:
+            return len(self.history)
+        losses = [line.validation_loss or 0.0 for line in self.history]
+        return 1 + losses.index(min(losses))
+
+    def fit(self, report: Report) -> None:
         """Train to the end, from the checkpoint if there is one.
 
-        Raises TrainingError when the loss stops being a number, InterruptedTraining (or whatever
-        the signal's own handler raises) after Ctrl-C and SIGTERM, when the checkpoint is written.
+        Raises TrainingError for a loss that is not finite. After Ctrl-C or SIGTERM the checkpoint
+        is written, InterruptedTraining is raised, and the signal's own handler is called.
         """
-        num_batches = num_batches_of(self.network, len(train), self.training.batch_size)
-        devices = [train.images.device.index or 0] if train.images.is_cuda else []
-        with interrupts_deferred() as interrupt, torch.random.fork_rng(devices=devices):
+        images, _ = self.train.tensors
+        devices = [images.device.index or 0] if images.is_cuda else []
+        with signals_deferred() as interrupt, torch.random.fork_rng(devices=devices):
             self._restore()
-            tell(len(self.position.history) * num_batches + self.position.batch, "")
+            report(self.step, "")
             while not self._is_done():
-                self._fit_epoch(train, num_batches, tell, interrupt)
-                self._end_epoch(len(train), validation, num_batches)
-                self._save_if_due(0.0, interrupt())
-            best_epoch = best_epoch_of(self.position.history, self.training)
-            final = self.best or self.average
-            self.network.load_state_dict(final, strict=False)
-        return Fitted(self.position.history, best_epoch, self.kept)
+                self._fit_epoch(report, interrupt)
+                self._end_epoch()
+                self._save_if_due(interrupt())
+            self.network.load_state_dict(self.best or self.average, strict=False)
 
     def _is_done(self) -> bool:
-        history, patience = self.position.history, self.training.patience
-        waited = len(history) - best_epoch_of(history, self.training)
-        return len(history) == self.training.epochs or 0 < patience <= waited
+        num_epochs, patience = len(self.history), self.training.patience
+        return num_epochs == self.training.epochs or 0 < patience <= num_epochs - self.best_epoch
 
-    def _fit_epoch(
-        self, train: Rows, num_batches: int, tell: Tell, interrupt: Callable[[], str | None]
-    ) -> None:
-        """One pass over the rows, or what the checkpoint left of it."""
+    def _fit_epoch(self, report: Report, interrupt: Interrupt) -> None:
+        """Train on all rows once, or on those that the checkpoint left of the epoch."""
         self.network.train()
-        position, size = self.position, self.training.batch_size
-        epoch = len(position.history)
-        train = self._shuffled(train, epoch)
-        total: Tensor | float = position.loss
-        started, first, told = time.perf_counter(), position.batch, position.batch
-        for batch in range(first, num_batches):
-            rows = slice(batch * size, (batch + 1) * size)
-            images, labels = train.images[rows], train.labels[rows]
-            step = epoch * num_batches + batch
+        size, rows = self.training.batch_size, self._shuffled()
+        started, first, reported = time.perf_counter(), self.batch, self.batch
+        while self.batch < self.num_batches:
+            images, labels = rows[self.batch * size : (self.batch + 1) * size]
+            step = self.step
             if self.augment:
-                images = self.augment(images, step, num_batches)
-            loss = self.engine.step(images, labels, self._rate_at(step, num_batches))
+                images = self.augment(images, step, self.num_batches)
+            rate = learning_rate_at(step, self.num_steps, self.training)
+            loss = self.engine.step(images, labels, rate, step)
             self._average(step)
-            total = total + loss * len(labels)
-            position.batch = batch + 1
-            if position.batch - told == TELL_EVERY or position.batch == num_batches:
-                per_second = (position.batch - first) * size / (time.perf_counter() - started)
-                tell(position.batch - told, f"loss {float(loss):.3f}, {per_second:,.0f} images/s")
-                told = position.batch
-            self._save_if_due(total, interrupt())
-        position.loss = float(total)
+            self.loss = self.loss + loss * len(labels)
+            self.batch += 1
+            if self.batch - reported == REPORT_EVERY or self.batch == self.num_batches:
+                per_second = (self.batch - first) * size / (time.perf_counter() - started)
+                report(self.batch - reported, f"loss {loss:.3f}, {per_second:,.0f} images/s")
+                reported = self.batch
+            self._save_if_due(interrupt())
 
-    def _shuffled(self, train: Rows, epoch: int) -> Rows:
-        """The rows in the order of an epoch.
+    def _shuffled(self) -> TensorDataset:
+        """Return the rows in the order of the epoch.
 
-        Gathered once an epoch: neighbours are then read far faster than rows here and there.
+        They are gathered once an epoch: consecutive rows are read far faster than scattered ones.
         """
         if not self.training.shuffle:
-            return train
-        generator = generator_of(self.training.seed, "order", epoch)
-        order = torch.randperm(len(train), generator=generator).to(train.labels.device)
-        return Rows(train.images.index_select(0, order), train.labels[order])
-
-    def _rate_at(self, step: int, num_batches: int) -> float:
-        training = self.training
-        num_steps = training.epochs * num_batches
-        return learning_rate_at(
-            step, num_steps, training.optimizer.learning_rate, training.schedule
-        )
+            return self.train
+        images, labels = self.train.tensors
+        generator = generator_of(self.training.seed, "order", len(self.history))
+        order = torch.randperm(len(labels), generator=generator).to(labels.device)
+        return TensorDataset(images.index_select(0, order), labels[order])
 
     def _average(self, step: int) -> None:
-        """Move the average towards the weights; at the start faster, as (1 + t) / (10 + t)."""
-        if self.average:
-            decay = min(self.training.ema, (1 + step) / (10 + step))
-            for name, average in self.average.items():
-                average.lerp_(self.weights[name], 1 - decay)
+        """Move the average towards the weights; at the start faster, by (1 + t) / (10 + t)."""
+        decay = min(self.training.ema, (1 + step) / (10 + step))
+        for name, average in self.average.items():
+            average.lerp_(self.weights[name], 1 - decay)
 
-    def _end_epoch(self, num_rows: int, validation: Rows, num_batches: int) -> None:
-        """Score the epoch on the validation rows and note it down."""
-        position, training = self.position, self.training
-        num_seen = min(position.batch * training.batch_size, num_rows)
-        loss, epoch = position.loss / num_seen, len(position.history) + 1
-        self._refuse_diverged(epoch, loss)
-        with self._judged():
-            loss_v, accuracy_v = None, None
-            if len(validation):
-                loss_v, accuracy_v = score(self.network, validation, training)
-                self._refuse_diverged(epoch, loss_v)
-            rate = self._rate_at(epoch * num_batches - 1, num_batches)
-            position.history.append(Epoch(epoch, loss, loss_v, accuracy_v, rate))
-            if self.best and best_epoch_of(position.history, training) == epoch:
-                _copy(self.weights, self.best)
-            if training.keep_epochs:
-                self.kept.append(copied(self.weights))
-        position.batch, position.loss = 0, 0.0
-
-    def _refuse_diverged(self, epoch: int, loss: float) -> None:
-        """Raise TrainingError for a loss that is no number; nothing is left to go on from."""
-        if math.isfinite(loss):
-            return
-        if self.checkpoint:
-            self.checkpoint.discard()
-        raise TrainingError(
-            f"training, epoch {epoch}",
-            found=f"a loss of {loss}",
-            expected="a finite loss",
-            remedy="Lower training.optimizer.learning_rate or scale the input.",
-        )
-
-    @contextmanager
-    def _judged(self) -> Iterator[None]:
-        """The network as it is to be judged: with its averaged weights, if it has them."""
+    def _end_epoch(self) -> None:
+        """Score the validation rows, with averaged weights if there are any; add to the history."""
+        epoch, num_seen = len(self.history) + 1, self.batch * self.training.batch_size
+        loss, loss_v, accuracy_v = float(self.loss) / min(num_seen, len(self.train)), None, None
+        rate = learning_rate_at(self.step - 1, self.num_steps, self.training)
         live = {name: self.weights[name].clone() for name in self.average}
         _copy(self.average, self.weights)
-        yield
+        if len(self.validation):
+            loss_v, accuracy_v = score(self.network, self.validation, self.training)
+        if not math.isfinite(total := loss + (loss_v or 0.0)):
+            if self.checkpoint:
+                self.checkpoint.path.unlink(missing_ok=True)
+            raise TrainingError(f"training, epoch {epoch}", found=f"a loss of {total}")
+        self.history.append(Epoch(epoch, loss, loss_v, accuracy_v, rate))
+        if self.best and self.best_epoch == epoch:
+            _copy(self.weights, self.best)
+        if self.training.keep_epochs:
+            self.kept.append(copied(self.weights))
         _copy(live, self.weights)
+        self.batch, self.loss = 0, 0.0
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Everything that moves, live, under names; what an earlier epoch kept among them."""
-        parts: dict[str, Mapping[str, Tensor]] = {
-            "network": self.weights,
-            "engine": self.engine.state(),
-            "average": self.average,
-            "best": self.best,
-        }
+        """Return all tensors that change, by name."""
+        parts = {"network": self.weights, "engine": self.engine.state()}
+        parts |= {"average": self.average, "best": self.best}
         parts |= {f"kept/{place}": weights for place, weights in enumerate(self.kept)}
         return {f"{part}/{name}": parts[part][name] for part in parts for name in parts[part]}
 
-    def _save_if_due(self, total: Tensor | float, interrupt: str | None) -> None:
-        """Write the checkpoint when it is time or when there will be no other; then leave."""
-        if self.checkpoint and (interrupt or self.checkpoint.is_due()):
-            self.position.loss = float(total)
-            self.checkpoint.save(self._tensors(), asdict(self.position))
-        if interrupt:
-            remedy = "the same command goes on from here" if self.checkpoint else "nothing is saved"
-            epoch = min(len(self.position.history) + 1, self.training.epochs)
-            # Said here, since the signal's own handler decides what becomes of the error.
-            logger.warning("training stops in epoch %d for %s: %s", epoch, interrupt, remedy)
-            raise InterruptedTraining(
-                f"training, epoch {epoch}",
-                found=f"{interrupt}, a request to stop",
-                expected="to be left alone until the last epoch",
-                remedy=f"Run it again: {remedy}.",
-            )
+    def _save_if_due(self, signal: str | None) -> None:
+        """Write the checkpoint when it is due or after a signal; then raise for the signal."""
+        if self.checkpoint and (signal or self.checkpoint.is_due()):
+            history = [asdict(epoch) for epoch in self.history]
+            position = {"history": history, "batch": self.batch, "loss": float(self.loss)}
+            self.checkpoint.save(self._tensors(), position)
+        if signal:
+            remedy = "the same command resumes from here" if self.checkpoint else "nothing is saved"
+            what = f"training, epoch {min(len(self.history) + 1, self.training.epochs)}"
+            # Logged here, since the signal's own handler may replace the error.
+            logger.warning("%s: stopped by %s; %s", what, signal, remedy)
+            expected, remedy = "no signal before the last epoch", f"Run it again: {remedy}."
+            raise InterruptedTraining(what, found=signal, expected=expected, remedy=remedy)
 
     def _restore(self) -> None:
-        """Go to where the checkpoint stands, if there is one that fits."""
-        saved = self.checkpoint.load() if self.checkpoint else None
-        if saved is None:
+        """Restore the state of the checkpoint, if there is an intact one."""
+        if not self.checkpoint or not (saved := self.checkpoint.load()):
             return
-        tensors, content = saved
-        self.position = Position.of(content)
+        tensors, position = saved
+        self.history = [Epoch(**line) for line in position["history"]]
+        self.batch, self.loss = position["batch"], position["loss"]
         if self.training.keep_epochs:
-            self.kept = [copied(self.weights) for _ in self.position.history]
+            self.kept = [copied(self.weights) for _ in self.history]
         _copy(tensors, self._tensors())
-        epochs, batches = len(self.position.history), self.position.batch
-        logger.info("training goes on behind epoch %d, batch %d", epochs, batches)
+        logger.info("training resumes after epoch %d, batch %d", len(self.history), self.batch)
+
+
+def _batches_in_epoch(network: nn.Module, num_rows: int, batch_size: int) -> int:
+    """Return how many there are, without a last batch of one row, which batch norm cannot use."""
+    num_batches = math.ceil(num_rows / batch_size)
+    if not any(isinstance(layer, nn.BatchNorm1d) for layer in network.modules()):
+        return num_batches
+    if num_rows == 1:
+        remedy = "Add rows, keep fewer for validation, or --set model.batch_norm=false."
+        found, expected = "a single training row", "at least two, for a variance"
+        raise ConfigError("model.batch_norm", found=found, expected=expected, remedy=remedy)
+    return num_batches - (num_batches > 1 and num_rows % batch_size == 1)
 
 
 @torch.no_grad()

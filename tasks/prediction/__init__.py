@@ -1,1 +1,1 @@
-"""Answers: what a published model says about images that it has never seen."""
+"""Classifies new images with a published model."""

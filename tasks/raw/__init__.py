@@ -1,1 +1,1 @@
-"""Bytes that we did not write: the IDX format, sources, download, structural checks."""
+"""Raw data: the IDX format, the sources of files, and the checks of what they give."""

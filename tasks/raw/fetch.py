@@ -1,55 +1,31 @@
-"""Stage 1, fetch: the four raw IDX files of a data set, decompressed and known by their digests.
-
-Axes: N images, H rows and W columns of pixels; images are N × H × W, labels N.
-"""
+"""The fetch stage: the four raw IDX files of a data set, unpacked, with their digests."""
 
 from __future__ import annotations
 
-from prefect import task
-from prefect.client.schemas.objects import State, TaskRun
+from pathlib import Path
+from typing import Any
 
 from pipeline_config.datasets import Dataset
-from tasks.runtime.artifacts import ProgressArtifact, show_table
-from tasks.runtime.cache import StagePolicy
-from tasks.runtime.manifest import StageRef
 from tasks.runtime.stages import FETCH
-from tasks.runtime.store import build
+from tasks.runtime.store import Facts
+from tasks.runtime.task import stage_task
 
 
-def only_transient(task: object, task_run: TaskRun, state: State[StageRef]) -> bool:
-    """Whether the network stood in the way: wrong digests alone are not worth another try."""
+def only_transient(task: object, task_run: object, state: Any) -> bool:
+    """Return whether a failed fetch is tried again: after a network error, not a wrong digest."""
     return getattr(state.data, "transient", False) is True
 
 
-@task(
-    name="fetch",
-    cache_policy=StagePolicy(stage=FETCH),
-    result_serializer="json",
-    persist_result=True,
-    cache_result_in_memory=False,
+@stage_task(
+    FETCH,
+    timeout_s=1800,
+    show=lambda ref: None,
     retries=2,
     retry_delay_seconds=[2, 10],
     retry_condition_fn=only_transient,
-    timeout_seconds=1800,
-    tags=["fetch"],
 )
-def fetch(dataset: Dataset, source: str | None = None, refresh: bool = False) -> StageRef:
-    """The reference to the four raw files; facts: sha256 and num_bytes, by file.
+def fetch(folder: Path, dataset: Dataset, source: str | None = None) -> Facts:
+    """Fetch the four raw files, as `obtain` does; facts: sha256 and num_bytes, by file."""
+    from tasks.raw.sources import obtain
 
-    Raises FetchError when no source gives them, RawDataError for a folder that cannot be used and
-    StorageError where there is no room for them.
-    """
-    from tasks.raw.obtain import Attempt, obtain
-
-    attempts: list[Attempt] = []
-    bar = ProgressArtifact("fetch-progress", f"raw files of {dataset.name}")
-    try:
-        return build(
-            FETCH,
-            {"dataset": dataset},
-            lambda folder: obtain(dataset, source, folder, attempts.append, bar.show),
-            refresh=refresh,
-        )
-    finally:
-        rows = [{"source": attempt.source, "result": attempt.result} for attempt in attempts]
-        show_table("fetch-sources", rows, f"Where the raw files of {dataset.name} came from")
+    return obtain(dataset, source, folder)

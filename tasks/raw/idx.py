@@ -1,50 +1,46 @@
-"""The IDX format: a reader and a writer for all six types and up to NumPy's 64 dimensions.
+"""The IDX format: reading, writing, and the check that four files make one data set.
 
-Big-endian throughout: two zero bytes, one byte for the type, one for the number of dimensions D, D
-unsigned 32-bit sizes, then the items, row-major, and nothing behind them (the page of the MNIST
-database, LeCun, Cortes and Burges 1998).
+An IDX file is big-endian: two zero bytes, one byte for the type, one for the number of dimensions
+D, D unsigned 32-bit sizes, then the items in row-major order, and no byte more (LeCun, Cortes and
+Burges 1998, the web page of the MNIST database).
 """
 
 from __future__ import annotations
 
 import math
-import mmap
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
+from pipeline_config.datasets import FILES
 from tasks.runtime.errors import RawDataError
 from tasks.runtime.files import write_atomically
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-DTYPES: dict[int, np.dtype[Any]] = {
-    0x08: np.dtype("u1"),
-    0x09: np.dtype("i1"),
-    0x0B: np.dtype(">i2"),
-    0x0C: np.dtype(">i4"),
-    0x0D: np.dtype(">f4"),
-    0x0E: np.dtype(">f8"),
-}
+# The files of images and of labels of each split.
+SPLITS = {"train": FILES[:2], "test": FILES[2:]}
+
+TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+DTYPES: dict[int, np.dtype[Any]] = {code: np.dtype(name) for code, name in TYPES.items()}
 CODES = {dtype: code for code, dtype in DTYPES.items()}
+# The format has 255, NumPy 64.
 MAX_DIMENSIONS = 64
 MAX_HEADER_BYTES = 4 + 4 * MAX_DIMENSIONS
 
-FORMAT = "an IDX file (00 00, type, number of dimensions, sizes, data)"
-REPLACE = "Replace the file by an intact copy."
+FORMAT = "an IDX file: 00 00, the type (08, 09, 0b to 0e), up to 64 dimensions, sizes, data"
 GZIP_MAGIC = b"\x1f\x8b"
-PACKED = {GZIP_MAGIC: "a gzip file", b"PK": "a zip file"}
+PACKED = {GZIP_MAGIC: "a gzip file that is not unpacked", b"PK": "a zip file"}
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the first `offset` bytes of an IDX file declare."""
+    """The content of the first `offset` bytes of an IDX file."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -52,113 +48,127 @@ class Header:
 
     @property
     def num_bytes(self) -> int:
-        """The size of the whole file; a Python int, so that nothing overflows."""
+        """The size of the whole file, as a Python int, which cannot overflow."""
         return self.offset + math.prod(self.shape) * self.dtype.itemsize
 
     def __str__(self) -> str:
-        """Shape and type as a person writes them: `60000×28×28 uint8`."""
-        return f"{'×'.join(map(str, self.shape)) or 'scalar'} {self.dtype.name}"
+        return f"{_by(self.shape) or 'scalar'} {self.dtype.name}"
 
 
 def parse_header(prefix: bytes, what: str) -> Header:
-    """The header in the first bytes of a file; `prefix` holds MAX_HEADER_BYTES or the whole file.
+    """Return the header in the first MAX_HEADER_BYTES of a file, or in all of a shorter file.
 
-    Raises RawDataError, naming the file `what`, for anything that is not an IDX header.
+    Raises RawDataError about `what` for anything else.
     """
-    if not prefix:
-        raise _fault(what, "an empty file")
-    if prefix.lstrip()[:1] == b"<":
-        raise _fault(what, "a web page (HTML) instead of data")
-    if prefix[:2] in PACKED:
-        raise _fault(what, PACKED[prefix[:2]], remedy="Unpack it.")
-    if prefix[:2] != bytes(2)[: len(prefix)]:
-        raise _fault(what, f"the wrong magic number {prefix[:4].hex(' ')}")
-    if len(prefix) < 4:
-        raise _fault(what, f"a truncated header of {len(prefix)} bytes", "at least 4 bytes")
-    code, num_dimensions = prefix[2], prefix[3]
-    if code not in DTYPES:
-        known = ", ".join(f"{known:02x} {dtype.name}" for known, dtype in DTYPES.items())
-        raise _fault(what, f"the unknown type {code:02x}", f"one of {known}")
-    if num_dimensions > MAX_DIMENSIONS:
-        raise _fault(what, f"{num_dimensions} dimensions", f"at most {MAX_DIMENSIONS}")
+    code, num_dimensions = prefix[2:4] if len(prefix) >= 4 else (0x08, 0)
     offset = 4 + 4 * num_dimensions
-    if len(prefix) < offset:
-        raise _fault(
-            what,
-            f"a truncated header of {len(prefix)} bytes",
-            f"{offset} bytes for {num_dimensions} dimensions",
-        )
-    shape = struct.unpack(f">{num_dimensions}I", prefix[4:offset])
-    header = Header(DTYPES[code], shape, offset)
-    # NumPy counts an array's items without its empty dimensions, in 63 bits.
-    if math.prod(size or 1 for size in shape) * header.dtype.itemsize >= 2**63:
-        raise _fault(what, f"the dimensions {header}, whose product overflows", "under 2^63 bytes")
-    return header
-
-
-def read_header(path: Path) -> Header:
-    """The header of an IDX file, held against the file's size: nothing else is read.
-
-    Raises RawDataError for a file that is unreadable, malformed, truncated or too long.
-    """
-    with _opened(path) as file:
-        return _checked_header(file, path)
-
-
-def read_idx(path: Path) -> Array:
-    """The array of an IDX file: a read-only view of the mapped file, in the file's byte order.
-
-    Nothing is allocated or copied. Raises RawDataError as `read_header` does.
-    """
-    with _opened(path) as file:
-        header = _checked_header(file, path)
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        items = np.frombuffer(mapped, header.dtype, math.prod(header.shape), header.offset)
-        return items.reshape(header.shape)
-
-
-def write_idx(path: Path, array: Array) -> None:
-    """Write `array` as an IDX file, whole or not at all; any byte order and memory layout will do.
-
-    Raises RawDataError for a type or a size that IDX does not have.
-    """
-    dtype = array.dtype.newbyteorder(">")
-    if dtype not in CODES:
-        known = ", ".join(known.name for known in CODES)
-        raise _fault(str(path), f"an array of {array.dtype}", f"one of {known}", "Convert it.")
-    if any(size >= 2**32 for size in array.shape):
-        raise _fault(str(path), f"the shape {array.shape}", "sizes under 2^32", "Divide it.")
-    header = bytes((0, 0, CODES[dtype], array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape)
-    write_atomically(path, header + array.astype(dtype, copy=False).tobytes())
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The file, open for reading; what the operating system refuses becomes a RawDataError."""
-    try:
-        with path.open("rb") as file:
-            yield file
-    except OSError as error:
-        raise _fault(str(path), f"an unreadable file ({error.strerror})", "a readable file") from (
-            error
-        )
-
-
-def _checked_header(file: BinaryIO, path: Path) -> Header:
-    header = parse_header(file.read(MAX_HEADER_BYTES), str(path))
-    found = os.fstat(file.fileno()).st_size
-    check_size(header, found, str(path))
+    found = ""
+    if not prefix:
+        found = "an empty file"
+    elif prefix.lstrip()[:1] == b"<":
+        found = "a web page (HTML) instead of data"
+    elif prefix[:2] in PACKED:
+        found = PACKED[prefix[:2]]
+    elif not bytes(2).startswith(prefix[:2]):
+        found = f"the wrong magic number {prefix[:4].hex(' ')}"
+    elif code not in DTYPES:
+        found = f"the unknown type {code:02x}"
+    elif num_dimensions > MAX_DIMENSIONS:
+        found = f"{num_dimensions} dimensions"
+    elif len(prefix) < offset:
+        found = f"a truncated header of {len(prefix)} bytes in place of {offset}"
+    if found:
+        raise RawDataError(what, found=found, expected=FORMAT)
+    header = Header(DTYPES[code], struct.unpack(f">{num_dimensions}I", prefix[4:offset]), offset)
+    # NumPy multiplies the sizes that are not zero, in 63 bits.
+    if math.prod(size or 1 for size in header.shape) * header.dtype.itemsize >= 2**63:
+        raise RawDataError(what, found=f"the dimensions {header}, whose product overflows")
     return header
 
 
 def check_size(header: Header, num_bytes: int, what: str) -> None:
-    """Raise RawDataError unless a file of `num_bytes` is exactly what its header declares."""
-    declared = f"{header.num_bytes:,} bytes for {header}"
-    if num_bytes < header.num_bytes:
-        raise _fault(what, f"truncated data: {num_bytes:,} bytes", declared)
-    if num_bytes > header.num_bytes:
-        raise _fault(what, f"{num_bytes - header.num_bytes:,} trailing bytes", declared)
+    """Raise RawDataError unless a file of `num_bytes` is exactly as long as its header declares."""
+    if num_bytes != header.num_bytes:
+        is_short = num_bytes < header.num_bytes
+        found = f"truncated data: {num_bytes:,} bytes" if is_short else "trailing bytes"
+        raise RawDataError(what, found=found, expected=f"{header.num_bytes:,} bytes for {header}")
 
 
-def _fault(what: str, found: str, expected: str = FORMAT, remedy: str = REPLACE) -> RawDataError:
-    return RawDataError(what, found=found, expected=expected, remedy=remedy)
+def read_header(path: Path) -> Header:
+    """Return the header of an IDX file; nothing else is read.
+
+    Raises RawDataError for a file that is unreadable, malformed, truncated or too long.
+    """
+    try:
+        with path.open("rb") as file:
+            header = parse_header(file.read(MAX_HEADER_BYTES), str(path))
+            check_size(header, os.fstat(file.fileno()).st_size, str(path))
+            return header
+    except OSError as error:
+        raise RawDataError(path, found=f"an unreadable file ({error.strerror})") from error
+
+
+def read_idx(path: Path) -> Array:
+    """Return the array of an IDX file: a read-only view of the mapped file, in its byte order.
+
+    Raises RawDataError as `read_header` does.
+    """
+    header = read_header(path)
+    return np.asarray(np.memmap(path, header.dtype, "r", header.offset, header.shape))
+
+
+def write_idx(path: Path, array: Array) -> None:
+    """Write `array`, of any byte order and memory layout, as an IDX file, completely or not at all.
+
+    Raises KeyError for a type, and struct.error for a size, that IDX does not have.
+    """
+    dtype = array.dtype.newbyteorder(">")
+    header = bytes((0, 0, CODES[dtype], array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape)
+    write_atomically(path, header + array.astype(dtype, copy=False).tobytes())
+
+
+def read_splits(folder: Path, num_classes: int, title: str = "") -> dict[str, tuple[Array, Array]]:
+    """Return images uint8 (N, H, W) and labels uint8 (N,) of both splits in a folder, mapped.
+
+    The four files have their canonical names; with `title`, errors name a file of `title`. Raises
+    RawDataError for a malformed file and for files that do not make one data set.
+    """
+    try:
+        arrays = {name: read_idx(folder / name) for name in FILES}
+        for images, labels in SPLITS.values():
+            if fault := _fault(arrays, images, labels, num_classes):
+                name, found, expected = fault
+                raise RawDataError(folder / name, found=found, expected=expected)
+    except RawDataError as error:
+        error.what = f"{Path(error.what).name} of {title}" if title else error.what
+        raise
+    return {split: (arrays[images], arrays[labels]) for split, (images, labels) in SPLITS.items()}
+
+
+def _fault(
+    arrays: Mapping[str, Array], images: str, labels: str, num_classes: int
+) -> tuple[str, str, str] | None:
+    """Return the file at fault in one split, what was found and what was expected, or None."""
+    pixels, classes = arrays[images], arrays[labels]
+    if pixels.ndim == 1 and classes.ndim == 3:
+        return images, f"labels, and images in {labels}: the files are swapped", "images"
+    for name, wanted in ((images, "N×H×W"), (labels, "N")):
+        array = arrays[name]
+        if array.dtype != np.uint8 or array.ndim != wanted.count("×") + 1 or not array.size:
+            return name, f"{_by(array.shape)} {array.dtype.name}", f"{wanted} uint8, none of them 0"
+    if len(pixels) != len(classes):
+        expected = f"{len(pixels):,}, one for each image of {images}"
+        return labels, f"{len(classes):,} labels", expected
+    train_shape = arrays[FILES[0]].shape[1:]
+    if pixels.shape[1:] != train_shape:
+        return images, f"images of {_by(pixels.shape[1:])}", f"{_by(train_shape)} as in training"
+    outside = classes >= num_classes
+    if outside.any():
+        row, num_needed = int(outside.argmax()), int(classes.max()) + 1
+        found = f"label {classes[row]} in row {row} ({outside.sum():,} rows outside the classes)"
+        return labels, found, f"labels from 0 to {num_classes - 1}, or --classes {num_needed}"
+    return None
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))

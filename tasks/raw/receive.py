@@ -1,70 +1,54 @@
-"""The one gate that foreign bytes come in through: unpacked, bounded, and held to their digest.
+"""Receives one IDX file from a source: gunzip, size limit, SHA-256.
 
-A source gives a file as chunks of bytes, raw or gzip. Nothing about the source is trusted: the IDX
-header must come first, no byte more than it declares is written, and the digest has the last word.
+Nothing about a source is trusted. A file from it is saved with a limit. Then the IDX header is read
+first, no byte more than it declares is written, and the digest decides.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import io
-import lzma
 import math
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, cast
 
 from pipeline_config.datasets import RawFile
-from tasks.raw.idx import (
-    GZIP_MAGIC,
-    MAX_HEADER_BYTES,
-    REPLACE,
-    Header,
-    check_size,
-    parse_header,
-)
+from tasks.raw.idx import GZIP_MAGIC, check_size, parse_header
 from tasks.runtime.errors import RawDataError
-
-Chunks = Iterator[bytes]
-# Give the chunks of the file with this canonical name for as long as the context lasts.
-Opener = Callable[[str], AbstractContextManager[Chunks]]
+from tasks.runtime.files import sha256_file
+from tasks.runtime.manifest import FileEntry
 
 CHUNK_BYTES = 1 << 18
-# What a file may unpack to where no size is known beforehand: 4 GiB.
+# The limit of a raw file whose size is not known: 4 GiB.
 MAX_BYTES = 1 << 32
-# What readers raise for damaged bytes: RuntimeError is zipfile's word for an encrypted member,
-# ValueError for a name that is no text, OverflowError for a place beyond every file.
+# What readers raise for damaged bytes. RuntimeError is for an encrypted member of a zip, ValueError
+# for a name that is not text, OverflowError for an offset that no file has, KeyError for a member
+# that a zip lacks.
 UNREADABLE = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    lzma.LZMAError,
-    tarfile.TarError,
-    zipfile.BadZipFile,
+    *(OSError, EOFError, RuntimeError, ValueError, OverflowError, KeyError),
+    *(struct.error, zlib.error, tarfile.TarError, zipfile.BadZipFile),
 )
 
-
-@dataclass(frozen=True)
-class Received:
-    """A file that came through: the SHA-256 and the size of its raw bytes."""
-
-    sha256: str
-    num_bytes: int
+# A source yields the canonical name of each file, where it is, and what errors call it.
+Source = Generator[tuple[str, Path, str], None, None]
 
 
-def chunks_of(stream: IO[bytes], what: str, size: float = math.inf) -> Chunks:
-    """The next `size` bytes of an open file or archive member; RawDataError where unreadable."""
+def damaged(what: object, error: Exception) -> RawDataError:
+    """Return the RawDataError for a file whose reader raised `error`."""
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    # A name may have bytes that are not text, which cannot be printed.
+    name = str(what).encode(errors="backslashreplace").decode()
+    return RawDataError(name, found=f"an unreadable or damaged file ({words})")
+
+
+def chunks_of(stream: IO[bytes], what: object, size: float = math.inf) -> Iterator[bytes]:
+    """Yield the next `size` bytes of an open file. Raises RawDataError where it is unreadable."""
     try:
         while size > 0 and (chunk := stream.read(int(min(size, CHUNK_BYTES)))):
             size -= len(chunk)
@@ -73,121 +57,92 @@ def chunks_of(stream: IO[bytes], what: str, size: float = math.inf) -> Chunks:
         raise damaged(what, error) from error
 
 
-def open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    """A zip's member, open for reading; raises one of UNREADABLE, or KeyError if it is not there.
+def unpacked(path: Path) -> IO[bytes]:
+    """Return a file, open for reading; the content of a gzip file."""
+    with path.open("rb") as file:
+        is_gzip = file.read(2) == GZIP_MAGIC
+    return cast(IO[bytes], gzip.open(path)) if is_gzip else path.open("rb")
 
-    Only the two common packings: LZMA takes as much memory as four bytes of the member ask for.
+
+def tar_members(archive: Path) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """Yield the name and the chunks of each regular member of a tar archive, gzip or not.
+
+    Only forward and in small pieces. `tarfile` as a reader follows a header: back for a negative
+    size, without end, or into a buffer of as many gigabytes as the header declares.
     """
-    member = archive.getinfo(name)
-    if archive.namelist().count(name) > 1:
-        raise zipfile.BadZipFile(f"{name} is in it twice")
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise zipfile.BadZipFile(f"{name} is neither stored nor deflated")
-    return archive.open(member)
+    try:
+        with unpacked(archive) as tar:
+            while any(block := tar.read(tarfile.BLOCKSIZE)):
+                member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+                # Links, devices, folders and pipes have no content.
+                size = 0 if member.type in b"123456" else member.size
+                content = chunks_of(tar, archive.name, size)
+                if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
+                    yield member.name.removeprefix("./"), content
+                for _ in content:
+                    pass
+                tar.read(-size % tarfile.BLOCKSIZE)
+    except UNREADABLE as error:
+        raise damaged(archive.name, error) from error
 
 
-def damaged(what: str, error: Exception) -> RawDataError:
-    """The RawDataError for a file that its reader gave up on."""
-    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return RawDataError(
-        what,
-        found=f"an unreadable or damaged file ({told or type(error).__name__})",
-        expected="a readable, intact file",
-        remedy=REPLACE,
-    )
+def open_file(path: Path, name: str = "") -> IO[bytes]:
+    """Return a file, or the member `name` of a zip, open for reading.
 
-
-def receive(
-    chunks: Chunks, name: str, expected: RawFile, target: Path, advance: Callable[[int], None]
-) -> Received:
-    """Write the raw bytes of an IDX file to `target`, telling `advance` of each piece.
-
-    Raises RawDataError for bytes that are not the file which `expected` describes; `target` then
-    holds a part of them, at most the size that was expected (MAX_BYTES where nobody knows it).
+    Raises RawDataError, also for a member of more than MAX_BYTES, and for LZMA: four bytes of a
+    member decide how much memory it takes.
     """
-    limit = expected.num_bytes or MAX_BYTES
-    packed = _Packed(chunks, name, limit)
-    buffered = io.BufferedReader(packed, CHUNK_BYTES)
-    is_gzip = buffered.peek(2)[:2] == GZIP_MAGIC
-    raw = cast(BinaryIO, gzip.GzipFile(fileobj=buffered) if is_gzip else buffered)
+    try:
+        if not name:
+            return path.open("rb")
+        with zipfile.ZipFile(path) as archive:
+            member = archive.getinfo(name)
+            if archive.namelist().count(name) > 1:
+                raise zipfile.BadZipFile(f"{name} is in it twice")
+            is_plain = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+            if not is_plain or member.file_size > MAX_BYTES:
+                raise zipfile.BadZipFile(f"{name} is too large, or neither stored nor deflated")
+            return archive.open(member)
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
+
+
+def save(chunks: Iterable[bytes], path: Path, limit: float, what: object) -> FileEntry:
+    """Write the chunks to `path`; return their digest. Raises RawDataError beyond `limit` bytes."""
     digest, written = hashlib.sha256(), 0
-    with target.open("wb") as file:
-        chunk = _read(raw, MAX_HEADER_BYTES, name)
-        header = parse_header(chunk, name)
-        _check_declared(header, name, expected)
-        while chunk:
+    with path.open("wb") as file:
+        for chunk in chunks:
             written += len(chunk)
-            if written > header.num_bytes:
-                raise _fault(name, "trailing bytes", f"{header.num_bytes:,} bytes for {header}")
+            if written > limit:
+                expected = f"at most {limit:,} bytes"
+                raise RawDataError(what, found="trailing bytes", expected=expected)
             file.write(chunk)
             digest.update(chunk)
-            advance(len(chunk))
-            chunk = _read(raw, CHUNK_BYTES, name)
-    check_size(header, written, name)
-    _check_digest(name, expected, digest.hexdigest(), packed.digest.hexdigest() if is_gzip else "")
-    return Received(digest.hexdigest(), written)
+    return FileEntry(sha256=digest.hexdigest(), num_bytes=written)
 
 
-class _Packed(io.RawIOBase):
-    """The bytes as they travelled, digested on the way and bounded by what `limit` can pack to."""
+def receive(path: Path, what: str, expected: RawFile, target: Path) -> FileEntry:
+    """Write the raw bytes of the IDX file `path`, raw or gzip, to `target`; return their digest.
 
-    def __init__(self, chunks: Chunks, name: str, limit: int) -> None:
-        self.digest = hashlib.sha256()
-        self._chunks, self._name, self._rest = chunks, name, b""
-        # Gzip makes no file that much longer; a header's comment may be, and is not waited for.
-        self._room = limit + limit // 100 + CHUNK_BYTES
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while len(self._rest) < 2 and (chunk := next(self._chunks, b"")):
-            self._rest += chunk
-        piece, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
-        buffer[: len(piece)] = piece
-        self.digest.update(piece)
-        self._room -= len(piece)
-        if self._room < 0:
-            raise _fault(self._name, "more bytes than the file can have", "the file and its end")
-        return len(piece)
-
-
-def _read(stream: BinaryIO, num_bytes: int, name: str) -> bytes:
-    """Up to `num_bytes`, fewer only at the end; RawDataError where gzip's own checks fail."""
-    try:
-        return stream.read(num_bytes)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise damaged(name, error) from error
-
-
-def _check_declared(header: Header, name: str, expected: RawFile) -> None:
-    """Refuse by the header alone what would turn out wrong only after gigabytes."""
-    if expected.num_bytes is not None and header.num_bytes != expected.num_bytes:
-        raise _fault(
-            name,
-            f"a header that declares {header.num_bytes:,} bytes ({header})",
-            f"{expected.num_bytes:,} bytes",
-        )
-    if header.num_bytes > MAX_BYTES:
-        raise _fault(
-            name,
-            f"a header that declares {header.num_bytes:,} bytes ({header})",
-            f"at most {MAX_BYTES:,} bytes a file",
-        )
-
-
-def _check_digest(name: str, expected: RawFile, raw: str, packed: str) -> None:
-    """The raw digest decides; the gzip's, where it is the only one that is known."""
-    if expected.sha256 is not None:
-        if raw != expected.sha256:
-            raise _fault(name, f"the SHA-256 {raw[:16]}…", f"{expected.sha256[:16]}…")
-    elif expected.gzip_sha256 is not None and packed != expected.gzip_sha256:
-        raise _fault(
-            name,
-            f"a gzip file with the SHA-256 {packed[:16]}…" if packed else "no gzip file",
-            f"the gzip file as published, {expected.gzip_sha256[:16]}…",
-        )
-
-
-def _fault(name: str, found: str, expected: str) -> RawDataError:
-    return RawDataError(name, found=found, expected=expected, remedy=REPLACE)
+    Raises RawDataError about `what` for bytes that are not the file which `expected` describes;
+    `target` then holds a part of them, at most MAX_BYTES.
+    """
+    with unpacked(path) as stream:
+        chunks = chunks_of(stream, what)
+        first = next(chunks, b"")
+        header = parse_header(first, what)
+        limit = expected.num_bytes or min(header.num_bytes, MAX_BYTES)
+        if header.num_bytes != limit:
+            found = f"a header that declares {header.num_bytes:,} bytes ({header})"
+            words = "" if expected.num_bytes else "at most "
+            raise RawDataError(what, found=found, expected=f"{words}{limit:,} bytes")
+        entry = save(chain([first], chunks), target, limit, what)
+    check_size(header, entry.num_bytes, what)
+    # The gzip's digest counts only where that of the raw bytes is not known.
+    known, found, of = expected.sha256, entry.sha256, ""
+    if known is None and expected.gzip_sha256 is not None:
+        known, found, of = expected.gzip_sha256, sha256_file(path), " of the gzip file as published"
+    if known is not None and known != found:
+        words = f"{known[:16]}…{of}"
+        raise RawDataError(what, found=f"the SHA-256 {found[:16]}…", expected=words)
+    return entry

@@ -1,163 +1,239 @@
-"""The journal of a data set's releases: one line an event, only ever added to.
+"""The journal of a data set's decisions, what follows from it, and the looks at the test rows.
 
-Each line holds a digest of itself and that of the line before it, so that one that was changed or
-taken out is noticed. A line counts when it is whole: a torn last one, left by a crash, is not read
-and is cut off next.
+`journal.jsonl` is a chain of lines (`tasks/runtime/chain.py`), one for each decision. A decision is
+appended first; then the pages are written, and last `champion.json`, which repeats the last line
+for other programs. So the next command completes what a killed one left. The journal decides,
+unless it is shorter than `champion.json` says: then it has lost its end.
+
+`looks.jsonl` has a line for each time that the test rows were scored: the more often, the less the
+next figure on them proves.
+
+The caller of a function that writes holds the data set's lock.
 """
 
 from __future__ import annotations
 
-import errno
-import json
 import logging
-import os
-from functools import cache
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pipeline_config.base import Record
+from pipeline_config.datasets import FILES
+from pipeline_config.sections import Record
 from pipeline_config.settings import settings
 from tasks.release.gate import Judgement
-from tasks.runtime.files import digest_holds, digest_of, fsync_path, storage_errors
+from tasks.release.pages import stale_pages
+from tasks.runtime.chain import Line, append_line, chain_faults, read_chain
+from tasks.runtime.files import canonical_json, digest_of, write_atomically
+from tasks.runtime.manifest import read_regular, read_sealed, sealed
 
 logger = logging.getLogger(__name__)
 
-# What the first line has in place of a line before it.
-NO_LINE = "0" * 64
+# The events of a journal. `kept`: not judged, since the recipe does not compete. `adopted`: the
+# journal had lost its end, and `champion.json` named this version.
+PROMOTED, REFUSED, KEPT = "promoted", "refused", "kept"
+FORCED, ROLLED_BACK, ADOPTED = "forced", "rolled back", "adopted"
 
 
-class Champion(Record):
-    """A champion; `since` is the `seq` of the journal's line that first made it so."""
+class Scored(Record):
+    """A published version. `accuracy` is on its own test split."""
 
     version: str
     recipe: str
     accuracy: float
+
+
+class Candidate(Scored):
+    """A version that may become champion."""
+
+    competes: bool
+
+
+class Champion(Scored):
+    """A champion. `since` is the `seq` of the journal's line that first made it champion."""
+
     since: int
 
 
-class Entry(Record):
-    """One line of the journal; `champion` is who holds the title after it.
-
-    `gate` is what was judged, None where nothing was; `why` are the words of whoever decided by
-    hand; `digest` covers the rest, and `previous` is that of the line before.
-    """
+class Entry(Line, Scored):
+    """A line of the journal. `champion` is the champion after it, `why` a person's reason."""
 
     seq: int
     time: str
     event: str
-    version: str
-    recipe: str
-    accuracy: float
     champion: Champion | None
     reason: str
     why: str | None = None
     gate: Judgement | None = None
-    previous: str
-    digest: str = ""
-
-    def chained(self, previous: str) -> Entry:
-        """The entry behind another one, with its digest."""
-        linked = self.model_copy(update={"previous": previous})
-        rest = linked.model_dump(mode="json", exclude={"digest"})
-        return linked.model_copy(update={"digest": digest_of(rest)})
-
-    def line(self) -> bytes:
-        """The entry as one line of JSON with sorted keys."""
-        return _line(self.model_dump())
 
 
-def _line(content: Any) -> bytes:
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode()
+class Pointer(Record):
+    """The content of `champion.json`: the champion, and the journal's last line and its digest."""
+
+    champion: Champion
+    seq: int
+    journal: str
+
+
+class Look(Line):
+    """One scoring of networks on the test rows with the digest `rows`; a `key` is counted once."""
+
+    may_lack_digest: ClassVar[bool] = True
+    time: str
+    by: str
+    recipe: str
+    version: str
+    networks: int
+    rows: str
+    key: str
 
 
 def journal_path(dataset: str) -> Path:
-    """The journal's file."""
+    """Return the path of a data set's journal."""
     return settings().models / dataset / "journal.jsonl"
 
 
-def _read_lines(dataset: str) -> tuple[list[Entry | None], bytes]:
-    """The entry of each line, None for a damaged one; and what is torn at the end."""
-    try:
-        *lines, torn = journal_path(dataset).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return [], b""
-    return [_entry(line) for line in lines], torn
-
-
-@cache
-def _entry(line: bytes) -> Entry | None:
-    """The entry of a line, None for a damaged one; a run reads its journal several times."""
-    try:
-        content = json.loads(line)
-        is_whole = _line(content) == line + b"\n" and digest_holds(content)
-        return Entry.model_validate(content) if is_whole else None
-    except (ValueError, AttributeError):
-        return None
+def pointer_path(dataset: str) -> Path:
+    """Return the path of a data set's `champion.json`."""
+    return settings().models / dataset / "champion.json"
 
 
 def read_journal(dataset: str) -> list[Entry]:
-    """The valid entries, oldest first; a torn last line and damaged ones do not count."""
-    entries = []
-    for number, entry in enumerate(_read_lines(dataset)[0], 1):
+    """Return the intact entries, oldest first. Damaged lines are skipped with a warning."""
+    lines = read_chain(journal_path(dataset), Entry)
+    for number, entry in enumerate(lines, 1):
         if entry is None:
-            logger.warning("%s: line %d is damaged and not counted", journal_path(dataset), number)
-        else:
-            entries.append(entry)
-    return entries
+            logger.warning("%s: line %d is damaged and skipped", journal_path(dataset), number)
+    return [entry for entry in lines if entry is not None]
 
 
 def journal_faults(dataset: str) -> list[str]:
-    """What is wrong with the journal, in words, a line a fault; [] for one that is whole.
-
-    A line that says `adopted` tells itself that those before it were lost.
-    """
-    entries, torn = _read_lines(dataset)
-    faults: list[str] = []
-    before: Entry | None = None
-    for number, entry in enumerate(entries, 1):
-        if entry is None:
-            faults.append(f"line {number} is damaged")
-            continue
-        if number == 1 or entries[number - 2] is not None:
-            if entry.previous != last_digest(before):
-                faults.append(f"line {number} does not follow from the line before it")
-            elif entry.seq != next_seq(before) and entry.event != "adopted":
-                faults.append(f"line {number} has number {entry.seq}, not {next_seq(before)}")
-        before = entry
-    return faults + (["its last line is torn; the next decision cuts it off"] if torn else [])
-
-
-def last_digest(last: Entry | None) -> str:
-    """What the line behind `last` has to hold."""
-    return last.digest if last else NO_LINE
-
-
-def next_seq(last: Entry | None) -> int:
-    """The number of the line behind `last`."""
-    return last.seq + 1 if last else 1
+    """Return what is wrong with the journal, in words; [] for an intact one."""
+    return chain_faults(journal_path(dataset), Entry)
 
 
 def champion_of(entries: list[Entry]) -> Champion | None:
-    """The champion that the journal names: its last line decides."""
+    """Return the champion that the last entry names."""
     return entries[-1].champion if entries else None
 
 
-def append_line(path: Path, line: bytes) -> None:
-    """Append one line to a file and bring it to disk; a torn last line is cut off first."""
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_first = not path.exists()
-        with path.open("ab+", buffering=0) as file:
-            file.seek(0)
-            whole = file.read().rfind(b"\n") + 1
-            try:
-                file.truncate(whole)
-                if file.write(line) != len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(whole)
-                raise
-        if is_first:
-            fsync_path(path.parent)
+def read_pointer(dataset: str) -> Pointer | None:
+    """Return the content of `champion.json`; None for a missing and for a damaged one."""
+    try:
+        found, is_intact = read_sealed(read_regular(pointer_path(dataset)))
+        return Pointer.model_validate(found) if is_intact else None
+    except (OSError, ValueError):
+        return None
+
+
+def pointer_fault(dataset: str, entries: list[Entry]) -> str | None:
+    """Return how `champion.json` differs from the journal, or None."""
+    path, wanted = pointer_path(dataset), _pointer_of(entries)
+    if path.exists() == (wanted is not None) and read_pointer(dataset) == wanted:
+        return None
+    return f"{path.name} {'does not say what the journal says' if path.exists() else 'is missing'}"
+
+
+def _pointer_of(entries: list[Entry]) -> Pointer | None:
+    if champion := champion_of(entries):
+        return Pointer(champion=champion, seq=entries[-1].seq, journal=entries[-1].digest)
+    return None
+
+
+def write_pointer(dataset: str, entries: list[Entry]) -> None:
+    """Write `champion.json` from the journal; without a champion, remove it."""
+    path, pointer = pointer_path(dataset), _pointer_of(entries)
+    if pointer is None:
+        path.unlink(missing_ok=True)
+    elif pointer != read_pointer(dataset):
+        content = {"version": pointer.champion.version, **pointer.model_dump(mode="json")}
+        write_atomically(path, canonical_json(sealed(content)))
+
+
+def append(
+    dataset: str, entries: list[Entry], subject: Candidate | Champion, event: str, **more: Any
+) -> None:
+    """Append an entry. Unless it is `refused` or `kept`, its `subject` is champion after it."""
+    last, champion = entries[-1] if entries else None, champion_of(entries)
+    facts = subject.model_dump(include={"version", "recipe", "accuracy"})
+    more = {"seq": last.seq + 1 if last else 1, **more}
+    if event not in (REFUSED, KEPT):
+        since = subject.since if isinstance(subject, Champion) else more["seq"]
+        champion = Champion(**facts, since=since)
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    entry = Entry(time=time, event=event, champion=champion, **facts, **more)
+    entries.append(append_line(journal_path(dataset), entry, last))
+
+
+def repaired(dataset: str) -> list[Entry]:
+    """Return the journal. Where it lost its end, the champion of `champion.json` is adopted."""
+    entries, pointer = read_journal(dataset), read_pointer(dataset)
+    last = entries[-1].seq if entries else 0
+    if pointer is not None and pointer.seq > last:
+        lines = f"lines {last + 1} to {pointer.seq} of the journal were lost"
+        reason = f"{lines}; {pointer_path(dataset).name} named this version"
+        append(dataset, entries, pointer.champion, ADOPTED, reason=reason, seq=pointer.seq + 1)
+    return entries
+
+
+def follow(dataset: str, entries: list[Entry], *versions: str) -> None:
+    """Write the pages of `versions` and of those that new lines concern, then `champion.json`."""
+    # New is what follows the line in `champion.json`, since that file is written last.
+    pointer, concerned = read_pointer(dataset), {*versions}
+    for place, entry in enumerate(entries):
+        if pointer is None or entry.seq > pointer.seq:
+            champions = (champion_of(entries[:place]), entry.champion)
+            concerned |= {each.version for each in (entry, *champions) if each}
+    for path, content, _ in stale_pages(dataset, entries, concerned):
+        write_atomically(path, content)
+    write_pointer(dataset, entries)
+
+
+def is_unfinished(dataset: str, entries: list[Entry]) -> bool:
+    """Return whether the command that wrote the journal's last line was killed after that."""
+    if pointer := read_pointer(dataset):
+        return bool(entries) and pointer.seq < entries[-1].seq
+    had_none = champion_of(entries[:-1]) is None
+    return bool(entries) and had_none and not pointer_path(dataset).exists()
+
+
+def finish(dataset: str) -> None:
+    """Complete what a killed command left, if anything."""
+    entries = read_journal(dataset)
+    if is_unfinished(dataset, entries):
+        follow(dataset, entries)
+
+
+def looks_path(dataset: str) -> Path:
+    """Return the path of a data set's list of looks."""
+    return settings().models / dataset / "looks.jsonl"
+
+
+def pinned_digest(digests: Mapping[str, str]) -> str:
+    """Return the digest of a data set's test rows, from the digests of its raw files."""
+    return digest_of({name: digests[name] for name in FILES[2:]})
+
+
+def read_looks(dataset: str) -> list[Look]:
+    """Return every look at the test rows, oldest first. A damaged line is skipped."""
+    return [look for look in read_chain(looks_path(dataset), Look) if look is not None]
+
+
+def count_look(
+    dataset: str, by: str, recipe: str, version: str, networks: int, rows: str, key: str
+) -> None:
+    """Append a look, unless its key is there. The caller holds the data set's lock."""
+    looks, facts = read_looks(dataset), {"recipe": recipe, "version": version, "rows": rows}
+    if all(look.key != key for look in looks):
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        look = Look(time=time, by=by, key=key, networks=networks, **facts)
+        append_line(looks_path(dataset), look, looks[-1] if looks else None)
+
+
+def looks_in_words(dataset: str) -> str:
+    """Return how often the test rows were scored so far, in a sentence."""
+    looks = read_looks(dataset)
+    versions, recipes = {look.version for look in looks}, {look.recipe for look in looks}
+    words = f"{len(looks)}; versions: {len(versions)}; recipes: {len(recipes)}; networks scored"
+    return f"Looks at the test rows: {words}: {sum(look.networks for look in looks)}."

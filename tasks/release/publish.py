@@ -1,180 +1,133 @@
-"""Stage publish: everything about one model into a bundle, and the champion's pointer.
+"""The publish stage: build a model's bundle, judge it against the champion, record the decision.
 
-Never cached: what it makes is idempotent by content, what it decides stands in the journal.
+It is never cached. A bundle that is intact is kept, and a decision is in the journal.
+
+Axes: N test rows, P pixels, C classes.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from pipeline_config.base import Section
-from pipeline_config.datasets import Dataset
-from pipeline_config.recipe import Recipe
-from tasks.bundle.contents import METRICS, bundle_folder, models_lock
-from tasks.bundle.lineage import Lineage
-from tasks.release.decision_page import page_path
-from tasks.release.journal import read_journal
-from tasks.release.judging import judge, pinned_digest
-from tasks.release.ledger import count_look
-from tasks.release.record import REFUSED
-from tasks.release.registry import candidate_of, settle
-from tasks.runtime.artifacts import show_image, show_markdown, show_table, tell_event
-from tasks.runtime.devices import Machine
+from pipeline_config.gate import gate_for
+from pipeline_config.sections import read_yaml
+from tasks.dataset.table import read_rows
+from tasks.release.assemble import Lineage, ensure_bundle
+from tasks.release.bundle import METRICS, ONNX, RECIPE, bundle_folder, models_lock
+from tasks.release.gate import Judgement, Scores, above_floor, compare_scores, criterion, unseen
+from tasks.release.journal import Champion, count_look, pinned_digest, read_journal, read_looks
+from tasks.release.pages import page_path
+from tasks.release.registry import Decision, candidate_of, settle
 from tasks.runtime.files import locked
-from tasks.runtime.manifest import StageRef
-from tasks.runtime.outcomes import Outcome, record
-from tasks.runtime.stages import PUBLISH
-
-
-class Published(Section):
-    """What became of a model: its bundle's version, who is champion, and why in words.
-
-    `event` is the journal's word for it; `is_new` if it was decided just now.
-    """
-
-    dataset: str
-    version: str
-    champion: str | None
-    event: str
-    is_new: bool
-    reason: str
-
-    @property
-    def path(self) -> Path:
-        """The folder of the bundle."""
-        return bundle_folder(self.dataset, self.version)
-
-    @property
-    def refused(self) -> bool:
-        """Whether the gate refused it just now."""
-        return self.is_new and self.event == REFUSED
-
-
-def publish_model(lineage: Lineage, why: str | None = None) -> Published:
-    """Bring the bundle, then the journal, then the pointer to what `lineage` calls for.
-
-    `why` makes it champion whatever the gate says.
-    """
-    from tasks.bundle.assemble import ensure_bundle
-
-    clock = time.perf_counter()
-    manifest, done = ensure_bundle(lineage)
-    dataset, version = manifest.dataset, manifest.version
-    _count_evaluation(lineage, version)
-    decision = settle(
-        dataset,
-        candidate_of(dataset, version, lineage.recipe.competes),
-        lambda champion: judge(lineage, version, champion),
-        why,
-    )
-    seconds = round(time.perf_counter() - clock, 3)
-    reason = f"{done}; {decision.event}: {decision.reason}"
-    folder = bundle_folder(dataset, version)
-    record(Outcome(PUBLISH, "ran", seconds, version, str(folder), reason))
-    return Published(
-        dataset=dataset,
-        version=version,
-        champion=decision.champion.version if decision.champion else None,
-        event=decision.event,
-        is_new=decision.is_new,
-        reason=decision.reason,
-    )
+from tasks.runtime.show import emit, show_image, show_markdown, show_table
+from tasks.runtime.stages import PUBLISH, Outcome, record
 
 
 def _count_evaluation(lineage: Lineage, version: str) -> None:
-    """Write down the look that the evaluate stage took, whichever run it took it in.
-
-    It scores the trained network, the untrained one, and those of kept epochs.
-    """
-    dataset, evaluated = lineage.dataset.name, lineage.evaluated
-    curve = json.loads((evaluated.path / METRICS).read_bytes())["test_curve"]
-    normalized = lineage.normalized
-    rows = (
-        normalized.digest
-        if normalized.facts["pooled"]
-        else pinned_digest(lineage.table.facts["sha256"])
-    )
+    """Count the look of the evaluate stage, at a network, its untrained one and kept epochs."""
+    dataset, evaluated, normalized = lineage.dataset.name, lineage.evaluated, lineage.normalized
+    networks = 2 + len(json.loads((evaluated.path / METRICS).read_bytes())["test_curve"])
+    pinned = pinned_digest(lineage.table.facts["sha256"])
+    rows = normalized.digest if normalized.facts["pooled"] else pinned
     key = f"evaluate {evaluated.key} {evaluated.manifest.clock.started}"
     with locked(models_lock(dataset)):
-        count_look(dataset, "evaluate", lineage.recipe.name, version, 2 + len(curve), rows, key)
+        count_look(dataset, "evaluate", lineage.recipe.name, version, networks, rows, key)
 
 
-def headline(published: Published) -> str:
-    """The headline figures and paths as Markdown, for the Prefect UI."""
-    metrics = json.loads((published.path / METRICS).read_bytes())
-    low, high = (100 * bound for bound in metrics["accuracy_interval_95"])
-    standing = (
-        "champion"
-        if published.champion == published.version
-        else (f"champion: `{published.champion}`")
-    )
+def judge_version(lineage: Lineage, version: str, champion: Champion | None) -> Judgement:
+    """Return the gate's judgement of a version: against the champion, or the recipe's floor alone.
+
+    Both models are scored here by their ONNX models, on the pinned test rows: the data set's own
+    test split, complete and in order. The look at these rows is counted before it is taken.
+    """
+    dataset, recipe, facts = lineage.dataset.name, lineage.recipe, lineage.table.facts
+    pinned, num_rows, rival = pinned_digest(facts["sha256"]), facts["rows"]["test"], None
+    checks = [unseen(is_pooled=lineage.normalized.facts["pooled"])]
+    if checks[0].passed:
+        if champion is not None:
+            made_with = read_yaml(bundle_folder(dataset, champion.version) / RECIPE)
+            is_pooled = made_with["split"]["test"]["kind"] == "pooled"
+            rival = None if is_pooled else champion.version
+        # After a kill it is the same look. Judged by force later, it is another one.
+        key = f"gate {version} {rival} {len(read_journal(dataset))}"
+        count_look(dataset, "gate", recipe.name, version, 2 if rival else 1, pinned, key)
+        rows = facts["rows"]["train"] + np.arange(num_rows)
+        images_NP, labels_N = read_rows(lineage.table, rows)
+        images_NHW = images_NP.reshape(-1, *facts["image_shape"])
+        scores = _scores_of(dataset, version, images_NHW, labels_N)
+        checks = [above_floor(scores.accuracy, recipe.floors.get(dataset)), *checks]
+        if rival is not None:
+            other = _scores_of(dataset, rival, images_NHW, labels_N)
+            names = lineage.dataset.class_names
+            checks = [*compare_scores(scores, other, labels_N, gate_for(dataset), names), *checks]
+        elif champion is not None:
+            words = f"champion {champion.version} was trained on rows of the pinned test set"
+            checks.append(criterion("champion", 1.0, 1.0, f"{words}: nothing to compare"))
+    looks = len(read_looks(dataset))
+    shown = {"test_rows": pinned, "num_rows": num_rows, "looks": looks, "champion": rival}
+    return Judgement(checks=tuple(checks), **shown)
+
+
+def _scores_of(
+    dataset: str, version: str, images_NHW: NDArray[np.uint8], labels_N: NDArray[np.int64]
+) -> Scores:
+    """Return the scores of a version's ONNX model on the rows."""
+    from tasks.evaluation.calibration import calibration_error, error_by_chance, sureness
+    from tasks.evaluation.metrics import mean_loss
+    from tasks.release.onnx_model import read_model
+
+    content = (bundle_folder(dataset, version) / ONNX).read_bytes()
+    likely_NC = read_model(content, ONNX).probabilities(images_NHW)
+    sure, right_N = sureness(likely_NC, labels_N), likely_NC.argmax(axis=1) == labels_N
+    by_chance = error_by_chance(sure)[1][1]
+    return Scores(right_N, mean_loss(likely_NC, labels_N), calibration_error(sure), by_chance)
+
+
+def decision_in_markdown(decision: Decision) -> str:
+    """Return a version's accuracy and standing, and where its report and its model are."""
+    accuracy = json.loads((decision.path / METRICS).read_bytes())["accuracy"]
+    is_champion = decision.champion == decision.version
+    standing = "champion" if is_champion else f"champion: `{decision.champion}`"
     return (
-        f"# {published.dataset} `{published.version}`: {100 * metrics['accuracy']:.2f} %\n\n"
-        f"| accuracy on the test split | 95 % interval | macro F1 | loss | before training |\n"
-        f"|---|---|---|---|---|\n"
-        f"| {100 * metrics['accuracy']:.2f} % | {low:.2f} to {high:.2f} % "
-        f"| {metrics['macro_f1']:.4f} | {metrics['loss']:.4f} "
-        f"| {100 * metrics['untrained_accuracy']:.2f} % |\n\n"
-        f"- {standing}: {published.reason}\n"
-        f"- report: `{page_path(published.dataset, published.version)}`\n"
-        f"- model: `{published.path / 'model.onnx'}`\n"
+        f"# {decision.dataset} `{decision.version}`: {accuracy:.2%}\n\n"
+        f"- {standing}: {decision.reason}\n"
+        f"- report: `{page_path(decision.dataset, decision.version)}`\n"
+        f"- model: `{decision.path / ONNX}`\n"
     )
 
 
-def show_decision(published: Published) -> None:
-    """Attach what the gate looked at to the task run, and tell Prefect of a refusal."""
-    entries = [
-        entry
-        for entry in read_journal(published.dataset)
-        if entry.version == published.version and entry.gate is not None
-    ]
-    if not entries or entries[-1].gate is None:
-        return
-    judged = entries[-1]
-    rows = [
-        {**check.model_dump(), "passed": "yes" if check.passed else "no"}
-        for check in entries[-1].gate.checks
-    ]
-    show_table("gate", rows, f"{judged.event}: {judged.reason}")
-    if published.refused:
-        tell_event(
-            "idxflow.gate.refused",
-            f"idxflow.model.{published.dataset}.{published.version}",
-            judged.model_dump(mode="json"),
-        )
+def show_decision(decision: Decision) -> None:
+    """Attach figures and criteria to the task run, and emit an event if the gate refused it."""
+    dataset, version = decision.dataset, decision.version
+    show_markdown("published", decision_in_markdown(decision), f"{dataset} {version}")
+    entries = [entry for entry in read_journal(dataset) if entry.version == version and entry.gate]
+    for entry in entries[-1:]:
+        rows = [check.model_dump(mode="json") for check in entry.gate.checks] if entry.gate else []
+        show_table("gate", rows, f"{entry.event}: {entry.reason}")
+        if decision.refused:
+            payload = entry.model_dump(mode="json")
+            emit("idxflow.gate.refused", f"idxflow.model.{dataset}.{version}", payload)
+    matrix = decision.path / "figures" / "confusion_matrix.png"
+    show_image("confusion-matrix-published", matrix, "Confusion matrix on the test split")
 
 
-@task(
-    name=PUBLISH,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=0,
-    timeout_seconds=600,
-    tags=[PUBLISH],
-)
-def publish(
-    recipe: Recipe,
-    dataset: Dataset,
-    machine: Machine,
-    raw: StageRef,
-    checked: StageRef,
-    table: StageRef,
-    normalized: StageRef,
-    trained: StageRef,
-    evaluated: StageRef,
-    why: str | None = None,
-) -> Published:
-    """Publish a model and settle whether it is the champion; `why` forces it."""
-    lineage = Lineage(recipe, dataset, machine, raw, checked, table, normalized, trained, evaluated)
-    published = publish_model(lineage, why)
-    show_markdown("published", headline(published), f"{published.dataset} {published.version}")
-    show_decision(published)
-    matrix = published.path / "figures" / "confusion_matrix.png"
-    if matrix.is_file():
-        show_image("confusion-matrix-published", matrix, "Confusion matrix on the test split")
-    return published
+@task(cache_policy=NO_CACHE, persist_result=False, timeout_seconds=600, tags=[PUBLISH.name])
+def publish(lineage: Lineage, why: str | None = None) -> Decision:
+    """Build the bundle, settle whether it is champion (with a reason `why` always), and show it."""
+    since = time.perf_counter()
+    manifest, done = ensure_bundle(lineage)
+    dataset, version = manifest.dataset, manifest.version
+    _count_evaluation(lineage, version)
+    candidate = candidate_of(dataset, version, lineage.recipe.competes)
+    decision = settle(dataset, candidate, lambda rival: judge_version(lineage, version, rival), why)
+    seconds = round(time.perf_counter() - since, 3)
+    reason = f"{done}; {decision.event}: {decision.reason}"
+    record(Outcome(PUBLISH.name, "ran", seconds, version, str(decision.path), reason))
+    show_decision(decision)
+    return decision

@@ -1,149 +1,206 @@
-"""Which version of a data set's models is the champion, and how a candidate becomes it.
-
-The journal decides: a line is appended and fsynced before the pointer moves. Pure: neither Prefect
-nor torch.
-"""
+"""The published versions, and which is champion: decided by the gate or by a person."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 
-from tasks.bundle.contents import METRICS, ONNX, RECIPE, bundle_folder, models_lock, read_bundle
-from tasks.release.decision_page import stale_pages
+from pipeline_config.datasets import named_datasets
+from pipeline_config.sections import Section, did_you_mean, given_path
+from tasks.release import bundle, journal
 from tasks.release.gate import Judgement
-from tasks.release.journal import Champion, Entry, champion_of, read_journal
-from tasks.release.pointer import pointer_fault
-from tasks.release.record import (
-    FORCED,
-    KEPT,
-    PROMOTED,
-    REFUSED,
-    Candidate,
-    append,
-    as_champion,
-    draft,
-    follow,
-    mended,
-)
-from tasks.runtime.errors import ReleaseError
+from tasks.release.journal import Candidate, Champion, Entry, append, champion_of, follow
+from tasks.release.pages import stale_pages
+from tasks.runtime.errors import ConfigError, ReleaseError
 from tasks.runtime.files import locked
 from tasks.runtime.manifest import MANIFEST
 
+CHAMPION = "champion"
+DEFAULT_DATASET = "mnist"
 
-@dataclass(frozen=True)
-class Decision:
-    """What the journal says about a candidate; `is_new` if it was written down just now."""
-
-    event: str
-    champion: Champion | None
-    reason: str
-    is_new: bool
-
-
-# Holds a candidate against the champion, or against nobody where there is none that is intact.
+# Judges the candidate against the champion, or by itself if there is no intact champion.
 Judge = Callable[[Champion | None], Judgement]
 
 
+class Decision(Section):
+    """The decision about a version, and the champion after it; `is_new`: made in this call."""
+
+    dataset: str
+    version: str
+    event: str
+    champion: str | None
+    reason: str
+    is_new: bool
+
+    @property
+    def path(self) -> Path:
+        """The folder of the version's bundle."""
+        return bundle.bundle_folder(self.dataset, self.version)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the gate refused it in this call."""
+        return self.is_new and self.event == journal.REFUSED
+
+
+def known_dataset(name: str) -> str:
+    """Return the name. Raises ConfigError if no data set of that name is published or known."""
+    known = {*bundle.published_datasets(), *named_datasets()}
+    if name not in known:
+        found = "a data set that has no models and is not in the catalogue"
+        remedy = did_you_mean(name, known) + "See `idxflow models`."
+        expected = f"one of {', '.join(sorted(known))}"
+        raise ConfigError(f"--dataset {name}", found=found, expected=expected, remedy=remedy)
+    return name
+
+
+def find_bundle(text: str, dataset: str | None = None) -> Path:
+    """Return the folder of the bundle that `text` names.
+
+    That is `champion` (of `dataset`, by default mnist), a version or the unique beginning of one,
+    DATASET/VERSION, or a bundle's folder. Raises ReleaseError if it names none or several.
+    """
+    if text == CHAMPION:
+        dataset = dataset or DEFAULT_DATASET
+        if champion := champion_of(journal.read_journal(dataset)):
+            return bundle.bundle_folder(dataset, champion.version)
+        found, remedy = "no published champion", f"Publish one: `idxflow run --dataset {dataset}`."
+        raise ReleaseError(dataset, found=found, expected="a champion", remedy=remedy)
+    given = given_path(text)
+    if (given / MANIFEST).is_file():
+        return given.resolve()
+    scope, _, version = text.rpartition("/")
+    known = bundle.published_bundles(scope or dataset)
+    folders = [path for path in known if version and path.name.startswith(version)]
+    if len(folders) == 1:
+        return folders[0]
+    names = ", ".join(f"{path.parent.name}/{path.name}" for path in folders)
+    found = names or "no published version and no bundle's folder of that name"
+    expected = "a version, the beginning of one, DATASET/VERSION, or a bundle's folder"
+    what, remedy = f"version {text!r}", "See `idxflow models`."
+    raise ReleaseError(what, found=found, expected=expected, remedy=remedy)
+
+
 def candidate_of(dataset: str, version: str, competes: bool) -> Candidate:
-    """A published version as a candidate; raises ReleaseError unless its bundle is intact."""
-    manifest, damage = read_bundle(dataset, version)
-    if manifest is None or damage:
-        raise ReleaseError(
-            f"{dataset}/{version}",
-            found="; ".join(damage),
-            expected="an intact bundle",
-            remedy="Run the command that made it again: what is damaged is built again.",
-        )
-    metrics = json.loads((bundle_folder(dataset, version) / METRICS).read_bytes())
-    return Candidate(
-        version=version, recipe=manifest.recipe, accuracy=metrics["accuracy"], competes=competes
-    )
+    """Return a published version as a candidate. Raises ReleaseError unless it is intact."""
+    folder = bundle.bundle_folder(dataset, version)
+    recipe = bundle.intact_bundle(folder).recipe
+    accuracy = json.loads((folder / bundle.METRICS).read_bytes())["accuracy"]
+    return Candidate(version=version, recipe=recipe, accuracy=accuracy, competes=competes)
 
 
 def settle(dataset: str, candidate: Candidate, judge: Judge, why: str | None = None) -> Decision:
-    """Judge `candidate`, write it down, then bring pointer and pages in line with the journal.
-
-    `why` makes it champion whatever the judgement is, and is recorded beside it. Doing it again
-    changes nothing; what a crash left undone is made good.
-    """
-    with locked(models_lock(dataset)):
-        entries = mended(dataset)
-        decision = standing(entries, candidate.version, why)
-        if decision is None:
-            entry = append(dataset, entries, _decided(dataset, entries, candidate, judge, why))
-            entries.append(entry)
-            decision = Decision(entry.event, entry.champion, entry.reason, is_new=True)
-        follow(dataset, entries, candidate.version)
-    return decision
+    """Judge a candidate once and record the decision. `why` makes it champion in any case."""
+    version = candidate.version
+    with locked(bundle.models_lock(dataset)):
+        entries = journal.repaired(dataset)
+        known = decided(entries, version, why)
+        if known is None:
+            _judge(dataset, entries, candidate, judge, why)
+        follow(dataset, entries, version)
+    event, reason = known or (entries[-1].event, entries[-1].reason)
+    facts = {"dataset": dataset, "version": version, "event": event, "reason": reason}
+    champion = champion_of(entries)
+    return Decision(champion=champion and champion.version, is_new=known is None, **facts)
 
 
-def standing(entries: list[Entry], version: str, why: str | None) -> Decision | None:
-    """What the journal says about a version already; None where it has to be judged.
+def decided(entries: list[Entry], version: str, why: str | None) -> tuple[str, str] | None:
+    """Return the earlier decision about a version, (event, reason); None if it has to be judged.
 
-    A version is judged once, so that reruns never trade places for ever, and what was rolled back
-    stays so until somebody says why it should return.
+    A version is judged once: reruns never alternate between two champions, and a rollback holds
+    until a person gives a reason to undo it.
     """
     champion = champion_of(entries)
     if champion is not None and champion.version == version:
-        return Decision(PROMOTED, champion, "it is the champion already", is_new=False)
+        return journal.PROMOTED, "it is the champion already"
     known = [entry for entry in entries if entry.version == version]
     if why is not None or not known:
         return None
-    last = known[-1]
-    reason = f"decided before, in line {last.seq} of the journal: {last.event}, {last.reason}"
-    return Decision(KEPT, champion, reason, is_new=False)
+    before = f"decided before, in line {known[-1].seq} of the journal"
+    return journal.KEPT, f"{before}: {known[-1].event}, {known[-1].reason}"
 
 
-def _decided(
+def _judge(
     dataset: str, entries: list[Entry], candidate: Candidate, judge: Judge, why: str | None
-) -> Entry:
-    """The entry of a candidate that is judged for the first time, or promoted by force."""
-    champion = champion_of(entries)
+) -> None:
+    """Append the decision on a candidate that is judged for the first time or promoted by force."""
     if not candidate.competes and why is None:
         reason = f"recipe {candidate.recipe} does not compete"
-        return draft(entries, candidate, KEPT, champion, reason)
-    damage = _unfit_to_judge(dataset, champion) if champion else []
-    if champion and damage and why is None:
-        raise ReleaseError(
-            f"champion {dataset}/{champion.version}",
-            found="; ".join(damage),
-            expected=f"an intact bundle to hold {candidate.version} against",
-            remedy="Run its recipe again, which builds it again, or `idxflow models rollback`; "
-            "`idxflow models promote` and --force-promote overrule the gate.",
-        )
-    judgement = judge(None if damage else champion)
-    reason = judgement.reason + ("; there was no champion" if champion is None else "")
+        return append(dataset, entries, candidate, journal.KEPT, reason=reason)
+    champion = rival = champion_of(entries)
+    if champion is not None:
+        try:
+            # Damage to a figure of the champion does not matter to the comparison.
+            folder = bundle.bundle_folder(dataset, champion.version)
+            bundle.intact_bundle(folder, bundle.ONNX, bundle.RECIPE)
+        except ReleaseError:
+            if why is None:
+                raise
+            rival = None
+    gate = judge(rival)
+    event = journal.PROMOTED if gate.passed else journal.REFUSED
+    reason = gate.reason + ("; there was no champion" if champion is None else "")
     if why is not None:
-        reason = f"by force: {why}; the gate said {'yes' if judgement.passed else 'no'}: {reason}"
-    wins = judgement.passed or why is not None
-    event = FORCED if why is not None else PROMOTED if wins else REFUSED
-    after = as_champion(entries, candidate) if wins else champion
-    return draft(entries, candidate, event, after, reason, why, judgement)
+        passed = "it passed the gate" if gate.passed else "it did not pass the gate"
+        event, reason = journal.FORCED, f"by force: {why}; {passed}: {reason}"
+    return append(dataset, entries, candidate, event, reason=reason, why=why, gate=gate)
 
 
-def _unfit_to_judge(dataset: str, champion: Champion) -> list[str]:
-    """Damage to the champion's manifest, model or recipe; a figure of it judges nobody."""
-    manifest, damage = read_bundle(dataset, champion.version)
-    needed = (MANIFEST, ONNX, RECIPE)
-    return [line for line in damage if manifest is None or line.partition(":")[0] in needed]
+def promote(dataset: str, candidate: Candidate, why: str) -> Entry | None:
+    """Make a version champion in any case; None if it is champion already."""
+    if not why.strip():
+        what, remedy = f"promoting {dataset}/{candidate.version}", 'Say why: --why "…".'
+        found, expected = "an empty reason", "a few words for the journal"
+        raise ReleaseError(what, found=found, expected=expected, remedy=remedy)
+    with locked(bundle.models_lock(dataset)):
+        entries = journal.repaired(dataset)
+        champion = champion_of(entries)
+        is_new = champion is None or champion.version != candidate.version
+        if is_new:
+            reason = f"by hand: {why}"
+            append(dataset, entries, candidate, journal.FORCED, reason=reason, why=why)
+        follow(dataset, entries, candidate.version)
+    return entries[-1] if is_new else None
+
+
+def rollback(dataset: str, why: str | None = None, version: str | None = None) -> Entry | None:
+    """Make the champion before this one champion again; returns the journal's entry.
+
+    Called again it goes one champion further back, unless the earlier call was killed: then that
+    one is completed. Nothing happens and None is returned if `version` is given and not champion.
+    Raises ReleaseError where there is no champion before, or where its bundle is not intact.
+    """
+    with locked(bundle.models_lock(dataset)):
+        entries = journal.repaired(dataset)
+        present = champion_of(entries)
+        is_other = version is not None and (present is None or present.version != version)
+        was_killed = version is None and journal.is_unfinished(dataset, entries)
+        if is_other or (was_killed and entries[-1].event == journal.ROLLED_BACK):
+            follow(dataset, entries)
+            return None if is_other else entries[-1]
+        former = present and champion_of([each for each in entries if each.seq < present.since])
+        if present is None or former is None:
+            found = f"none before {present.version}" if present else "none"
+            remedy = "See `idxflow models history`; `idxflow models promote` takes any version."
+            what, expected = f"the champion of {dataset}", "a champion with one before it"
+            raise ReleaseError(what, found=found, expected=expected, remedy=remedy)
+        bundle.intact_bundle(bundle.bundle_folder(dataset, former.version))
+        reason = f"from {present.version} back to {former.version}" + (f": {why}" if why else "")
+        append(dataset, entries, former, journal.ROLLED_BACK, reason=reason, why=why)
+        follow(dataset, entries)
+    return entries[-1]
 
 
 def is_current(dataset: str, version: str, why: str | None = None) -> list[str]:
-    """Why publishing `version` once more would change something, in words; [] if it would not.
-
-    Reads and hashes its bundle and its page, no other version's; takes no lock, writes nothing.
-    """
-    damage = read_bundle(dataset, version)[1]
+    """Return why publishing `version` again would change something. Neither locks nor writes."""
+    damage = bundle.inspect_bundle(bundle.bundle_folder(dataset, version))[1]
     if damage:
         return [f"bundle {version}: {line}" for line in damage]
-    entries = read_journal(dataset)
-    if standing(entries, version, why) is None:
-        return [f"the journal does not say yet what becomes of {version}"]
-    fault = pointer_fault(dataset, entries)
-    stale = [
-        f"{path.name} does not say what the journal says"
-        for path, _ in stale_pages(dataset, entries, [version])
-    ]
-    return [fault, *stale] if fault else stale
+    entries = journal.read_journal(dataset)
+    if decided(entries, version, why) is None:
+        return [f"the journal has no decision about {version}"]
+    stale = stale_pages(dataset, entries, [version])
+    faults = [f"{path.name} does not show what is in the journal" for path, *_ in stale]
+    fault = journal.pointer_fault(dataset, entries)
+    return [fault, *faults] if fault else faults

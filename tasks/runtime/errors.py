@@ -1,82 +1,154 @@
-"""The error tree: what may go wrong, each said in four parts (see `IdxflowError`).
+"""The errors that reach a person, and the signals that a training turns into one of them.
 
-IdxflowError
-├── ConfigError        a recipe, a name, a setting            (pipeline_config/errors.py)
-├── RawDataError       bytes that are not what they claim to be
-├── SourceError        one place that did not give a file
-│   └── FetchError     no place gave all the files
-├── ValidationError    rows that break a critical expectation
-├── StorageError       a disk that is full or a folder that cannot be written
-├── DeviceError        a device that is not there
-├── TrainingError      a loss that stops being a number
-├── InterruptedTraining  a training that was asked to stop and has saved where it stood
-├── ServerError        a Prefect server that does not answer
-├── ReleaseError       a bundle that does not hold what it promises
-└── GateRefused        a candidate that may not become champion; its run ends with exit code 3
+A message has four parts: what, found, expected, what to do. `expected` and `remedy` have a default
+by class. `IdxflowError`, the base class, and `ConfigError` are in `pipeline_config/sections.py`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
-from pipeline_config.errors import ConfigError, IdxflowError
+from pipeline_config.sections import ConfigError, IdxflowError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["ConfigError", "IdxflowError"]  # for the rooms, beside all that is defined here
 
 
 class RawDataError(IdxflowError):
-    """Bytes that are not the file they claim to be: wrong magic, truncated, wrong digest …"""
+    """Bytes that are not the file they claim to be: wrong magic number, truncated, wrong digest."""
+
+    expected = "a readable, intact file"
+    remedy = "Replace or leave out this file."
 
 
 class SourceError(IdxflowError):
-    """One source that did not give a file; `transient` if only the network is to blame."""
+    """A source that did not give a file. `transient`: the network may be to blame."""
 
-    def __init__(
-        self, what: str, *, found: str, expected: str, remedy: str, transient: bool = False
-    ) -> None:
-        super().__init__(what, found=found, expected=expected, remedy=remedy)
+    expected = "the file"
+    remedy = "Check the network or name another source."
+
+    def __init__(self, what: object, *, transient: bool = False, **words: str) -> None:
+        super().__init__(what, **words)
         self.transient = transient
 
 
 class FetchError(SourceError):
-    """No source gave all four files; `transient` if the network kept one from it."""
+    """No source gave all four files. `transient`: the network kept one of them from answering."""
+
+    expected = "the four files with the right digests"
 
 
 class ValidationError(IdxflowError):
     """Rows that break an expectation whose severity is critical."""
 
+    expected = "rows that meet every critical expectation"
+    remedy = "Look at them with `idxflow show`."
+
 
 class StorageError(IdxflowError):
-    """A disk that is full or a folder that cannot be written."""
+    """A full disk, or a folder that cannot be written."""
+
+    expected = "free disk, in a folder that this user may write to"
+    remedy = "Free some space or choose another folder, and run the same command again."
 
 
 class DeviceError(IdxflowError):
-    """A device that was asked for and is not there."""
+    """A device that does not exist on this machine."""
+
+    expected = "a device of this machine"
+    remedy = "Leave --device out to take what is there."
 
 
 class TrainingError(IdxflowError):
-    """A training whose loss stops being a number."""
+    """A loss that is not a number, or nothing to train or to score on."""
+
+    expected = "a finite loss"
+    remedy = "Lower training.optimizer.learning_rate or scale the input."
 
 
 class InterruptedTraining(IdxflowError):
-    """A training that was asked to stop and has saved where it stood."""
+    """A training that was interrupted and has saved its state."""
+
+    expected = "no request to stop before the last epoch"
+    remedy = "Run the same command again; it goes on from here."
 
 
 class ServerError(IdxflowError):
     """A Prefect server that does not answer."""
 
+    expected = "a server that answers as long as the flow runs"
+    remedy = "Run the same command again; without PREFECT_API_URL it starts its own server."
+
 
 class ReleaseError(IdxflowError):
-    """A bundle, a pointer or a journal that does not hold what it promises."""
+    """A bundle, a pointer or a journal that is damaged or missing."""
+
+    expected = "what publish writes there"
+    remedy = "`idxflow verify` names damage and its repair; `idxflow models` lists the versions."
 
 
 class GateRefused(IdxflowError):
-    """A candidate that the gate refused; `result` is what the run came to all the same."""
+    """A candidate that the gate refused; exit code 3. `result` is the summary of the run."""
 
-    def __init__(
-        self, what: str, *, found: str, expected: str, remedy: str, result: Any = None
-    ) -> None:
-        super().__init__(what, found=found, expected=expected, remedy=remedy)
+    expected = "a model that is not worse than the champion"
+    remedy = "See the report; `idxflow models promote` overrules the gate."
+
+    def __init__(self, what: object, *, result: Any = None, **words: str) -> None:
+        super().__init__(what, **words)
         self.result = result
 
 
-# What is imported here to be imported from here.
-__all__ = ["ConfigError", "IdxflowError"]
+def refuse_not_finite(
+    numbers_NC: NDArray[np.float32], what: str, *, kind: str, row: str, without_rows: str
+) -> None:
+    """Raise TrainingError for an empty array (N, C), and for NaN or infinity in it.
+
+    `kind` and `row` name the numbers and the rows; `without_rows` is the remedy for no rows.
+    """
+    import numpy as np
+
+    expected = f"C finite {kind} for each {row}, and at least one {row}"
+    if not len(numbers_NC):
+        raise TrainingError(what, found=f"no {row}s", expected=expected, remedy=without_rows)
+    if num_bad := np.count_nonzero(~np.isfinite(numbers_NC).all(axis=1)):
+        found = f"{kind} that are not numbers for {num_bad:,} of {len(numbers_NC):,} rows"
+        raise TrainingError(what, found=found, expected=expected)
+
+
+@contextmanager
+def signals_deferred() -> Iterator[Callable[[], str | None]]:
+    """Defer the first SIGINT or SIGTERM until the block ends; yields what returns its name or None.
+
+    The block should check often and end soon. At its end the deferred signal goes to its earlier
+    handler; a second signal goes there at once. Only in the main thread can a signal be deferred.
+    """
+    deferred: list[int] = []
+    earlier: dict[int, Any] = {}
+
+    def restore() -> None:
+        while earlier:
+            signal.signal(*earlier.popitem())
+
+    def defer(number: int, frame: FrameType | None) -> None:
+        deferred.append(number)
+        restore()
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Ignored signals stay ignored; None is a handler that Python cannot restore.
+            if signal.getsignal(number) not in (None, signal.SIG_IGN):
+                earlier[number] = signal.signal(number, defer)
+    try:
+        yield lambda: signal.Signals(deferred[0]).name if deferred else None
+    finally:
+        restore()
+        if deferred:
+            signal.raise_signal(deferred[0])

@@ -1,17 +1,18 @@
-"""The key of a stage: a digest over all that determines its bytes, and nothing else.
+"""The key of a stage: a digest of all that determines its output's bytes.
 
-A key is made of named components (code by module, library versions, digests of the inputs, the
-choices it reads, the machine where results differ by it). They are kept in the stage's manifest, so
-that a miss can say which of them changed, old → new.
+A key is made of named components: code by module, versions of libraries, digests of inputs, choices
+that the stage reads, and the machine. The output's manifest keeps them for `explain`.
 """
 
 from __future__ import annotations
 
 import ast
 import platform
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
@@ -19,64 +20,59 @@ from pydantic import BaseModel
 
 from pipeline_config.settings import CHECKOUT
 from tasks.runtime.files import digest_of, sha256_bytes
-from tasks.runtime.stages import Stage
+from tasks.runtime.stages import Change, Stage
 
 FIRST_PARTY = ("tasks", "pipeline_config")
-# What carries a stage and decides no byte of its output. A stage's own declaration shows in the
-# other components; that of another stage is in no key.
-CARRIERS = {
-    "pipeline_config.errors",
-    "pipeline_config.settings",
-    *(
-        f"tasks.runtime.{name}"
-        for name in (
-            *("artifacts", "cache", "errors", "interrupts", "keys", "manifest"),
-            *("outcomes", "progress", "stages", "store"),
-        )
-    ),
+# These modules run every stage and decide no byte of its output.
+NOT_IN_KEYS = {"pipeline_config.sections", "pipeline_config.settings"} | {
+    f"tasks.runtime.{name}"
+    for name in ("errors", "keys", "manifest", "show", "stages", "store", "task")
 }
 KEY_DIGITS = 16
-DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+# The names of texts that an error is raised with; the other one is that of a tuple's node.
+ERROR_WORDS = {"what", "found", "expected", "remedy", ""}
+DIGEST = re.compile(r"^([0-9a-f]{8})[0-9a-f]{56}$")
 
 Components = dict[str, str | int | float | bool | None]
+version_of_library = cache(version)  # each lookup searches the disk
 
 
 def components_of(stage: Stage, inputs: Mapping[str, Any]) -> Components:
-    """The components of a stage's key for the values of its task's parameters.
+    """Return the components of a stage's key for the inputs of its task.
 
-    Only the parameters that the stage declares in `takes` count; TypeError for one without a stable
-    form, so that no key is ever made of a memory address.
+    Raises TypeError for an input without a stable form, such as a set or an object.
     """
-    found: Components = {}
-    for module, digest in code_digests(stage.module).items():
-        found[f"code {module}"] = digest
+    found: Components = {f"code {name}": sha for name, sha in code_digests(stage.module).items()}
     for file in stage.data:
         found[f"code {file}"] = sha256_bytes((CHECKOUT / file).read_bytes())
     found["library python"] = ".".join(platform.python_version_tuple()[:2])
-    for library in stage.libraries:
-        found[f"library {library}"] = _version(library)
-    for name in stage.takes:
-        for dotted, value in _flat(name, inputs[name]):
-            if not dotted.startswith(stage.ignores):
-                found[dotted] = value
+    found |= {f"library {name}": version_of_library(name) for name in stage.libraries}
+    for name, given in inputs.items():
+        leaves = _flat(name, given)
+        found |= {leaf: value for leaf, value in leaves if not leaf.startswith(stage.ignores)}
     return found
 
 
-@cache
-def _version(library: str) -> str:
-    """The version of an installed library; asked for by every stage, and a search on disk."""
-    return version(library)
-
-
 def key_of(components: Components) -> str:
-    """The key: 16 hex digits of the components' SHA-256."""
+    """Return the key: 16 hex digits of the components' SHA-256."""
     return digest_of(components)[:KEY_DIGITS]
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, str | int | float | bool | None]]:
-    """The leaves of `value`, each under its dotted name; a stage's reference is its digest.
+def changes_between(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Change, ...]:
+    """Return the components that differ, sorted by name. A SHA-256 is cut to eight digits."""
+    pairs = {name: (old.get(name, "none"), new.get(name, "none")) for name in old.keys() | new}
+    return tuple(
+        Change(name, *(DIGEST.sub(r"\1", str(value)) for value in pair))
+        for name, pair in sorted(pairs.items())
+        if pair[0] != pair[1]
+    )
 
-    It is named after its stage, or, where it is one of several, after its place among them.
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, str | int | float | bool | None]]:
+    """Yield the leaves of an input under their dotted names.
+
+    A reference to an output gives its digest, under `input` and the name of its stage, or its
+    position where it is one of several.
     """
     if isinstance(value, BaseModel):
         content = value.model_dump(mode="json")
@@ -99,73 +95,64 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, str | int | float | bool
 
 @cache
 def code_digests(module: str) -> dict[str, str]:
-    """The digest of a module and of the first-party modules that it imports, transitively.
+    """Return the digests of a module and of the first-party modules that it imports, transitively.
 
-    CARRIERS are left out, and so is what only they import.
+    NOT_IN_KEYS are left out, and so is what only they import.
     """
     found: dict[str, str] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
         path = _source(name)
-        if name in found or name in CARRIERS or path is None:
-            continue
-        found[name], imports = _read(path, name)
-        waiting.extend(imports)
+        if path and name not in found and name not in NOT_IN_KEYS:
+            found[name], imports = _read(path, name)
+            waiting.extend(imports)
     return dict(sorted(found.items()))
 
 
 def _source(module: str) -> Path | None:
-    """The file of a first-party module; None for a name inside a module or somebody else's."""
-    if module.partition(".")[0] not in FIRST_PARTY:
-        return None
+    """Return the file of a first-party module; None for any other name."""
     stem = CHECKOUT.joinpath(*module.split("."))
     candidates = (stem.with_suffix(".py"), stem / "__init__.py")
-    return next((path for path in candidates if path.is_file()), None)
+    is_ours = module.partition(".")[0] in FIRST_PARTY
+    return next((path for path in candidates if is_ours and path.is_file()), None)
 
 
 @cache
 def _read(path: Path, module: str) -> tuple[str, tuple[str, ...]]:
-    """A module's digest, blind to comments, layout and docstrings, and the names it imports."""
-    tree = ast.parse(path.read_bytes())
+    """Return a module's digest, without comments, layout and words, and the names it imports."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    imports: list[str] = []
-    for node in _statements(tree):
+    tree, imports = ast.parse(path.read_bytes()), []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imports += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*above, *([node.module] if node.module else [])])
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            # An imported name may be a module.
             imports += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
-    return sha256_bytes(ast.dump(_Unworded().visit(tree)).encode()), tuple(imports)
+    return sha256_bytes(ast.dump(_Wordless().visit(tree)).encode()), tuple(imports)
 
 
-class _Unworded(ast.NodeTransformer):
-    """Takes the words of errors and of the log out of a syntax tree: they decide no byte."""
+class _Wordless(ast.NodeTransformer):
+    """Removes docstrings, log lines and the words of errors, which decide no byte."""
 
-    def visit_Raise(self, node: ast.Raise) -> ast.Raise:
-        """Keep which error is raised, or which function makes it."""
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
         return ast.Raise(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
 
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+        names = {getattr(each, "id", "") for target in node.targets for each in ast.walk(target)}
+        is_text = isinstance(node.value, ast.Constant | ast.JoinedStr | ast.Tuple | ast.IfExp)
+        for each in ast.walk(node.value) if is_text and names <= ERROR_WORDS else ():
+            if isinstance(each, ast.Constant) and isinstance(each.value, str):
+                each.value = ""
+        return self.generic_visit(node)
+
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        """Keep the class of an error that is made without being raised here."""
         self.generic_visit(node)
-        return node.func if getattr(node.func, "id", "").endswith("Error") else node
+        is_error = getattr(node.func, "id", "").endswith(("Error", "InterruptedTraining"))
+        return node.func if is_error else node
 
-    def visit_Expr(self, node: ast.Expr) -> ast.AST:
-        """Leave out a line for the log."""
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         owner = getattr(getattr(node.value, "func", None), "value", None)
-        return ast.Pass() if getattr(owner, "id", "") == "logger" else self.generic_visit(node)
-
-
-def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """The node and every statement below it; expressions are left out, they hold no import."""
-    yield node
-    for block in ("body", "orelse", "finalbody", "handlers", "cases"):
-        inner = getattr(node, block, ())
-        for statement in inner if isinstance(inner, list) else ():
-            yield from _statements(statement)
+        is_words = isinstance(node.value, ast.Constant) or getattr(owner, "id", "") == "logger"
+        return None if is_words else self.generic_visit(node)

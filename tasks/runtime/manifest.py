@@ -1,157 +1,87 @@
-"""The manifest of a stage's output: what is in its folder, to the bit, and what it was made of."""
+"""Manifests: sealed JSON that names every file of a folder with its SHA-256."""
 
 from __future__ import annotations
 
 import errno
+import json
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline_config.base import Record, Section
-from pipeline_config.settings import settings
-from tasks.runtime.files import digest_of, read_sealed, sha256_file
-from tasks.runtime.keys import Components, key_of
+from pipeline_config.sections import Record
+from tasks.runtime.files import canonical_json, digest_of, sha256_file
 
 MANIFEST = "manifest.json"
-# Longer than any manifest or metrics: what is longer still is not read.
+# No manifest and no metrics are longer.
 MAX_JSON_BYTES = 16 * 2**20
-Facts = dict[str, Any]
-
-
-class StageRef(Section):
-    """A small reference to a stage's output; `digest` covers its files and facts, nothing else."""
-
-    stage: str
-    key: str
-    digest: str
-
-    @property
-    def path(self) -> Path:
-        """The folder of the output."""
-        return folder_of(self.stage, self.key)
-
-    @property
-    def facts(self) -> Facts:
-        """What the stage wrote down for those behind it."""
-        return self.manifest.facts
-
-    @property
-    def manifest(self) -> Manifest:
-        """The manifest, as it stands on disk."""
-        return Manifest.model_validate_json((self.path / MANIFEST).read_bytes())
 
 
 class FileEntry(Record):
-    """One file of an output."""
+    """The SHA-256 and the size of one file."""
 
     sha256: str
     num_bytes: int
 
 
-class Clock(Record):
-    """When a stage ran and how long it took: outside every digest."""
+def sealed(content: Mapping[str, Any], seal: str = "digest") -> dict[str, Any]:
+    """Return `content` with the digest of everything else in it under the key `seal`."""
+    rest = {key: value for key, value in content.items() if key != seal}
+    return {**rest, seal: digest_of(rest)}
 
-    started: str
-    seconds: float
 
+def read_sealed(content: bytes, seal: str = "digest") -> tuple[dict[str, Any], bool]:
+    """Return the mapping in canonical JSON, and whether its seal is right.
 
-class Manifest(Record):
-    """The truth about one stage output; `digest` covers files and facts, `seal` all of this.
-
-    `dataset` is the name of the data set that it was made for.
+    The seal also covers fields of other versions. Raises ValueError for anything but a mapping.
     """
-
-    stage: str
-    key: str
-    dataset: str = ""
-    components: Components
-    files: dict[str, FileEntry]
-    facts: Facts
-    digest: str
-    clock: Clock
-    seal: str = ""
-
-    def sealed(self) -> Manifest:
-        """The manifest with the SHA-256 of all the rest of it as its seal."""
-        content = self.model_dump(mode="json", exclude={"seal"})
-        return self.model_copy(update={"seal": digest_of(content)})
-
-    @property
-    def ref(self) -> StageRef:
-        """The reference to hand on."""
-        return StageRef(stage=self.stage, key=self.key, digest=self.digest)
-
-
-def folder_of(stage: str, key: str) -> Path:
-    """Where the output of `stage` with `key` lies, whether or not it is there."""
-    return settings().stages / f"{stage}-{key}"
-
-
-def inspect(folder: Path) -> tuple[Manifest | None, list[str]]:
-    """The manifest of an output and its damage, file by file; (None, []) where nothing is there.
-
-    Every file is hashed: an intact output is intact to the bit.
-    """
-    if not folder.exists():
-        return None, []
     try:
-        found, is_whole = read_sealed(read_regular(folder / MANIFEST), "seal")
-        manifest = Manifest.model_validate(found)
-    except (OSError, ValueError):
-        return None, [f"{MANIFEST}: missing or unreadable"]
-    damage = [] if is_whole else [f"{MANIFEST}: changed"]
-    if folder.name != f"{manifest.stage}-{manifest.key}" or manifest.key != key_of(
-        manifest.components
-    ):
-        damage.append(f"{MANIFEST}: of another key")
-    damage += damaged_files(folder, manifest.files)
-    return manifest, damage
-
-
-def damaged_files(folder: Path, files: Mapping[str, FileEntry]) -> list[str]:
-    """What differs between a folder and the files that its manifest names, a line a file.
-
-    Only what is found in the folder is looked at, so a name with `..` in it is missing.
-    """
-    damage = []
-    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    present = {str(path.relative_to(folder)): path for path in paths}
-    for name, entry in files.items():
-        path = present.get(name)
-        if path is None:
-            damage.append(f"{name}: missing")
-        elif path.is_symlink() or not path.is_file():
-            damage.append(f"{name}: a link, a pipe or a device instead of a file")
-        elif path.stat().st_size != entry.num_bytes:
-            damage.append(f"{name}: {path.stat().st_size} bytes instead of {entry.num_bytes}")
-        elif sha256_file(path) != entry.sha256:
-            damage.append(f"{name}: its SHA-256 changed")
-    return damage + [
-        f"{name}: not in the manifest" for name in sorted(present.keys() - {*files, MANIFEST})
-    ]
+        found = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError("not a mapping")
+    return found, canonical_json(found) == content and found == sealed(found, seal)
 
 
 def read_regular(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
-    """The bytes of a regular file; raises OSError for a link, a pipe, a device or a longer one."""
+    """Return the bytes of a regular file of at most `limit` bytes. Raises OSError for others.
+
+    Reading a pipe or a device may never end.
+    """
     found = path.lstat()
     if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
         raise OSError(errno.EINVAL, f"no regular file of at most {limit:,} bytes", str(path))
     return path.read_bytes()
 
 
+def damaged_files(folder: Path, files: Mapping[str, FileEntry]) -> list[str]:
+    """Return how a folder differs from the files in its manifest, one line for each file.
+
+    Only files that a walk of the folder finds are read, so a name with `..` in it is missing.
+    """
+    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    present = {str(path.relative_to(folder)): path for path in paths}
+    damage = [f"{name}: missing" for name in files if name not in present]
+    for name, path in sorted(present.items()):
+        if name == MANIFEST:
+            continue
+        if name not in files:
+            damage.append(f"{name}: not in the manifest")
+        elif path.is_symlink() or not path.is_file():
+            damage.append(f"{name}: a link, a pipe or a device instead of a file")
+        elif path.stat().st_size != files[name].num_bytes:
+            damage.append(f"{name}: {path.stat().st_size} bytes instead of {files[name].num_bytes}")
+        elif sha256_file(path) != files[name].sha256:
+            damage.append(f"{name}: its SHA-256 changed")
+    return damage
+
+
 def list_files(folder: Path) -> dict[str, FileEntry]:
-    """Every file below `folder` but the manifest, by relative path, sorted."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(folder)): FileEntry(
-            sha256=sha256_file(path), num_bytes=path.stat().st_size
-        )
-        for path in paths
-        if path.name != MANIFEST
-    }
-
-
-def digested(files: Mapping[str, FileEntry], facts: Facts) -> dict[str, Any]:
-    """What the digest of an output covers."""
-    return {"files": {name: entry.model_dump() for name, entry in files.items()}, "facts": facts}
+    """Return every file below `folder` except the manifest, by relative path."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            entry = FileEntry(sha256=sha256_file(path), num_bytes=path.stat().st_size)
+            found[str(path.relative_to(folder))] = entry
+    return found

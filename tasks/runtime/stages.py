@@ -1,33 +1,36 @@
-"""What the stages are: the one declaration that keys, explain, the flow and the docs go by.
+"""The declarations of the stages, and the outcome of each one in a run.
 
-Pure on purpose: neither Prefect nor torch is imported here, so that asking what would run costs
-milliseconds.
+Neither Prefect nor torch is imported here, so that `explain` takes milliseconds.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+logger = logging.getLogger(__name__)
+
 StageName = Literal["fetch", "validate", "convert", "normalize", "train", "evaluate", "publish"]
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
+State = Literal["ran", "cached", "hit", "miss", "pending"]
 
 
 @dataclass(frozen=True)
 class Stage:
     """One stage.
 
-    `module` holds its task; its first-party source, transitively, is part of the key.
-    `takes` maps each parameter of the task to where its value comes from: the name of an earlier
-    stage, or a dotted path into the plan (`dataset`, `recipe`, `machine`).
+    `module` holds its task; the module's first-party source, transitively, is part of the key.
     `libraries` are those whose version decides the output's bytes.
-    `data` are files of the checkout that are read as code is, such as a page's template.
-    `ignores` are dotted parameters that are places or words and so stay outside the key.
+    `data` are files of the checkout that are read like code, such as a page's template.
+    `ignores` are dotted inputs that are places or words, and so not part of the key.
     """
 
     name: StageName | Literal["audit"]
     module: str
-    takes: dict[str, str]
     libraries: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
     ignores: tuple[str, ...] = ()
@@ -36,8 +39,8 @@ class Stage:
 FETCH = Stage(
     "fetch",
     "tasks.raw.fetch",
-    takes={"dataset": "dataset"},
     ignores=(
+        "source",
         "dataset.title",
         "dataset.sources",
         "dataset.class_names",
@@ -50,63 +53,78 @@ FETCH = Stage(
 VALIDATE = Stage(
     "validate",
     "tasks.dataset.validate",
-    takes={"raw": "fetch", "num_classes": "dataset.num_classes"},
-    libraries=("numpy", "pandas", "pyarrow", "great-expectations", "jinja2"),
-    data=("tasks/dataset/validation.html",),
+    libraries=("numpy", "pandas", "pyarrow", "great-expectations", "jinja2", "pillow"),
+    data=("tasks/dataset/expectations.yaml", "tasks/dataset/validation.html"),
+    ignores=("title",),
 )
-CONVERT = Stage(
-    "convert",
-    "tasks.dataset.convert",
-    takes={"raw": "fetch", "checked": "validate", "dataset_name": "dataset.name"},
-    libraries=("numpy", "pyarrow"),
-)
+CONVERT = Stage("convert", "tasks.dataset.convert", libraries=("numpy", "pyarrow"))
 NORMALIZE = Stage(
-    "normalize",
-    "tasks.dataset.normalize",
-    takes={"table": "convert", "split": "recipe.split", "scaling": "recipe.scaling"},
-    libraries=("numpy", "pyarrow", "scikit-learn"),
+    "normalize", "tasks.dataset.normalize", libraries=("numpy", "pyarrow", "scikit-learn")
 )
-TRAIN = Stage(
-    "train",
-    "tasks.model.train",
-    takes={
-        "table": "convert",
-        "normalized": "normalize",
-        "model": "recipe.model",
-        "training": "recipe.training",
-        "machine": "machine",
-    },
-    libraries=("numpy", "scipy", "torch", "safetensors"),
-)
+TRAIN = Stage("train", "tasks.model.train", libraries=("numpy", "scipy", "torch", "safetensors"))
 EVALUATE = Stage(
     "evaluate",
     "tasks.evaluation.evaluate",
-    takes={
-        "table": "convert",
-        "normalized": "normalize",
-        "trained": "train",
-        "model": "recipe.model",
-        "class_names": "dataset.class_names",
-        "corrections": "dataset.corrections",
-    },
     libraries=("numpy", "torch", "scikit-learn", "matplotlib", "pillow", "pyarrow"),
     ignores=("corrections.source",),
 )
-
-# Beside the pipeline: from a normalize and a train stage for each fold.
+PUBLISH = Stage("publish", "tasks.release.publish")
+# Beside the pipeline: made from a normalize and a train stage for each fold.
 AUDIT = Stage(
     "audit",
     "tasks.evaluation.label_audit",
-    takes={
-        "table": "convert",
-        "normalized": "normalize",
-        "trained": "train",
-        "model": "recipe.model",
-        "class_names": "dataset.class_names",
-    },
     libraries=("numpy", "torch", "matplotlib", "pillow", "pyarrow"),
 )
 
-# What a run caches, in the order of the pipeline; publish is never cached and not here.
+# The stages of a run that are cached, in order. Publish is never cached.
 STAGES = (FETCH, VALIDATE, CONVERT, NORMALIZE, TRAIN, EVALUATE)
-PUBLISH: StageName = "publish"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A component of a stage's key that changed. Digests are shortened to eight digits."""
+
+    component: str
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.component}: {self.old} → {self.new}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of a stage: in a run `ran` or `cached`, in a look `hit`, `miss` or `pending`.
+
+    A pending stage waits for one that would run, and has no key yet.
+    """
+
+    name: str
+    state: State
+    seconds: float
+    key: str | None
+    path: str | None
+    reason: str
+    changes: tuple[Change, ...] = ()
+
+
+_outcomes: ContextVar[dict[str, Outcome] | None] = ContextVar("outcomes", default=None)
+
+
+@contextmanager
+def recording() -> Iterator[dict[str, Outcome]]:
+    """Collect the outcomes of all stages inside, in order; a key keeps its first outcome."""
+    outcomes: dict[str, Outcome] = {}
+    token = _outcomes.set(outcomes)
+    try:
+        yield outcomes
+    finally:
+        _outcomes.reset(token)
+
+
+def record(each: Outcome) -> None:
+    """Log an outcome, and add it to those that are being collected."""
+    logger.info("%-9s %-6s %6.1f s  %s", each.name, each.state, each.seconds, each.reason)
+    outcomes = _outcomes.get()
+    if outcomes is not None:
+        outcomes.setdefault(f"{each.name}-{each.key}", each)

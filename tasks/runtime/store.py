@@ -1,8 +1,7 @@
-"""The store of stage outputs: one immutable folder a key, whole and verified or not there at all.
+"""The store of stage outputs: one immutable folder for each key, complete and verified or absent.
 
 A folder `stages/<stage>-<key>/` holds the stage's files and `manifest.json`, which names each file
-with its SHA-256, the facts that later stages read, and the components of the key. The manifest is
-the truth; whatever Prefect remembers is only a pointer to it.
+with its SHA-256, the facts that later stages read, and the components of the key.
 """
 
 from __future__ import annotations
@@ -14,82 +13,134 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline_config.datasets import Dataset
+from pipeline_config.sections import Record, Section
 from pipeline_config.settings import settings
+from tasks.runtime import manifest as manifests
 from tasks.runtime.files import built_aside, canonical_json, digest_of, locked
-from tasks.runtime.keys import Components, components_of, key_of
-from tasks.runtime.manifest import (
-    MANIFEST,
-    Clock,
-    Facts,
-    Manifest,
-    StageRef,
-    digested,
-    folder_of,
-    inspect,
-    list_files,
-    read_regular,
-)
-from tasks.runtime.outcomes import Outcome, record
-from tasks.runtime.stages import Stage
+from tasks.runtime.keys import Components, changes_between, components_of, key_of
+from tasks.runtime.manifest import MANIFEST, FileEntry, read_regular
+from tasks.runtime.stages import Change, Outcome, Stage, State, record
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Change:
-    """One component of a key that is not what it was; digests are shortened to eight digits."""
-
-    component: str
-    old: str
-    new: str
-
-    def __str__(self) -> str:
-        return f"{self.component}: {self.old} → {self.new}"
+Facts = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What the store holds for a stage and its inputs; `ref` is None unless it may be reused."""
+class StageRef(Section):
+    """A small reference to a stage's output. `digest` covers its files and facts."""
 
-    stage: Stage
-    components: Components
+    stage: str
     key: str
+    digest: str
+
+    @property
+    def path(self) -> Path:
+        """The folder of the output."""
+        return folder_of(self.stage, self.key)
+
+    @property
+    def facts(self) -> Facts:
+        """The facts that the stage returned for later stages."""
+        return self.manifest.facts
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest, as it is on disk."""
+        return Manifest.model_validate_json((self.path / MANIFEST).read_bytes())
+
+
+class Clock(Record):
+    """When a stage ran and for how long. No digest covers it."""
+
+    started: str
+    seconds: float
+
+
+class Manifest(Record):
+    """What is in an output's folder, and what the output was made from.
+
+    `digest` covers files and facts. The file also has a `seal`, which covers everything.
+    """
+
+    stage: str
+    key: str
+    dataset: str = ""
+    components: Components
+    files: dict[str, FileEntry]
+    facts: Facts
+    digest: str
+    clock: Clock
+
+    @property
+    def ref(self) -> StageRef:
+        """The reference to this output."""
+        return StageRef(stage=self.stage, key=self.key, digest=self.digest)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What the store holds for a stage and its inputs. `ref` is None where none is reused."""
+
+    components: Components
+    folder: Path
     ref: StageRef | None
-    damage: tuple[str, ...]
+    damage: list[str]
     changes: tuple[Change, ...]
     reason: str
 
-    @property
-    def folder(self) -> Path:
-        """Where the output lies or will lie."""
-        return folder_of(self.stage.name, self.key)
-
-    def outcome(self, state: Literal["ran", "cached"], since: float) -> Outcome:
-        """What to record of the stage; `since` is the perf_counter at its start."""
-        seconds = round(time.perf_counter() - since, 3)
-        return Outcome(self.stage.name, state, seconds, self.key, str(self.folder), self.reason)
+    def outcome(self, state: State, since: float) -> Outcome:
+        """Return the stage's outcome; `since` is the perf_counter at its start."""
+        name, _, key = self.folder.name.rpartition("-")
+        seconds, path = round(time.perf_counter() - since, 3), str(self.folder)
+        return Outcome(name, state, seconds, key, path, self.reason, self.changes)
 
 
-def look(stage: Stage, inputs: Mapping[str, Any], *, refresh: bool = False) -> Finding:
-    """What is there for `inputs`, verified to the bit, and if nothing usable is, why."""
+def folder_of(stage: str, key: str) -> Path:
+    """Return the folder of an output, which need not exist."""
+    return settings().stages / f"{stage}-{key}"
+
+
+def output_name(aside: Path) -> str:
+    """Return the name `<stage>-<key>` of the output that is being built in the folder `aside`."""
+    return aside.name
+
+
+def inspect(folder: Path) -> tuple[Manifest | None, list[str]]:
+    """Return an output's manifest and its damage, with every file hashed; (None, []) for none."""
+    if not folder.exists():
+        return None, []
+    try:
+        found, is_intact = manifests.read_sealed(read_regular(folder / MANIFEST), "seal")
+        manifest = Manifest.model_validate(found)
+    except (OSError, ValueError):
+        return None, [f"{MANIFEST}: missing or unreadable"]
+    damage = [] if is_intact else [f"{MANIFEST}: changed"]
+    key = key_of(manifest.components)
+    if (folder.name, manifest.key) != (f"{manifest.stage}-{key}", key):
+        damage.append(f"{MANIFEST}: of another key")
+    return manifest, damage + manifests.damaged_files(folder, manifest.files)
+
+
+def look(stage: Stage, inputs: Mapping[str, Any], *, refresh: bool = False) -> Lookup:
+    """Look up and verify the output for `inputs`; `reason` says why there is none to reuse."""
     components = components_of(stage, inputs)
-    key = key_of(components)
-    manifest, damage = inspect(folder_of(stage.name, key))
-    changes: tuple[Change, ...] = ()
-    ref = None
+    folder = folder_of(stage.name, key_of(components))
+    manifest, damage = inspect(folder)
+    ref, changes, reason = None, tuple[Change, ...](), "found intact"
     if damage:
         reason = "damaged: " + "; ".join(damage)
     elif refresh:
-        reason = "asked for"
+        reason = "refresh was requested"
     elif manifest is not None:
-        ref, reason = manifest.ref, "found intact"
+        ref = manifest.ref
     else:
-        changes = _changes(stage, components, _dataset_of(inputs))
-        reason = _in_words(changes)
-    return Finding(stage, components, key, ref, tuple(damage), changes, reason)
+        changes = _changes_since_nearest(stage, components, _dataset_of(inputs))
+        more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
+        reason = "; ".join(map(str, changes[:3])) + more or "first run of this data set"
+    return Lookup(components, folder, ref, damage, changes, reason)
 
 
 def build(
@@ -99,11 +150,10 @@ def build(
     *,
     refresh: bool = False,
 ) -> StageRef:
-    """The output of `stage` for `inputs`, made by `write(folder)` unless it is there and intact.
+    """Return the output for `inputs`; `write(folder)` makes it unless there is an intact one.
 
-    `write` fills the folder that it is given and returns facts for later stages (JSON, no times, no
-    absolute paths). Writers of one key wait for each other; what appears is whole. A damaged output
-    is replaced, saying so.
+    `write` fills the folder and returns facts for later stages: JSON, no times, no absolute paths.
+    One process at a time builds a key.
     """
     started, since = datetime.now(UTC), time.perf_counter()
     key = key_of(components_of(stage, inputs))
@@ -115,8 +165,9 @@ def build(
         if found.damage:
             logger.warning("%s is run again: %s", stage.name, found.reason)
         with built_aside(found.folder) as aside:
-            facts = write(aside)
-            files = list_files(aside)
+            facts, files = write(aside), manifests.list_files(aside)
+            covered = {name: entry.model_dump() for name, entry in files.items()}
+            seconds = round(time.perf_counter() - since, 3)
             manifest = Manifest(
                 stage=stage.name,
                 key=key,
@@ -124,27 +175,17 @@ def build(
                 components=found.components,
                 files=files,
                 facts=facts,
-                digest=digest_of(digested(files, facts)),
-                clock=Clock(
-                    started=started.isoformat(timespec="seconds"),
-                    seconds=round(time.perf_counter() - since, 3),
-                ),
-            ).sealed()
-            (aside / MANIFEST).write_bytes(canonical_json(manifest.model_dump(mode="json")))
+                digest=digest_of({"files": covered, "facts": facts}),
+                clock=Clock(started=started.isoformat(timespec="seconds"), seconds=seconds),
+            )
+            content = manifests.sealed(manifest.model_dump(mode="json"), "seal")
+            (aside / MANIFEST).write_bytes(canonical_json(content))
     record(found.outcome("ran", since))
     return manifest.ref
 
 
-def _in_words(changes: tuple[Change, ...]) -> str:
-    """The changes in one line; many at once mean other data, and three of them say so."""
-    if not changes:
-        return "first run of this data set"
-    more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
-    return "; ".join(map(str, changes[:3])) + more
-
-
 def _dataset_of(inputs: Mapping[str, Any]) -> str:
-    """The name of the data set that a stage works on, from its inputs or from their manifests."""
+    """Return the name of the data set among a stage's inputs, or in the manifest of one."""
     for value in inputs.values():
         first = value[0] if isinstance(value, tuple) and value else value
         if isinstance(first, Dataset):
@@ -154,34 +195,17 @@ def _dataset_of(inputs: Mapping[str, Any]) -> str:
     return ""
 
 
-def _changes(stage: Stage, components: Components, dataset: str) -> tuple[Change, ...]:
-    """What differs from the data set's earlier output that differs least; nothing without one.
-
-    Of equally near ones the latest counts.
-    """
-    earlier: list[tuple[int, float, Components]] = []
+def _changes_since_nearest(
+    stage: Stage, components: Components, dataset: str
+) -> tuple[Change, ...]:
+    """Return the changes since the data set's output that differs least, the latest of equals."""
+    changes: dict[tuple[int, float], tuple[Change, ...]] = {}
     for path in settings().stages.glob(f"{stage.name}-*/{MANIFEST}"):
         try:
-            told = json.loads(read_regular(path))
-            other = told["components"]
+            content = json.loads(read_regular(path))
+            if content.get("dataset", "") == dataset:
+                found = changes_between(content["components"], components)
+                changes[len(found), -path.stat().st_mtime] = found
         except (OSError, ValueError, KeyError):
             continue
-        if told.get("dataset", "") != dataset:
-            continue
-        names = other.keys() | components.keys()
-        distance = sum(other.get(name) != components.get(name) for name in names)
-        earlier.append((distance, -path.stat().st_mtime, other))
-    if not earlier:
-        return ()
-    nearest = min(earlier, key=lambda candidate: candidate[:2])[2]
-    return tuple(
-        Change(name, _short(nearest.get(name, "none")), _short(components.get(name, "none")))
-        for name in sorted(nearest.keys() | components.keys())
-        if nearest.get(name) != components.get(name)
-    )
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    is_digest = len(text) == 64 and set(text) <= set("0123456789abcdef")
-    return text[:8] if is_digest else text
+    return changes[min(changes)] if changes else ()

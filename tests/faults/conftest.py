@@ -17,18 +17,20 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tasks.bundle.contents import read_bundle
-from tasks.release.decision_page import stale_pages
-from tasks.release.journal import journal_faults, read_journal
-from tasks.release.pointer import read_pointer
-from tasks.release.versions import published_versions
+from tasks.release.bundle import bundle_folder, inspect_bundle, published_versions
+from tasks.release.journal import journal_faults, read_journal, read_pointer
+from tasks.release.pages import stale_pages
+from tasks.runtime.chain import TORN
 from tasks.runtime.files import sha256_file
-from tasks.runtime.manifest import inspect
 from tasks.runtime.stages import STAGES
+from tasks.runtime.store import inspect
 
 DATASET = "digits8x8"
 SMALL = (
     "training.engine=numpy",
+    # The NumPy engine has neither AdamW nor weight decay.
+    "training.optimizer.name=adam",
+    "training.optimizer.weight_decay=0",
     "training.batch_size=512",
     "model.hidden=[8]",
     f"floors.{DATASET}=0",
@@ -38,7 +40,6 @@ FIRST = (*SMALL, "training.epochs=2", "training.ema=0.9")
 SECOND = (*SMALL, "training.epochs=40", "training.optimizer.learning_rate=0.03")
 # A checkpoint after every batch.
 CHECKPOINTS = {"IDXFLOW_CHECKPOINT_S": "0"}
-TORN = "its last line is torn; the next run cuts it off"
 
 # How a child ends that is killed: by us, or by the kernel for a file that grew beyond its limit.
 KILLED = (-signal.SIGKILL, -signal.SIGXFSZ)
@@ -115,12 +116,13 @@ class Lab:
             if manifest is None or damage
         ]
         for folder in bundles(self.root):
-            _, damage = read_bundle(folder.parent.name, folder.name)
+            _, damage = inspect_bundle(folder)
             found += [f"{folder.name}: {line}" for line in damage]
         for folder in visible(self.root / "models"):
             pointer = read_pointer(folder.name)
             if (folder / "champion.json").exists() and (
-                pointer is None or read_bundle(folder.name, pointer.champion.version)[1]
+                pointer is None
+                or inspect_bundle(bundle_folder(folder.name, pointer.champion.version))[1]
             ):
                 found.append(f"the pointer names {pointer}")
         return found
@@ -200,7 +202,7 @@ class Lab:
         ]
         broken += journal_faults(DATASET)
         entries, versions = read_journal(DATASET), published_versions(DATASET)
-        broken += [f"stale: {path.name}" for path, _ in stale_pages(DATASET, entries, versions)]
+        broken += [f"stale: {path.name}" for path, *_ in stale_pages(DATASET, entries, versions)]
         return broken + [f"left: {path}" for path in self.temporaries()]
 
     def decisions(self) -> list[tuple[int, str, str]]:

@@ -23,27 +23,23 @@ import traceback
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from flows.environment import prepare_environment
-from pipeline_config.errors import IdxflowError
+from flows.server import prepare_environment
+from pipeline_config.sections import IdxflowError
 
 prepare_environment()
 
 import flows.retrain as pipeline  # noqa: E402
-import tasks.bundle.assemble  # noqa: E402
-import tasks.bundle.onnx_export  # noqa: E402
-import tasks.dataset.validation_page  # noqa: E402
+import tasks.dataset.validate  # noqa: E402
 import tasks.model.training  # noqa: E402
-import tasks.raw.obtain  # noqa: E402, F401
+import tasks.raw.sources  # noqa: E402
 from flows.plan import Choice, make_plan  # noqa: E402
-from tasks.evaluation import drawing  # noqa: E402
-from tasks.release import by_hand  # noqa: E402
+from tasks.evaluation import confidence_figures, figures  # noqa: E402
+from tasks.release import garbage, registry  # noqa: E402
 from tasks.release.registry import candidate_of  # noqa: E402
 from tasks.runtime import keys  # noqa: E402
-from tasks.runtime.stages import STAGE_NAMES, STAGES  # noqa: E402
-from tasks.upkeep import garbage  # noqa: E402
+from tasks.runtime.stages import STAGES  # noqa: E402
 
 DATASET = "digits8x8"
 
@@ -170,12 +166,12 @@ def run(web: str | None = None, **choice: Any) -> dict[str, Any]:
 
 def promote(version: str) -> None:
     """Make a version champion by hand."""
-    by_hand.promote(DATASET, candidate_of(DATASET, version, competes=True), "because")
+    registry.promote(DATASET, candidate_of(DATASET, version, competes=True), "because")
 
 
 def rollback(version: str | None = None) -> None:
     """Go back to the champion before, if this version is the champion."""
-    by_hand.rollback(DATASET, "because", version)
+    registry.rollback(DATASET, "because", version)
 
 
 def clear(keep: int) -> None:
@@ -239,10 +235,11 @@ def draw_nothing(path: Path, *_: object, **__: object) -> None:
 
 def hurry() -> None:
     """Leave out what takes long and has nothing to do with files: judging, drawing."""
-    sys.modules["tasks.dataset.findings"] = SimpleNamespace(judge=lambda *_: [])  # type: ignore
-    for name in vars(drawing).copy():
-        if name.startswith("draw_") and name != "draw_figures":
-            setattr(drawing, name, draw_nothing)
+    tasks.dataset.validate.check_expectations = lambda *_: []
+    for module in (confidence_figures, figures):
+        for name in vars(module).copy():
+            if name.startswith("draw_"):
+                setattr(module, name, draw_nothing)
     keys.version = cache(keys.version)
     for stage in STAGES:
         keys.code_digests(stage.module)
@@ -250,8 +247,7 @@ def hurry() -> None:
 
 def main() -> None:
     """Fork for every line until there are no more; then end, without tidying up for seconds."""
-    for name in STAGE_NAMES:
-        setattr(pipeline, name, getattr(pipeline, name).fn)
+    pipeline.TASKS = {name: task.fn for name, task in pipeline.TASKS.items()}
     hurry()
     gc.collect()
     gc.freeze()

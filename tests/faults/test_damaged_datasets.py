@@ -11,19 +11,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from pipeline_config.datasets import FILES, named_dataset
-from tasks.dataset.agreement import agreements
-from tasks.dataset.findings import judge
-from tasks.dataset.profile import SCHEMA, profile_batches
+from tasks.dataset.profile import agreements, profile
+from tasks.dataset.validate import check_expectations
 from tasks.evaluation.confident_learning import find_label_errors
-from tasks.raw.digits import sklearn_digits
-from tasks.raw.idx import read_idx, write_idx
-from tasks.raw.local import folder_dataset
-from tasks.raw.obtain import obtain
-from tasks.raw.structure import check_structure
+from tasks.raw.folder import folder_dataset
+from tasks.raw.idx import read_idx, read_splits, write_idx
+from tasks.raw.sources import obtain
+from tasks.raw.tables import sklearn_digits
 from tasks.runtime.errors import FetchError, RawDataError
 
 # Train images and labels, then those of test; by canonical name.
@@ -44,8 +41,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def digits(tmp_path_factory) -> Arrays:
     """scikit-learn's digits: 1,437 and 360 real images of 8×8 pixels."""
     folder = tmp_path_factory.mktemp("digits")
-    with sklearn_digits(folder):
-        return {name: np.array(read_idx(folder / name)) for name in FILES}
+    return {name: np.array(read_idx(path)) for name, path, _ in sklearn_digits(folder)}
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +95,7 @@ BROKEN_FILES: dict[str, tuple[Callable[[Contents], Contents], str]] = {
     ),
     "labels and images swapped": (
         lambda f: swapped(f, IMAGES, LABELS),
-        "The two files are swapped",
+        "the files are swapped",
     ),
     "the labels of the other split": (lambda f: swapped(f, LABELS, TEST_LABELS), "360 labels"),
     "one label fewer": (
@@ -125,7 +121,7 @@ def test_a_broken_file_is_refused_whether_its_digest_is_known_or_not(tmp_path, c
         (folder / name).write_bytes(content)
     with pytest.raises(RawDataError) as caught:
         obtain(folder_dataset(folder, NUM_CLASSES), None, target)
-        check_structure(target, NUM_CLASSES)
+        read_splits(target, NUM_CLASSES)
     assert words in str(caught.value)
     assert "digits8x8" in refused(folder, target)
 
@@ -264,19 +260,16 @@ NOT_CAUGHT: dict[str, Callable[[Arrays], Arrays]] = {
 }
 
 
-def profile(images: np.ndarray, labels: np.ndarray) -> pa.Table:
-    """The profile of a whole split."""
-    return pa.Table.from_batches(profile_batches(images, labels), SCHEMA)
-
-
 def found(arrays: Arrays) -> set[str]:
     """The expectations that a data set breaks; critical ones, which stop a run, with a !."""
     train, test = ((arrays[IMAGES], arrays[LABELS]), (arrays[TEST_IMAGES], arrays[TEST_LABELS]))
-    findings = judge(profile(*train), profile(*test), NUM_CLASSES, agreements(train, test))
+    outcomes = check_expectations(
+        profile(*train), profile(*test), NUM_CLASSES, agreements(train, test)
+    )
     return {
-        finding.name + "!" * (finding.severity == "critical")
-        for finding in findings
-        if not finding.success
+        outcome["name"] + "!" * (outcome["severity"] == "critical")
+        for outcome in outcomes
+        if not outcome["success"]
     }
 
 
@@ -318,7 +311,7 @@ def test_label_noise_is_what_the_audit_finds(digits):
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1)
     pixels = digits[IMAGES].reshape(len(labels), -1).astype(np.float64)
     probabilities = cross_val_predict(model, pixels, labels, cv=5, method="predict_proba")
-    suspects = find_label_errors(probabilities, labels).suspects.row_S
+    suspects = find_label_errors(probabilities, labels).suspects["row"].to_pylist()
     assert len(wrong) == 14
     assert len(wrong & set(suspects)) >= 13
     assert len(wrong & set(suspects[:14])) >= 10

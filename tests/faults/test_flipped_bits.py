@@ -9,8 +9,13 @@ from typing import Any
 
 import pytest
 
-from tasks.release.journal import journal_faults, journal_path, read_journal
-from tasks.release.pointer import pointer_fault, pointer_path
+from tasks.release.journal import (
+    journal_faults,
+    journal_path,
+    pointer_fault,
+    pointer_path,
+    read_journal,
+)
 
 DATASET = "digits8x8"
 Held = Callable[..., None]

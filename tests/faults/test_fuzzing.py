@@ -37,12 +37,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline_config.datasets import FILES, RawFile
+from tasks.raw.folder import folder_dataset
 from tasks.raw.idx import DTYPES, read_idx
-from tasks.raw.local import folder_dataset
-from tasks.raw.obtain import obtain
-from tasks.raw.packages import npm_package
 from tasks.raw.receive import receive
-from tasks.raw.tabular import read_csv, read_npz
+from tasks.raw.sources import obtain, package_files
+from tasks.raw.tables import read_csv, read_npz
 from tasks.runtime.errors import IdxflowError
 
 # Of a header that is no Python, and of two members with one name.
@@ -204,12 +203,11 @@ PACKERS: tuple[Callable[[bytes], bytes], ...] = (
 
 
 @st.composite
-def streams(draw: st.DrawFn) -> tuple[bytes, int, bool]:
-    """What a web server may send, in chunks of some size, and whether we know what it should be."""
+def downloads(draw: st.DrawFn) -> tuple[bytes, bool]:
+    """What a web server may send, and whether we know what it should be."""
     content = draw(st.one_of(idx_files(), st.just(IDX[0]), st.sampled_from(BOMBS)))
     packed = draw(st.sampled_from(PACKERS))(content)
-    size = max(draw(st.sampled_from((1, 7, 1000))), len(packed) // 1000)
-    return cut(draw, packed, [IDX[0]]), size, draw(st.booleans())
+    return cut(draw, packed, [IDX[0]]), draw(st.booleans())
 
 
 NUMBERS = (
@@ -373,11 +371,11 @@ def read_one(content: bytes, folder: Path) -> None:
         assert array.tobytes() == content[offset:]
 
 
-def take_one(given: tuple[bytes, int, bool], folder: Path) -> None:
-    content, size, known = given
+def take_one(given: tuple[bytes, bool], folder: Path) -> None:
+    content, known = given
     expected, target = RawFile(num_bytes=len(IDX[0]) if known else None), folder / "a"
-    pieces = (content[start : start + size] for start in range(0, len(content), size))
-    received = held(CONSTANT, receive, pieces, "name", expected, target, lambda num_bytes: None)
+    (folder / "packed").write_bytes(content)
+    received = held(CONSTANT, receive, folder / "packed", "name", expected, target)
     if received is not None:
         raw = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
         assert target.read_bytes() == raw
@@ -390,13 +388,12 @@ def unpack_npm(content: bytes, folder: Path) -> None:
         (scratch / "a.tgz").write_bytes(content)
 
     def take() -> None:
-        with npm_package("npm:a@1/package/data/", folder) as opener:
-            for name in FILES:
-                with opener(name) as chunks:
-                    receive(chunks, name, RawFile(), folder / name, lambda num_bytes: None)
-                read_idx(folder / name)
+        wanted = dict.fromkeys(FILES, 1 << 20)
+        for name, path, what in package_files("npm:a@1/package/data/", wanted, folder):
+            receive(path, what, RawFile(), folder / f"received-{name}")
+            read_idx(folder / f"received-{name}")
 
-    with mock.patch("tasks.raw.packages._run", pack):
+    with mock.patch("tasks.raw.sources._run", pack):
         held(CONSTANT, take)
 
 
@@ -468,7 +465,7 @@ def survey_folder(entries: list[tuple[bytes, bytes | str]], folder: Path) -> Non
 
 READERS = {
     "idx": (idx_files(), read_one),
-    "gzip": (streams(), take_one),
+    "gzip": (downloads(), take_one),
     "tar": (tars(), unpack_npm),
     "zip": (zips(), unpack_zip),
     "npz": (npzs(), unpack_npz),
@@ -576,7 +573,7 @@ def test_a_bomb_takes_no_more_memory_than_others(tmp_path):
     member = tarfile.TarInfo(f"package/data/{FILES[0]}")
     member.size = len(idx(zeros))
     bombs = {
-        "gzip": (gzip.compress(idx(zeros)), 1000, False),
+        "gzip": (gzip.compress(idx(zeros)), False),
         "tar": gzip.compress(member.tobuf() + idx(zeros) + bytes(2000)),
         "zip": zip_of(zipfile.ZIP_DEFLATED, **dict.fromkeys(FILES, idx(zeros))),
         "npz": npz_of(npy(zeros.astype(np.int16))),

@@ -42,7 +42,7 @@ BY_HAND = {
 MATTERS = {"kill": ".", "power cut": "^(fsync|rename)", "full": "^(open|mkdir|fsync|rename)"}
 # The places of a run, in its order: the step that is prevented is the first like this.
 DATA = (
-    r"open stages/\.fetch.*/received-train-images",
+    r"open stages/\.fetch.*/received$",
     r"rename stages/\.fetch.* → stages/fetch",
     r"open stages/\.validate.*/report.html",
     r"fsync stages/\.convert.*/train.parquet",
@@ -57,8 +57,8 @@ MODEL = (
     r"open models/\w+/\..*/model.onnx",
     r"rename models/\S+ → models/\w+/[0-9a-f]{12}$",
     r"fsync models/\w+$",
-    r"open models/\w+/journal.jsonl",
-    r"fsync models/\w+/journal.jsonl",
+    r"open models/\w+/\.journal.jsonl",
+    r"fsync models/\w+/\.journal.jsonl",
     r"rename .* → models/\w+/[0-9a-f]{12}.html",
     r"open models/\w+/\.champion.json",
     r"rename .* → models/\w+/champion.json",

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tasks.bundle.contents import models_lock
+from tasks.release.bundle import models_lock
 from tasks.runtime.files import locked
 
 pytestmark = [pytest.mark.flow, pytest.mark.exhaustive]

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.environment import prepare_environment
-from flows.server import SINGLE_WRITER
+from flows.server import SINGLE_WRITER, prepare_environment
 
 prepare_environment()
 os.environ.update(SINGLE_WRITER)

@@ -1,4 +1,4 @@
-"""The command line: what it prints, how it ends, and what it says of bad input."""
+"""The command line: output, exit codes, and the messages about bad input."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import struct
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
@@ -34,14 +35,36 @@ def folder(tmp_path: Path, small_rows: Callable[[int], tuple[object, object]]) -
     return path
 
 
-@pytest.mark.parametrize("command", ["run", "explain", "show", "datasets", "recipes"])
-def test_every_command_has_help_with_an_example(idxflow: Shell, command: str) -> None:
-    code, out, _ = idxflow(command, "--help")
+COMMANDS = (
+    *("run", "explain", "show", "audit-labels", "datasets", "recipes", "predict"),
+    *("verify", "reproduce", "scrub", "gc", "models", "models show", "models diff"),
+    *("models promote", "models rollback", "models history"),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_an_example_and_json(idxflow: Shell, command: str) -> None:
+    code, out, _ = idxflow(*command.split(), "--help")
     assert code == 0
     assert f"Example: idxflow {command}" in out
+    assert "--json" in out
 
 
-def test_lists_are_plain_where_nobody_watches(idxflow: Shell) -> None:
+@pytest.mark.parametrize("words", [("--help",), ("models", "--help")])
+def test_short_help_lines_are_complete_at_80_columns(
+    idxflow: Shell, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = idxflow(*words)
+    assert code == 0
+    assert "..." not in out.partition("Commands:")[2]
+
+
+def test_the_version_is_printed(idxflow: Shell) -> None:
+    assert idxflow("--version")[:2] == (0, f"idxflow {version('idxflow')}\n")
+
+
+def test_lists_are_plain_without_a_terminal(idxflow: Shell) -> None:
     for command in ("datasets", "recipes"):
         code, out, _ = idxflow(command)
         assert code == 0
@@ -56,7 +79,7 @@ def test_a_recipe_is_printed_whole(idxflow: Shell) -> None:
     assert (code, out) == (0, (RECIPES / "fast.yaml").read_text())
 
 
-def test_show_looks_at_a_data_set(idxflow: Shell, root: Path) -> None:
+def test_show_prints_counts_and_an_image(idxflow: Shell, root: Path) -> None:
     code, out, _ = idxflow("show", "digits8x8", "--split", "test", "--index", "7")
     assert code == 0
     assert "images uint8 (360, 8, 8)" in out
@@ -77,14 +100,8 @@ def test_run_prints_one_object_and_then_is_up_to_date(
     idxflow: Shell, served: None, root: Path
 ) -> None:
     words = (
-        "run",
-        "--dataset",
-        "digits8x8",
-        "--set",
-        "training.epochs=1",
-        "--set",
-        "floors={}",
-        "--json",
+        *("run", "--dataset", "digits8x8", "--json"),
+        *("--set", "training.epochs=1", "--set", "floors={}"),
     )
     code, out, _ = idxflow(*words)
     assert code == 0
@@ -117,12 +134,12 @@ def test_explain_names_what_changed(idxflow: Shell, served: None) -> None:
     assert idxflow("run", *words)[0] == 0
     rate = "training.optimizer.learning_rate"
     code, out, _ = idxflow("explain", *words, "--set", f"{rate}=0.01", "--json")
-    verdicts = {verdict["name"]: verdict for verdict in json.loads(out)}
+    outcomes = {each["name"]: each for each in json.loads(out)}
     assert code == 0
-    assert verdicts["normalize"]["state"] == "hit"
-    assert verdicts["train"]["state"] == "miss"
-    assert verdicts["train"]["changes"] == [{"component": rate, "old": "0.003", "new": "0.01"}]
-    assert verdicts["evaluate"]["state"] == verdicts["publish"]["state"] == "pending"
+    assert outcomes["normalize"]["state"] == "hit"
+    assert outcomes["train"]["state"] == "miss"
+    assert outcomes["train"]["changes"] == [{"component": rate, "old": "0.003", "new": "0.01"}]
+    assert outcomes["evaluate"]["state"] == outcomes["publish"]["state"] == "pending"
     _, plain, _ = idxflow("explain", *words, "--set", f"{rate}=0.01")
     assert f"{rate}: 0.003 → 0.01" in plain
 
@@ -145,7 +162,7 @@ def test_wrong_usage_ends_with_2(idxflow: Shell, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["--dataset", "mnits"], "mnits"),
         (["--recipe", "quick"], "quick"),
@@ -156,13 +173,13 @@ def test_wrong_usage_ends_with_2(idxflow: Shell, words: list[str]) -> None:
         (["--dataset", "digits8x8", "--classes", "11"], "10 classes"),
     ],
 )
-def test_a_choice_that_cannot_be_is_one_clear_error(
-    idxflow: Shell, root: Path, words: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+def test_an_impossible_choice_is_one_clear_error(
+    idxflow: Shell, root: Path, words: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "_has_cuda", lambda: False)
     code, out, err = idxflow("run", *words)
     assert (code, out) == (1, "")
-    assert told in err
+    assert expected in err
     assert "Traceback" not in err
     assert not (root / "stages").exists()
 
@@ -225,11 +242,11 @@ HARMS: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_bad_data_is_one_clear_error(
     idxflow: Shell, served: None, root: Path, folder: Path, harm: str
 ) -> None:
-    damage, told = HARMS[harm]
+    damage, expected = HARMS[harm]
     damage(folder)
     code, out, err = idxflow("run", "--dataset", str(folder), "--recipe", "small")
     assert (code, out) == (1, "")
-    assert told in err
+    assert expected in err
     assert err.count("error ") == 1
     assert "expected" in err
     assert "Traceback" not in err
@@ -241,13 +258,13 @@ def test_bad_data_is_one_clear_error(
 
 
 @pytest.mark.parametrize("classes", ["1", "257"])
-def test_as_many_classes_as_a_byte_can_name(idxflow: Shell, folder: Path, classes: str) -> None:
+def test_the_number_of_classes_is_2_to_256(idxflow: Shell, folder: Path, classes: str) -> None:
     code, _, err = idxflow("run", "--dataset", str(folder), "--classes", classes)
     assert code == 2
     assert "--classes" in err and "equal to" in err and "Traceback" not in err
 
 
-def test_show_tells_of_labels_outside_the_classes(idxflow: Shell, folder: Path) -> None:
+def test_show_refuses_labels_outside_the_classes(idxflow: Shell, folder: Path) -> None:
     HARMS["label 10"][0](folder)
     code, _, err = idxflow("show", str(folder))
     assert code == 1
@@ -256,18 +273,9 @@ def test_show_tells_of_labels_outside_the_classes(idxflow: Shell, folder: Path) 
     assert f"{TEST_LABELS} of the folder {folder}" in words and "label 10 in row 39" in words
 
 
-def test_a_good_folder_passes_where_the_bad_ones_fail(
-    idxflow: Shell, served: None, folder: Path
-) -> None:
-    words = (
-        "--recipe",
-        "small",
-        "--set",
-        "training.epochs=1",
-        "--set",
-        "split.validation.share=0.2",
-    )
-    code, _, err = idxflow("run", "--dataset", str(folder), *words)
+def test_the_undamaged_folder_is_accepted(idxflow: Shell, served: None, folder: Path) -> None:
+    words = ("--set", "training.epochs=1", "--set", "split.validation.share=0.2")
+    code, _, err = idxflow("run", "--dataset", str(folder), "--recipe", "small", *words)
     assert code == 0, err
 
 
@@ -300,7 +308,7 @@ LONG = "x" * 300
         ("models", "history", "--dataset", LONG),
     ],
 )
-def test_a_name_that_no_file_can_have_is_one_clear_error(
+def test_a_name_too_long_for_a_file_is_one_clear_error(
     idxflow: Shell, root: Path, words: tuple[str, ...]
 ) -> None:
     (root / "models").mkdir(parents=True)
@@ -318,7 +326,7 @@ def test_a_folder_of_another_owner_is_one_clear_error(
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
 
     monkeypatch.setattr(Path, "chmod", refuse)
-    code, out, err = idxflow("show", "digits8x8")
+    code, out, err = idxflow("run", "--dataset", "digits8x8")
     assert (code, out) == (1, "")
     assert err.count("error ") == 1
     assert f"error {root / 'prefect'}" in err
@@ -326,19 +334,19 @@ def test_a_folder_of_another_owner_is_one_clear_error(
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_a_server_whose_database_is_gone_is_one_clear_error(
+def test_a_failing_server_is_one_clear_error(
     idxflow: Shell, monkeypatch: pytest.MonkeyPatch, wrapped: bool
 ) -> None:
-    """The root was deleted while a run was using it: Prefect's client raises what it likes."""
+    """The root was deleted while a run was using it: Prefect raises one of several errors."""
 
     def fail(*_: object) -> None:
         request = httpx.Request("POST", "http://127.0.0.1/api")
         error = httpx.HTTPStatusError("500", request=request, response=httpx.Response(500))
         if wrapped:
             raise RuntimeError("Unable to acquire concurrency slots") from error
-        raise error
+        raise error from OSError("connection refused")
 
-    monkeypatch.setattr("flows.launch._served", fail)
+    monkeypatch.setattr("flows.launch._serve_and_run", fail)
     code, out, err = idxflow("run", "--dataset", "digits8x8")
     assert (code, out) == (1, "")
     assert "error the Prefect server" in err

@@ -21,7 +21,7 @@ import pytest
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_API_URL
 
-from flows import launch
+from flows import launch, server
 from flows.server import prefect_server as embedded
 
 pytestmark = pytest.mark.flow
@@ -214,12 +214,12 @@ def test_a_server_that_fails_in_a_run_is_one_clear_error(
             httpx.HTTPStatusError("Server error '500'", request=reply.request, response=reply)
         )
 
-    monkeypatch.setattr(launch, "_served", fail)
-    monkeypatch.setattr(launch, "is_full", lambda folder: True)
+    monkeypatch.setattr(launch, "_serve_and_run", fail)
+    monkeypatch.setattr(server, "is_full", lambda folder: True)
     code, out, err = idxflow("run", "--dataset", "digits8x8")
     assert (code, out) == (1, "")
     told = " ".join(err.split())
-    assert "it failed in the middle of the run (Server error '500'), and that" in told
+    assert "an error in the middle of the run (Server error '500'), and that" in told
     assert f"the disk of {os.environ['PREFECT_HOME']} is full" in told
     assert "Traceback" not in err
 
@@ -252,7 +252,7 @@ def test_a_stopped_run_saves_its_training_and_says_how_to_go_on(
     assert child.returncode == code, err
     assert out == ""
     assert "Traceback" not in err
-    assert "the same command goes on from here" in err
+    assert "the same command resumes from here" in err
     (checkpoint,) = root.glob("checkpoints/train-*.safetensors")
     assert checkpoint.stat().st_mtime > since
     assert hidden(root) == []

@@ -1,4 +1,4 @@
-"""The registry from the command line: two real models, looked at, compared, chosen, taken back."""
+"""The registry from the command line: two real models, compared, promoted and rolled back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.flow
 Shell = Callable[..., tuple[int, str, str]]
 
 
-def test_two_models_are_listed_compared_chosen_and_taken_back(
+def test_two_models_are_listed_compared_promoted_and_rolled_back(
     run: Callable[..., Summary], idxflow: Shell, root: Path
 ) -> None:
     first = run(overrides=("training.epochs=2",))
@@ -52,7 +52,7 @@ def test_two_models_are_listed_compared_chosen_and_taken_back(
     assert code == 0
     assert out.count("rolled back") == 1
     assert "by hand: back" in out
-    assert "looked at 4 times, for 2 versions of 1 recipe" in err
+    assert "Looks at the test rows: 4; versions: 2; recipes: 1" in err
 
     assert idxflow("scrub")[0] == 0
     code, out, _ = idxflow("gc", "--dry-run", "--json")
@@ -60,7 +60,7 @@ def test_two_models_are_listed_compared_chosen_and_taken_back(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (("show", "abc"), "no published version"),
         (("show", "champion"), "no published champion"),
@@ -68,12 +68,12 @@ def test_two_models_are_listed_compared_chosen_and_taken_back(
         (("promote", "abc", "--why", "x"), "no published version"),
     ],
 )
-def test_what_is_not_there_is_told(
-    idxflow: Shell, root: Path, words: tuple[str, ...], told: str
+def test_a_missing_version_is_one_clear_error(
+    idxflow: Shell, root: Path, words: tuple[str, ...], expected: str
 ) -> None:
     code, _, err = idxflow("models", *words)
     assert code == 1
-    assert told in err
+    assert expected in err
 
 
 def test_promoting_without_a_reason_is_wrong_usage(idxflow: Shell) -> None:
@@ -82,7 +82,7 @@ def test_promoting_without_a_reason_is_wrong_usage(idxflow: Shell) -> None:
 
 @pytest.mark.parametrize("words", [("models",), ("models", "history"), ("models", "rollback")])
 @pytest.mark.parametrize("name", ["nope", "a/b"])
-def test_a_data_set_that_nobody_knows_is_refused(
+def test_an_unknown_data_set_is_refused(
     idxflow: Shell, root: Path, words: tuple[str, ...], name: str
 ) -> None:
     code, out, err = idxflow(*words, "--dataset", name)

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.release.journal import journal_path, read_journal
-from tasks.release.ledger import read_ledger
+from tasks.release.journal import journal_path, read_journal, read_looks
 
 Shell = Callable[..., tuple[int, str, str]]
 
@@ -57,7 +56,7 @@ def test_it_is_read_and_nothing_of_it_is_changed(old: Path, idxflow: Shell) -> N
         ("refused", REFUSED, SECOND),
         ("rolled back", FIRST, FIRST),
     ]
-    assert len(read_ledger("digits8x8")) == 6
+    assert len(read_looks("digits8x8")) == 6
     shown = json.loads(idxflow("models", "show", REFUSED, "--json")[1])
     assert [entry["event"] for entry in shown["history"]] == ["refused"]
     assert not shown["history"][0]["gate"]["checks"][0]["passed"]

@@ -1,4 +1,4 @@
-"""Reproduce: a version made again by a real child process, and what is said if it differs."""
+"""Reproduce: a version built again by a real run, and what is printed if it differs."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
-from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 import flows.reproduce as module
-from flows import child
-from flows.commands.reproduce import reproduce as command
+from flows.cli.checks import reproduce as command
+from flows.plan import Choice, Plan
 from flows.reproduce import compare, reproduce
+from flows.summary import Summary
 from pipeline_config.datasets import FILES
 from pipeline_config.gate import gate_for
-from tasks.bundle.contents import BundleManifest, inspect_bundle
-from tasks.bundle.golden import GOLDEN
+from tasks.raw.folder import folder_dataset
 from tasks.raw.idx import write_idx
-from tasks.raw.local import folder_dataset
-from tasks.release.ledger import read_ledger
+from tasks.release.bundle import GOLDEN, BundleManifest, inspect_bundle
+from tasks.release.journal import read_looks
 from tasks.runtime import devices
 from tasks.runtime.errors import ConfigError, DeviceError, GateRefused, ReleaseError
 from tasks.runtime.manifest import list_files
@@ -68,9 +68,24 @@ def resealed(folder: Path, **provenance: Any) -> None:
     given["data"] = provenance.pop("data", manifest.determinants.data)
     determinants = manifest.determinants.model_copy(update=given)
     made = BundleManifest.of(
-        dataset, manifest.recipe, determinants, manifest.provenance | provenance, files
+        determinants,
+        dataset=dataset,
+        recipe=manifest.recipe,
+        provenance=manifest.provenance | provenance,
+        files=files,
     )
     (folder / "manifest.json").write_bytes(made.content())
+
+
+def in_this_process(
+    flow: str, plan: Plan, parameters: dict[str, Any], *_: Any, **__: Any
+) -> Summary:
+    """Run the flow on the tests' own server, which spares the start of another."""
+    from flows.retrain import retrain
+
+    results = Path(os.environ["IDXFLOW_ROOT"]) / "results"
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: results}):
+        return retrain(**parameters)
 
 
 def test_a_version_made_again_is_equal_to_the_bit(
@@ -89,9 +104,7 @@ def test_a_version_made_again_is_equal_to_the_bit(
     libraries = manifest.provenance["libraries"] | {"numpy": "1.0"}
     resealed(bundle, modules=modules, libraries=libraries)
     keep = tmp_path / "kept"
-    server = {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
-    alone = child._environment
-    monkeypatch.setattr(child, "_environment", lambda *given: alone(*given) | server)
+    monkeypatch.setattr(module, "launch", in_this_process)
     command(str(bundle), keep=keep, as_json=True)
     out, err = capfd.readouterr()
     found = json.loads(out)
@@ -101,13 +114,13 @@ def test_a_version_made_again_is_equal_to_the_bit(
         *("raw data", "recipe", "weights", "metrics", "version", "golden outputs")
     }
     assert [change.partition(":")[0] for change in found["changes"]] == [
-        *("library numpy", "code tasks.model.training")
+        *("code tasks.model.training", "library numpy")
     ]
-    assert found["changes"][0].startswith("library numpy: 1.0 → ")
+    assert found["changes"][1].startswith("library numpy: 1.0 → ")
     assert "train" in err, "progress is told on standard error"
     assert "refused" not in err, "its floor is above what one epoch gives"
     assert (keep / "stages").is_dir()
-    assert read_ledger("digits8x8")[-1].by == "reproduce", "the test rows were scored once more"
+    assert read_looks("digits8x8")[-1].by == "reproduce", "the test rows were scored once more"
     with pytest.raises(ConfigError, match="something there"):
         reproduce(bundle, keep=keep)
 
@@ -131,7 +144,7 @@ def test_other_bits_are_held_against_the_gates_margin(bundle: Path, tmp_path: Pa
     assert (near.verdict, far.verdict) == ("within tolerance", "differs")
     assert f"{100 * margin:.2f} points" in near.reason
     assert near.changes == ()
-    differing = {row.what for row in near.comparisons if not row.equal}
+    differing = {row["what"] for row in near.comparisons if not row["equal"]}
     assert differing == {"weights", "metrics", "version"}
     other = Path(shutil.copytree(bundle, tmp_path / "other data"))
     resealed(other, data=dict.fromkeys(FILES, "0" * 64))
@@ -146,28 +159,27 @@ def test_another_machine_is_named(bundle: Path, tmp_path: Path, before: str, aft
     resealed(other, cpu="arm64 asimd", precision=after, threads=3)
     found = compare(bundle, other)
     assert found.verdict == "equal to the bit"
-    assert [change.partition(":")[0] for change in found.changes] == ["precision", "threads", "cpu"]
+    assert [change.partition(":")[0] for change in found.changes] == ["cpu", "precision", "threads"]
 
 
-Calls = list[tuple[list[str], int]]
+Calls = list[tuple[Choice, str]]
 
 
 @pytest.fixture
 def calls(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """What would be run, in place of running it; the bundle itself is what comes out."""
+    """What would be run and with how many threads; the bundle itself is the result."""
     made: Calls = []
 
-    def instead(words: list[str], root: Path, threads: int) -> dict[str, Any]:
-        assert not any(root.iterdir())
-        made.append((words, threads))
-        return {"bundle": str(bundle)}
+    def instead(
+        flow: str, plan: Plan, parameters: dict[str, Any], *_: Any, **__: Any
+    ) -> SimpleNamespace:
+        assert not any(Path(os.environ["IDXFLOW_ROOT"]).iterdir())
+        assert not [name for name in os.environ if name.startswith("PREFECT_")]
+        made.append((Choice(**parameters), os.environ["IDXFLOW_THREADS"]))
+        return SimpleNamespace(bundle=str(bundle))
 
-    monkeypatch.setattr(module, "run_apart", instead)
+    monkeypatch.setattr(module, "launch", instead)
     return made
-
-
-def option(words: list[str], name: str) -> str | None:
-    return words[words.index(name) + 1] if name in words else None
 
 
 def test_the_raw_files_are_those_that_were_fetched_or_the_sources(
@@ -177,20 +189,19 @@ def test_the_raw_files_are_those_that_were_fetched_or_the_sources(
     manifest, _ = inspect_bundle(bundle)
     assert manifest is not None
     assert reproduce(bundle).verdict == "equal to the bit"
-    words, threads = calls[-1]
-    assert threads == manifest.provenance["threads"]
-    assert option(words, "--source") == str(fetched)
-    assert option(words, "--device") == "cpu"
-    assert option(words, "--recipe") == str(bundle / "recipe.yaml")
+    choice, threads = calls[-1]
+    assert threads == str(manifest.provenance["threads"])
+    assert (choice.source, choice.device) == (str(fetched), "cpu")
+    assert choice.recipe == str(bundle / "recipe.yaml")
     reproduce(bundle, source=str(tmp_path))
-    assert option(calls[-1][0], "--source") == str(tmp_path)
+    assert calls[-1][0].source == str(tmp_path)
     monkeypatch.setenv("IDXFLOW_ROOT", str(root))
     shutil.copytree(fetched, root / "stages" / fetched.name)
     reproduce(bundle)
-    assert option(calls[-1][0], "--source") == str(root / "stages" / fetched.name)
+    assert calls[-1][0].source == str(root / "stages" / fetched.name)
     (root / "stages" / fetched.name / FILES[0]).write_bytes(b"")
     reproduce(bundle)
-    assert option(calls[-1][0], "--source") is None
+    assert calls[-1][0].source is None
 
 
 def test_a_folder_of_ones_own_is_asked_for(
@@ -207,9 +218,8 @@ def test_a_folder_of_ones_own_is_asked_for(
     resealed(bundle, dataset=folder_dataset(mine).name)
     moved = mine.rename(tmp_path / "moved")
     reproduce(bundle, source=str(moved))
-    words, _ = calls.pop()
-    assert option(words, "--dataset") == str(moved)
-    assert (option(words, "--classes"), option(words, "--source")) == ("10", None)
+    choice, _ = calls.pop()
+    assert (choice.dataset, choice.classes, choice.source) == (str(moved), 10, None)
     with pytest.raises(ConfigError, match="found no folder"):
         reproduce(bundle)
     write_idx(moved / FILES[1], small_rows(60)[1][::-1])
@@ -236,57 +246,25 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(
 def test_a_version_that_differs_ends_with_an_error(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    other = {"bundle": str(spoilt(bundle, tmp_path, 0.5))}
-    monkeypatch.setattr(module, "run_apart", lambda *_: other)
-    with pytest.raises(ReleaseError, match="made once more: found accuracy"):
+    other = SimpleNamespace(bundle=str(spoilt(bundle, tmp_path, 0.5)))
+    monkeypatch.setattr(module, "launch", lambda *_, **__: other)
+    with pytest.raises(ReleaseError, match="built again: found accuracy"):
         command(str(bundle))
     out, _ = capfd.readouterr()
     assert "differs: accuracy" in out
     assert "code, libraries and machine are the same" in out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_reaches_the_child_once_and_waits_for_it(
-    number: signal.Signals, tmp_path: Path
-) -> None:
-    program = (
-        "import signal, sys, time\n"
-        "from pathlib import Path\n"
-        "heard, told = [], Path(sys.argv[1])\n"
-        f"signal.signal({int(number)}, lambda *_: heard.append(1))\n"
-        "told.write_text('ready')\n"
-        "while not heard: time.sleep(0.01)\n"
-        "time.sleep(0.3)\n"
-        "told.write_text(f'heard {len(heard)}')\n"
-    )
-    told = tmp_path / "told"
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    handlers = [signal.getsignal(each) for each in numbers]
-
-    def send() -> None:
-        while not told.exists():
-            time.sleep(0.02)
-        os.kill(os.getpid(), number)
-
-    threading.Thread(target=send).start()
-    with pytest.raises(SystemExit) as end:
-        child._run([sys.executable, "-c", program, str(told)], dict(os.environ))
-    assert end.value.code == 128 + number
-    assert told.read_text() == "heard 1"
-    assert [signal.getsignal(each) for each in numbers] == handlers
-
-
 @pytest.mark.exhaustive
-def test_ctrl_c_ends_the_child_and_leaves_no_scratch_folder(
-    bundle: Path, environment: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_neither_a_scratch_folder_nor_a_server(
+    bundle: Path, root: Path, environment: dict[str, str], number: signal.Signals
 ) -> None:
-    """The signal to the whole group, as a terminal sends it."""
+    """The signal to the whole group, as a terminal sends it, in the middle of the training."""
     text = (bundle / "recipe.yaml").read_text().replace("epochs: 1\n", "epochs: 10000\n")
     assert "epochs: 10000" in text
     (bundle / "recipe.yaml").write_text(text)
     resealed(bundle)
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
     program = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -295,20 +273,20 @@ def test_ctrl_c_ends_the_child_and_leaves_no_scratch_folder(
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", program, str(bundle)],
-        env={**environment, "TMPDIR": str(scratch), "IDXFLOW_CHECKPOINT_S": "0.5"},
+        env={**environment, "IDXFLOW_CHECKPOINT_S": "0.5"},
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
     until = time.monotonic() + 600
-    while not any(scratch.glob("*/checkpoints/train-*.safetensors")):
+    while not any(root.glob("scratch/*/checkpoints/train-*.safetensors")):
         assert parent.poll() is None, parent.communicate()
         assert time.monotonic() < until
         time.sleep(0.1)
     below = psutil.Process(parent.pid).children(recursive=True)
-    os.killpg(parent.pid, signal.SIGINT)
+    os.killpg(parent.pid, number)
     _, err = parent.communicate(timeout=600)
-    assert parent.returncode == 130, err
+    assert parent.returncode == 128 + number, err
     assert "Traceback" not in err
-    assert not any(scratch.iterdir())
+    assert not any((root / "scratch").iterdir())
     assert not psutil.wait_procs(below, timeout=120)[1]

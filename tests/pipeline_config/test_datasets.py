@@ -1,14 +1,22 @@
-"""The catalogue of data sets: what is said about wrong labels, and that it refetches nothing."""
+"""The data sets of the catalogue: they are complete, and their corrections fit."""
 
 from __future__ import annotations
 
 import pytest
 
-from pipeline_config.base import given_path
-from pipeline_config.datasets import named_dataset, named_datasets
-from pipeline_config.errors import ConfigError
+from pipeline_config.datasets import FILES, named_dataset, named_datasets
+from pipeline_config.recipe_files import recipe_names
+from pipeline_config.sections import ConfigError
 from tasks.runtime.keys import components_of
 from tasks.runtime.stages import FETCH
+
+
+@pytest.mark.parametrize("name", named_datasets())
+def test_every_data_set_is_complete(name: str) -> None:
+    dataset = named_dataset(name)
+    assert tuple(dataset.files) == FILES
+    assert len(dataset.class_names) == dataset.num_classes
+    assert dataset.default_recipe in recipe_names()
 
 
 @pytest.mark.parametrize("name", named_datasets())
@@ -30,13 +38,13 @@ def test_mnist_has_ten_corrections_and_five_disputes() -> None:
     assert corrections.labels[947] == 9
 
 
-def test_corrections_fetch_nothing_again() -> None:
+def test_corrections_are_not_in_the_key_of_fetch() -> None:
     mnist = named_dataset("mnist")
     without = mnist.model_copy(update={"corrections": None})
     fetched = components_of(FETCH, {"dataset": mnist})
     assert fetched == components_of(FETCH, {"dataset": without})
 
 
-def test_the_home_of_nobody_is_told_as_such():
-    with pytest.raises(ConfigError, match="unknown user"):
-        given_path("~nobody-is-called-this/digits")
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="mnist"):
+        named_dataset("mnits")

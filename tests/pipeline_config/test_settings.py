@@ -1,4 +1,4 @@
-"""Settings: where the root lies, however it was typed."""
+"""Settings: the root is an absolute path."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_config.errors import ConfigError
+from pipeline_config.sections import ConfigError
 from pipeline_config.settings import CHECKOUT, settings
 
 
@@ -18,9 +18,7 @@ def test_a_home_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert settings().stages == tmp_path / "digits" / "stages"
 
 
-def test_a_relative_root_is_absolute_for_children(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_relative_root_becomes_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("IDXFLOW_ROOT", "here/artifacts")
     root = settings().root
@@ -29,12 +27,12 @@ def test_a_relative_root_is_absolute_for_children(
     assert root.is_absolute()
 
 
-def test_the_home_of_nobody_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_of_an_unknown_user_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IDXFLOW_ROOT", "~nobody-is-called-this/digits")
     with pytest.raises(ConfigError, match="unknown user"):
         settings()
 
 
-def test_without_the_variable_it_is_the_checkouts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_variable_the_root_is_in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("IDXFLOW_ROOT")
     assert settings().root == CHECKOUT / "artifacts"

@@ -1,4 +1,4 @@
-"""The tutorials' recipes are what the tutorials say: network, input, split, loss and optimiser."""
+"""The tutorials' recipes have the tutorials' network, input, split, loss and optimiser."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline_config.recipe_files import load_recipe, recipe_names
-from tasks.dataset.splits import split_rows
+from tasks.dataset.table import split_rows
 from tasks.model.network import build_network, initialize
 
 SPECIFIED = {
@@ -36,7 +36,9 @@ ROWS = {
 
 
 @pytest.mark.parametrize(("name", "specified"), SPECIFIED.items())
-def test_a_tutorials_recipe_is_its_tutorial(name: str, specified: str) -> None:
+def test_a_recipe_has_the_network_and_the_training_of_its_tutorial(
+    name: str, specified: str
+) -> None:
     recipe = load_recipe(name)
     model, training, optimizer = recipe.model, recipe.training, recipe.training.optimizer
     widths = "-".join(map(str, model.hidden))
@@ -53,12 +55,12 @@ def test_a_tutorials_recipe_is_its_tutorial(name: str, specified: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "scaling"), SCALINGS.items())
-def test_the_input_is_scaled_as_the_tutorial_does(name: str, scaling: str) -> None:
+def test_the_input_is_scaled_as_in_the_tutorial(name: str, scaling: str) -> None:
     assert load_recipe(name).scaling == scaling
 
 
 @pytest.mark.parametrize(("name", "rows"), ROWS.items())
-def test_the_rows_are_divided_as_the_tutorial_does(name: str, rows: tuple[int, int, int]) -> None:
+def test_the_rows_are_divided_as_in_the_tutorial(name: str, rows: tuple[int, int, int]) -> None:
     labels = torch.arange(70_000).remainder(10).numpy()
     parts = split_rows(load_recipe(name).split, labels, 60_000)
     assert (len(parts.train), len(parts.validation), len(parts.test)) == rows
@@ -71,7 +73,7 @@ def test_tutorials_do_not_compete_and_those_with_curves_keep_their_epochs(name: 
     assert recipe.training.keep_epochs == (name in {"selene", "digit-classifier"})
 
 
-def test_nnfwp_leaks_after_every_layer_and_starts_from_next_to_nothing() -> None:
+def test_nnfwp_has_leaky_relu_after_every_layer_and_tiny_initial_weights() -> None:
     model = load_recipe("nnfwp").model
     network = build_network(model, 784, 10, mean=0.0, std=1.0)
     initialize(network, model, seed=0)
@@ -81,7 +83,7 @@ def test_nnfwp_leaks_after_every_layer_and_starts_from_next_to_nothing() -> None
     assert first.weight.std().item() == pytest.approx(1 / (784 * 16), rel=0.05)
 
 
-def test_keras_blog_drops_out_after_its_first_layer_alone() -> None:
+def test_keras_blog_has_dropout_only_after_its_first_layer() -> None:
     network = build_network(load_recipe("keras-blog").model, 784, 10, mean=0.0, std=1.0)
     names = [type(layer).__name__ for layer in network]
     assert names == [
@@ -89,7 +91,7 @@ def test_keras_blog_drops_out_after_its_first_layer_alone() -> None:
     ]
 
 
-def test_the_challenge_has_what_its_text_suggests() -> None:
+def test_the_challenge_recipe_follows_its_text() -> None:
     recipe = load_recipe("challenge-985")
     assert len(recipe.model.hidden) == 2
     assert all(recipe.model.dropout)

@@ -17,15 +17,15 @@ from pipeline_config.datasets import FILES, Dataset, named_dataset
 from pipeline_config.gate import Gate
 from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
-from tasks.bundle.contents import BundleManifest, Determinants, bundle_folder
-from tasks.bundle.lineage import Lineage
 from tasks.model.network import build_network, describe_layers, initialize, save_weights
-from tasks.release.record import Candidate
+from tasks.release.assemble import Lineage
+from tasks.release.bundle import BundleManifest, Determinants, bundle_folder
+from tasks.release.journal import Candidate
 from tasks.runtime.devices import Machine
 from tasks.runtime.files import canonical_json, digest_of, sha256_bytes
-from tasks.runtime.manifest import Facts, FileEntry, StageRef
+from tasks.runtime.manifest import FileEntry
 from tasks.runtime.stages import CONVERT, EVALUATE, FETCH, NORMALIZE, TRAIN, VALIDATE
-from tasks.runtime.store import build
+from tasks.runtime.store import Facts, StageRef, build
 
 HEIGHT, WIDTH, CLASSES = 4, 5, 10
 ROWS = {"train": 40, "test": 20}
@@ -271,7 +271,7 @@ def wide_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(
         accuracy_margin=0.8, loss_margin=9, ece_margin=1, recall_spread=None, num_seeds=None
     )
-    monkeypatch.setattr("tasks.release.judging.gate_for", lambda dataset: gate)
+    monkeypatch.setattr("tasks.release.publish.gate_for", lambda dataset: gate)
 
 
 MakeBundle = Callable[..., Candidate]
@@ -296,7 +296,9 @@ def make_bundle() -> MakeBundle:
             recipe=digest_of([recipe, competes]),
             data={},
         )
-        manifest = BundleManifest.of("mnist", recipe, determinants, {}, files)
+        manifest = BundleManifest.of(
+            determinants, dataset="mnist", recipe=recipe, provenance={}, files=files
+        )
         folder = bundle_folder("mnist", manifest.version)
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():

@@ -1,4 +1,4 @@
-"""Small data sets as the fetch stage leaves them, made of arrays."""
+"""Fixtures: small data sets as arrays, and as outputs of the fetch and validate stages."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline_config.datasets import FILES, Dataset
-from tasks.dataset.validate import write_profiles
-from tasks.raw.idx import write_idx
+from tasks.dataset.profile import profile
+from tasks.raw.idx import read_splits, write_idx
 from tasks.runtime.files import sha256_file
-from tasks.runtime.manifest import StageRef
 from tasks.runtime.stages import FETCH, VALIDATE
-from tasks.runtime.store import build
+from tasks.runtime.store import StageRef, build
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Arrays:
         return replace(self, **changes)
 
 
-def drawn(labels: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Images of 6×5 random pixels, about every second one black, with a stroke for the label."""
+def draw_images(labels: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Return images of 6×5 random pixels, about half of them black, with a stroke for the label."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (len(labels), 6, 5)) * (rng.random((len(labels), 6, 5)) < 0.5)
     images[np.arange(len(labels)), 1:5, labels + 1] = 200
@@ -44,23 +44,23 @@ MakeRaw = Callable[[Arrays], StageRef]
 
 @pytest.fixture
 def arrays() -> Arrays:
-    """40 train and 30 test images; three classes in turn."""
+    """Return 40 training and 30 test images of three classes in turn."""
     labels = (np.arange(70) % 3).astype(np.uint8)
-    images = drawn(labels)
+    images = draw_images(labels)
     return Arrays(images[:40], labels[:40], images[40:], labels[40:])
 
 
 @pytest.fixture
 def many(arrays: Arrays) -> Arrays:
-    """The same with 440 train images, so that one of them is a small share."""
+    """Return the same with 440 training images, so that one image is a small share."""
     labels = np.resize(arrays.train_labels, 440)
-    images = np.concatenate([arrays.train_images, drawn(labels[40:], seed=1)])
+    images = np.concatenate([arrays.train_images, draw_images(labels[40:], seed=1)])
     return arrays.changed(train_images=images, train_labels=labels)
 
 
 @pytest.fixture
 def make_raw() -> MakeRaw:
-    """Arrays → the reference that the fetch stage would have returned."""
+    """Return a function from arrays to the reference that the fetch stage returns for them."""
 
     def make(arrays: Arrays) -> StageRef:
         content = hashlib.sha256()
@@ -99,11 +99,12 @@ def make_raw() -> MakeRaw:
 
 @pytest.fixture
 def stages(arrays: Arrays, make_raw: MakeRaw) -> tuple[StageRef, StageRef]:
-    """(raw, checked) of `arrays`, as the validate stage leaves them but for its report."""
+    """Return the outputs of fetch and validate for `arrays`; the report is left out."""
     raw = make_raw(arrays)
 
     def write(folder: Path) -> dict[str, Any]:
-        write_profiles(folder, raw.path)
+        for split, (images, labels) in read_splits(raw.path, 3).items():
+            pq.write_table(profile(images, labels), folder / f"{split}.profile.parquet")
         return {"num_classes": 3, "image_shape": [6, 5], "rows": {"train": 40, "test": 30}}
 
     return raw, build(VALIDATE, {"raw": raw, "num_classes": 3}, write)

@@ -10,11 +10,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.dataset.convert import convert
-from tasks.dataset.table import read_images
+from tasks.dataset.table import read_labels, read_rows
 from tasks.runtime.errors import StorageError
 
 
-def test_the_table_is_typed_and_says_what_it_is(stages):
+def read_images(table):
+    """Return all rows, and check that rows in another order are read alike."""
+    labels = read_labels(table)
+    images, again = read_rows(table, np.arange(len(labels)))
+    assert np.array_equal(labels, again)
+    some = np.random.default_rng(0).permutation(len(labels))[:7]
+    assert all(map(np.array_equal, read_rows(table, some), (images[some], labels[some])))
+    return images, labels
+
+
+def test_the_table_has_types_and_metadata(stages):
     raw, checked = stages
     table = convert.fn(raw, checked, "made-up")
     assert table.facts == {
@@ -27,14 +37,14 @@ def test_the_table_is_typed_and_says_what_it_is(stages):
     schema = pq.read_schema(table.path / "train.parquet")
     assert schema.names[:4] == ["index", "label", "image", "mean"]
     assert [field.type for field in schema][:3] == [pa.int64(), pa.uint8(), pa.binary(30)]
-    said = {
+    metadata = {
         key.decode("ascii").removeprefix("idxflow."): json.loads(value)
         for key, value in schema.metadata.items()
     }
-    assert said == table.facts
+    assert metadata == table.facts
 
 
-def test_pixels_labels_and_profile_come_back(stages, arrays):
+def test_the_readers_return_pixels_labels_and_profile(stages, arrays):
     table = convert.fn(*stages, "made-up")
     images, labels = read_images(table)
     assert (images.dtype, labels.dtype) == (np.uint8, np.int64)
@@ -46,7 +56,7 @@ def test_pixels_labels_and_profile_come_back(stages, arrays):
     assert rows.replace_schema_metadata(None).equals(profiles)
 
 
-def test_pandas_and_duckdb_read_it(stages, arrays):
+def test_pandas_and_duckdb_read_the_table(stages, arrays):
     path = convert.fn(*stages, "made-up").path / "train.parquet"
     frame = pd.read_parquet(path)
     assert frame["image"][7] == arrays.train_images[7].tobytes()
@@ -58,7 +68,7 @@ def test_pandas_and_duckdb_read_it(stages, arrays):
     assert mean == pytest.approx(arrays.train_images[7].mean())
 
 
-def test_row_groups_batches_and_rerun_give_the_same_rows_and_bytes(stages, monkeypatch):
+def test_row_groups_and_reruns_give_the_same_rows(stages, monkeypatch):
     whole = convert.fn(*stages, "made-up")
     assert convert.fn(*stages, "made-up", refresh=True) == whole
     images, labels = read_images(whole)
@@ -68,7 +78,7 @@ def test_row_groups_batches_and_rerun_give_the_same_rows_and_bytes(stages, monke
     assert all(map(np.array_equal, read_images(pieces), (images, labels)))
 
 
-def test_groups_are_bounded_by_bytes_where_images_are_large(stages, monkeypatch):
+def test_row_groups_of_large_images_are_bounded_in_bytes(stages, monkeypatch):
     whole = read_images(convert.fn(*stages, "made-up"))
     monkeypatch.setattr("tasks.dataset.convert.GROUP_BYTES", 7 * 30 + 29)
     pieces = convert.fn(*stages, "made-up", refresh=True)
@@ -82,7 +92,7 @@ def test_groups_are_bounded_by_bytes_where_images_are_large(stages, monkeypatch)
 
 @contextmanager
 def file_size_limit(num_bytes):
-    """The kernel refuses to write past `num_bytes`, as a full disk does."""
+    """Make writes beyond `num_bytes` of a file fail, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:
@@ -91,7 +101,7 @@ def file_size_limit(num_bytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_is_one_clear_error_and_leaves_nothing(stages, root):
+def test_a_full_disk_raises_a_storage_error_and_leaves_no_output(stages, root):
     with file_size_limit(1000), pytest.raises(StorageError, match="no room to write"):
         convert.fn(*stages, "made-up")
     assert not [path for path in (root / "stages").iterdir() if "convert" in path.name]

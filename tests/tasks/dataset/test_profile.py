@@ -3,13 +3,14 @@ import tracemalloc
 from unittest import mock
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from sklearn.metrics import cohen_kappa_score
+from sklearn.neighbors import NearestCentroid
 
-from tasks.dataset.profile import SCHEMA, frame_of, profile_batches
+from tasks.dataset.profile import SAMPLE_SIDE, agreements, frame_of, kappa, profile
 
 stacks = npst.arrays(
     np.uint8,
@@ -18,17 +19,12 @@ stacks = npst.arrays(
 )
 
 
-def profile(images, labels):
-    """The profile of a whole split."""
-    return pa.Table.from_batches(profile_batches(images, labels), SCHEMA)
-
-
 def labels_of(images):
     return (np.arange(len(images)) % 3).astype(np.uint8)
 
 
 @given(stacks)
-def test_each_row_says_what_its_image_is(images):
+def test_each_row_has_the_figures_of_its_image(images):
     rows = profile(images, labels_of(images)).to_pylist()
     for index, (image, row) in enumerate(zip(images, rows, strict=True)):
         assert (row["index"], row["label"]) == (index, index % 3)
@@ -51,16 +47,15 @@ def test_each_row_says_what_its_image_is(images):
             assert box.size == 0 and row["centre_y"] is None and row["centre_x"] is None
 
 
-@given(stacks, st.integers(1, 4), st.integers(1, 100))
-def test_pieces_are_the_whole(images, batch, num_bytes):
+@given(stacks, st.integers(1, 100))
+def test_pieces_of_any_size_give_the_same_profile(images, num_bytes):
     with mock.patch("tasks.dataset.profile.PIECE_BYTES", num_bytes):
-        batches = list(profile_batches(images, labels_of(images), batch))
-    assert all(len(piece) == batch for piece in batches[:-1])
-    assert pa.Table.from_batches(batches, SCHEMA).equals(profile(images, labels_of(images)))
+        pieces = profile(images, labels_of(images))
+    assert pieces.equals(profile(images, labels_of(images)))
 
 
-def test_large_images_are_looked_at_one_by_one():
-    """Twelve of 4 MB: all at once took 384 MB."""
+def test_the_profile_of_large_images_takes_little_memory():
+    """The bound is for twelve images of 4 MB, of which one is converted at a time."""
     images = np.random.default_rng(0).integers(0, 256, (12, 2000, 2000), np.uint8)
     tracemalloc.start()
     try:
@@ -77,13 +72,58 @@ def test_a_constant_image_has_a_spread_of_exactly_zero():
     assert profile(images, labels_of(images))["std"].to_pylist() == [0.0] * 3
 
 
-def test_the_frame_knows_each_rows_copies():
+def test_the_frame_names_the_copies_of_each_row():
     blank, dot, line = np.zeros((3, 2, 2), np.uint8)
     dot[0, 0] = line[0] = 9
     train = profile(np.stack([dot, blank, dot, line]), np.array([0, 0, 1, 1], np.uint8))
     test = profile(np.stack([line, dot]), np.array([1, 0], np.uint8))
-    frame = frame_of(train, test)
+    frame = frame_of(train, test, {"train": 0.5, "test": 0.25})
     assert frame["twin"].tolist() == [2, -1, 0, 4, 3, 0]
     assert frame["twin_labels"].tolist() == [2, 1, 2, 1, 1, 2]
     assert frame["leaked"].tolist() == [0, 0, 0, 0, 1, 1]
+    assert frame["agreement"].tolist() == [0.5] * 4 + [0.25] * 2
     assert frame["class_rows"].tolist() == [2, 2, 2, 2, 1, 1]
+
+
+# The agreement of labels with the nearest class mean
+
+LABELS = (np.arange(300) % 3).astype(np.uint8)
+
+
+def squares(labels, height=9, width=7, seed=0):
+    """Return images of noise with a bright square at a place that depends on the label."""
+    images = np.random.default_rng(seed).integers(0, 90, (len(labels), height, width))
+    for image, label in zip(images, labels.tolist(), strict=True):
+        image[: height // 3, label * width // 3 : (label + 1) * width // 3] += 150
+    return images.astype(np.uint8)
+
+
+@given(npst.arrays(np.int64, (2, 20), elements=st.integers(0, 3)))
+def test_kappa_is_that_of_scikit_learn(classes):
+    given_R, named_R = classes
+    known = 1.0 if len(set(classes.ravel())) == 1 else cohen_kappa_score(given_R, named_R)
+    assert kappa(given_R, named_R) == pytest.approx(known)
+
+
+def test_the_agreement_is_that_of_a_nearest_centroid_on_unseen_rows():
+    train, test = squares(LABELS), squares(LABELS[:90], seed=1)
+    mixed = np.random.default_rng(0).permutation(LABELS[:90])
+    found = agreements((train, LABELS), (test, mixed))
+    named = NearestCentroid().fit(train.reshape(300, -1), LABELS).predict(test.reshape(90, -1))
+    assert found["train"] == 1
+    assert found["test"] == pytest.approx(cohen_kappa_score(mixed, named), abs=1e-9)
+
+
+@pytest.mark.parametrize("side", [SAMPLE_SIDE, 5 * SAMPLE_SIDE + 1])
+def test_the_agreement_of_large_images_and_of_single_rows(side):
+    labels = LABELS[:60]
+    split = (squares(labels, side, side), labels)
+    assert agreements(split, split) == {"train": 1, "test": 1}
+    one = (split[0][:1], labels[:1])
+    assert agreements(one, one) == {"train": 1, "test": 1}
+
+
+def test_the_agreement_of_shuffled_labels_is_near_zero():
+    labels = np.random.default_rng(1).permutation(LABELS)
+    found = agreements((squares(LABELS), labels), (squares(LABELS), LABELS))
+    assert abs(found["train"]) < 0.1

@@ -1,4 +1,4 @@
-"""Confidence: by hand, against scikit-learn, and against models whose calibration is known."""
+"""Metrics of confidence: by hand, against scikit-learn, and for models of known calibration."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_rows_are_sorted_by_confidence_and_ties_keep_their_order():
     ("num_rows", "sizes"),
     [(1, [1]), (7, [1] * 7), (15, [1] * 15), (32, [3, 3, *[2] * 13]), (10_000, [667] * 10)],
 )
-def test_bins_are_of_equal_mass(num_rows, sizes):
+def test_bins_have_equal_numbers_of_rows(num_rows, sizes):
     sure = Sureness(np.linspace(0.5, 1, num_rows), np.ones(num_rows, bool))
     starts = [*sure.starts_B.tolist(), num_rows]
     found = np.diff(starts)
@@ -51,8 +51,8 @@ def test_bins_are_of_equal_mass(num_rows, sizes):
     assert found.max() - found.min() <= 1
 
 
-def test_the_error_by_hand():
-    """Thirty rows make fifteen bins of two: fourteen are right as they say, one is not."""
+def test_calibration_error_by_hand():
+    """Thirty rows make fifteen bins of two. The accuracy differs from the confidence in one."""
     confidence = np.array([0.5, 0.5, *[1.0] * 28])
     right = np.ones(30, bool)
     assert calibration_error(Sureness(confidence, right)) == pytest.approx(2 * 0.5 / 30)
@@ -62,7 +62,7 @@ def test_the_error_by_hand():
     assert calibration_error(Sureness(confidence, ~right)) == pytest.approx((2 * 0.5 + 28) / 30)
 
 
-def test_brier_by_hand_and_its_ends():
+def test_brier_score_by_hand_and_its_bounds():
     sure = np.array([[1, 0, 0]], np.float32)
     assert brier_score(sure, np.array([0])) == 0
     assert brier_score(sure, np.array([2])) == 2
@@ -72,7 +72,7 @@ def test_brier_by_hand_and_its_ends():
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(5, 50))
-def test_brier_as_scikit_learn_has_it(seed, num_rows):
+def test_brier_score_equals_that_of_scikit_learn(seed, num_rows):
     shares, labels = drawn(num_rows, seed)
     exact = shares.astype(np.float64)
     exact /= exact.sum(axis=1, keepdims=True)
@@ -80,7 +80,7 @@ def test_brier_as_scikit_learn_has_it(seed, num_rows):
     assert brier_score(shares, labels) == pytest.approx(theirs, abs=1e-5)
 
 
-def test_the_noise_floor_covers_calibrated_models_and_only_those():
+def test_the_error_by_chance_covers_calibrated_models_only():
     inside = 0
     for seed in range(20):
         shares, labels = drawn(1000, seed)
@@ -94,20 +94,20 @@ def test_the_noise_floor_covers_calibrated_models_and_only_those():
     assert calibration_error(too_sure) > error_by_chance(too_sure)[1][1]
 
 
-def test_the_noise_floor_shrinks_with_the_rows_and_is_the_same_each_time():
+def test_the_error_by_chance_shrinks_with_the_rows_and_is_reproducible():
     few, many = (error_by_chance(sureness(*drawn(num_rows)))[0] for num_rows in (200, 5000))
     assert many < few / 3
     again = sureness(*drawn(200))
     assert error_by_chance(again)[0] == few
 
 
-def test_a_sure_and_right_model_has_no_noise_floor():
+def test_the_error_by_chance_is_zero_for_a_certain_and_right_model():
     sure = Sureness(np.ones(50), np.ones(50, bool))
     assert calibration_error(sure) == 0
     assert error_by_chance(sure) == (0.0, [0.0, 0.0])
 
 
-def test_coverage_takes_the_surest_rows():
+def test_coverage_takes_the_most_confident_rows():
     right = np.array([False] * 10 + [True] * 90)
     rows = coverage(Sureness(np.linspace(0.01, 1, 100), right))
     assert [row["coverage"] for row in rows] == list(COVERAGES)
@@ -119,7 +119,7 @@ def test_coverage_takes_the_surest_rows():
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60))
-def test_what_holds_for_any_model(seed, num_rows):
+def test_properties_of_any_model(seed, num_rows):
     shares, labels = drawn(num_rows, seed)
     sure = sureness(shares, labels)
     bins = reliability(sure)
@@ -135,7 +135,7 @@ def test_what_holds_for_any_model(seed, num_rows):
     assert (whole["num_rows"], whole["accuracy"]) == (num_rows, sure.right_N.mean())
 
 
-def test_every_figure_is_there_before_and_after():
+def test_every_metric_is_given_with_and_without_the_temperature():
     shares, labels = drawn(100)
     before = np.sqrt(shares) / np.sqrt(shares).sum(axis=1, keepdims=True)
     found = confidence_metrics(shares, before, labels)

@@ -1,4 +1,4 @@
-"""The evaluate stage, run alone on a small table that later stages' readers understand."""
+"""The evaluate stage, run alone on a small table."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ import torch
 
 from pipeline_config.datasets import Corrections
 from pipeline_config.recipe_files import load_recipe
-from tasks.evaluation.evaluate import evaluate, headline
+from tasks.evaluation.evaluate import evaluate, scores_markdown
 from tasks.model.network import build_network, initialize, save_weights
 from tasks.runtime.errors import RawDataError, TrainingError
-from tasks.runtime.manifest import StageRef, inspect
 from tasks.runtime.stages import CONVERT, NORMALIZE, TRAIN
-from tasks.runtime.store import build
+from tasks.runtime.store import StageRef, build, inspect
 
 MODEL = load_recipe("fast", ("model.hidden=[8]",)).model
 DIGITS = tuple("0123456789")
@@ -36,8 +35,8 @@ FIGURES = (
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """No figures, for the tests that look at something else: they take most of the time."""
-    monkeypatch.setattr("tasks.evaluation.drawing.draw_figures", lambda *_: None)
+    """Draw no figures, which would take most of the time of a test."""
+    monkeypatch.setattr("tasks.evaluation.evaluate.draw_figures", lambda *_: None)
 
 
 def network(num_classes, seed=0):
@@ -47,7 +46,7 @@ def network(num_classes, seed=0):
 
 
 def write_split(path: Path, images, labels):
-    """As the convert stage writes a split, but for the profile's columns."""
+    """Write a split like the convert stage does, without the columns of the profile."""
     columns = {
         "index": pa.array(np.arange(len(labels))),
         "label": pa.array(labels.astype(np.uint8)),
@@ -140,13 +139,13 @@ def test_metrics_and_facts(undrawn):
 
 
 def logits_of(world, rows):
-    """What the network says before its temperature, the layer that is the identity in training."""
+    """Return the network's logits before the temperature."""
     with torch.no_grad():
         hidden = world.net.eval()[:-1]
         return hidden(torch.from_numpy(world.images[rows].reshape(len(rows), -1)))
 
 
-def test_confidence_before_and_after_the_temperature(undrawn):
+def test_metrics_with_and_without_the_temperature(undrawn):
     world = World()
     world.net[-1].temperature.fill_(2.5)
     metrics = read_metrics(world.evaluate())
@@ -156,27 +155,29 @@ def test_confidence_before_and_after_the_temperature(undrawn):
     nll = torch.nn.functional.cross_entropy
     assert metrics["loss"] == pytest.approx(float(nll(logits / 2.5, labels)), abs=1e-5)
     assert metrics["loss_before"] == pytest.approx(float(nll(logits, labels)), abs=1e-5)
-    surest = logits.softmax(dim=1).max(dim=1).values.mean()
+    confidence = logits.softmax(dim=1).max(dim=1).values.mean()
     bins = metrics["reliability_before"]
-    told = sum(row["num_rows"] * row["confidence"] for row in bins) / metrics["num_rows"]
-    assert told == pytest.approx(float(surest), abs=1e-5)
+    mean = sum(row["num_rows"] * row["confidence"] for row in bins) / metrics["num_rows"]
+    assert mean == pytest.approx(float(confidence), abs=1e-5)
     assert metrics["ece"] != metrics["ece_before"]
     assert metrics["brier"] != metrics["brier_before"]
     low, high = metrics["ece_expected_95"]
     assert 0 <= low <= metrics["ece_expected"] <= high
 
 
-def test_without_validation_rows_it_is_uncalibrated_and_nothing_comes_before(undrawn):
+def test_without_validation_rows_the_confidence_is_uncalibrated(undrawn):
     ref = World(validated=False).evaluate()
     metrics = read_metrics(ref)
     assert (metrics["temperature"], metrics["calibrated"]) == (1.0, False)
     assert metrics["confidence"] == "uncalibrated"
-    assert "uncalibrated" in headline(metrics)
+    assert metrics["validation_accuracy"] is None
+    assert "uncalibrated" in scores_markdown(metrics)
+    assert "no validation rows" in scores_markdown(metrics)
     for name in ("loss", "brier", "ece", "reliability"):
         assert metrics[name] == metrics[f"{name}_before"]
 
 
-def test_corrected_labels_are_a_second_figure(undrawn):
+def test_corrected_labels_give_a_second_score(undrawn):
     world = World()
     plain = read_metrics(world.evaluate())
     assert not [name for name in plain if name.startswith("corrected")]
@@ -186,10 +187,10 @@ def test_corrected_labels_are_a_second_figure(undrawn):
     found = read_metrics(world.evaluate(corrections))
     assert {name: found[name] for name in plain} == plain
     assert (found["corrected_rows"], found["corrected_labels"]) == (38, 1)
-    assert "On 38 rows with corrected labels" in headline(found)
+    assert "On 38 rows with corrected labels" in scores_markdown(found)
 
 
-def test_the_sources_name_is_not_in_the_key(undrawn):
+def test_the_source_of_corrections_is_not_in_the_key(undrawn):
     world = World()
     ref = world.evaluate(Corrections(source="somebody", labels={0: 1}, disputed=()))
     assert world.evaluate(Corrections(source="x", labels={0: 1}, disputed=())).key == ref.key
@@ -238,7 +239,7 @@ def test_rows_of_a_pooled_split_keep_their_places(undrawn):
     assert found["label"].to_pylist() == world.labels[[3, 99, 0, 61]].tolist()
 
 
-def test_files_and_that_damage_is_mended_with_the_same_bytes_whatever_torch_did_before():
+def test_a_damaged_figure_is_rebuilt_with_the_same_bytes():
     world = World()
     first = world.evaluate()
     assert set(first.manifest.files) == {
@@ -256,12 +257,6 @@ def test_files_and_that_damage_is_mended_with_the_same_bytes_whatever_torch_did_
     assert path.read_bytes() == good
 
 
-def test_without_validation_rows(undrawn):
-    ref = World(validated=False).evaluate()
-    assert read_metrics(ref)["validation_accuracy"] is None
-    assert "no validation rows" in headline(read_metrics(ref))
-
-
 def test_two_named_classes(undrawn):
     world = World(num_classes=2)
     metrics = read_metrics(world.evaluate())
@@ -269,15 +264,15 @@ def test_two_named_classes(undrawn):
     assert metrics["classic_pairs"] == []
 
 
-def test_headline_names_what_is_confused(undrawn):
+def test_the_summary_names_the_confused_classes(undrawn):
     metrics = read_metrics(World().evaluate())
-    text = headline(metrics)
+    text = scores_markdown(metrics)
     assert f"{metrics['num_wrong']} wrong. Most confused: " in text
     perfect = {**metrics, "num_wrong": 0, "top_pairs": []}
-    assert "0 wrong. Most confused: none." in headline(perfect)
+    assert "0 wrong. Most confused: none." in scores_markdown(perfect)
 
 
-def test_weights_of_another_network_leave_nothing_behind(undrawn):
+def test_weights_of_another_network_are_an_error_and_leave_no_output(undrawn):
     world = World()
     world.net = network(3)
     with pytest.raises(RawDataError, match=r"model\.safetensors"):
@@ -286,7 +281,7 @@ def test_weights_of_another_network_leave_nothing_behind(undrawn):
     assert not list(stages.glob("evaluate-*")) + list(stages.glob(".evaluate-*"))
 
 
-def test_weights_that_are_not_numbers(undrawn):
+def test_weights_that_are_not_numbers_are_an_error(undrawn):
     world = World()
     with torch.no_grad():
         world.net[1].weight.fill_(torch.nan)

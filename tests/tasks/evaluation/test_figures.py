@@ -1,4 +1,4 @@
-"""Figures: the same bytes twice, whole PNGs of one width, and the cases that plots trip over."""
+"""Figures: reproducible bytes, complete PNGs of one width, and unusual inputs."""
 
 from __future__ import annotations
 
@@ -7,23 +7,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.evaluation import image_figures
+from tasks.evaluation import figures
 from tasks.evaluation.calibration import confidence_metrics, sureness
-from tasks.evaluation.class_figures import draw_confusion, draw_per_class
 from tasks.evaluation.confidence_figures import draw_coverage, draw_reliability
-from tasks.evaluation.curve_figures import draw_history, draw_test_curve
-from tasks.evaluation.drawing import draw_figures
-from tasks.evaluation.figure_page import DPI, WIDTH_IN
-from tasks.evaluation.image_figures import draw_misclassified, draw_samples
+from tasks.evaluation.evaluate import Examples, draw_figures
+from tasks.evaluation.figures import (
+    DPI,
+    WIDTH_IN,
+    draw_confusion,
+    draw_history,
+    draw_misclassified,
+    draw_per_class,
+    draw_samples,
+    draw_test_curve,
+)
 from tasks.evaluation.metrics import measure
-from tasks.evaluation.predictions import Rows
 
 WIDTH = int(WIDTH_IN * DPI)
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Ankle boot")
 
 
 def problem(names, num_rows=120, shape=(8, 8), sharpness=3.0):
-    """Noise images with labels and noisy probabilities, the same on every call."""
+    """Return noise images, labels and noisy probabilities, the same on every call."""
     chance = np.random.default_rng(0)
     labels = np.arange(num_rows) % len(names)
     logits = chance.normal(size=(num_rows, len(names)))
@@ -35,14 +40,14 @@ def problem(names, num_rows=120, shape=(8, 8), sharpness=3.0):
 
 
 def draw_all(folder, names, **choices):
-    """Every figure of a problem, by name."""
+    """Draw every figure of a problem; return their bytes by name."""
     images, labels, probabilities = problem(names, **choices)
     blunt = np.sqrt(probabilities)
     before = blunt / blunt.sum(axis=1, keepdims=True)
     metrics = measure(probabilities, labels, names)
     metrics |= confidence_metrics(probabilities, before, labels)
     metrics |= {"calibrated": True, "temperature": 0.5, "test_curve": curve(3)}
-    rows = Rows(np.arange(len(labels)), images, labels)
+    rows = Examples(np.arange(len(labels)), images, labels)
     draw_figures(folder, rows, rows, probabilities, metrics, epochs(3), names)
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
@@ -68,7 +73,7 @@ def epochs(num_epochs, validated=True):
 
 
 def size(path):
-    """(width, height) of a PNG that decodes to its last byte."""
+    """Return the width and height of a PNG, and decode it."""
     with Image.open(path) as image:
         assert image.format == "PNG"
         image.load()
@@ -76,13 +81,13 @@ def size(path):
 
 
 def ink(path, box=None):
-    """Whether something is drawn on the white of the page (or of a box of it)."""
+    """Return whether something is drawn on the white page, or in a box of it."""
     with Image.open(path) as image:
         pixels = np.asarray((image.crop(box) if box else image).convert("L"))
     return bool((pixels < 250).any())
 
 
-def test_the_same_bytes_twice_whatever_the_person_set_and_nothing_is_left_set(tmp_path):
+def test_the_bytes_do_not_depend_on_rcparams_which_stay_unchanged(tmp_path):
     first = draw_all(tmp_path / "first", FASHION)
     with matplotlib.rc_context({"font.size": 30, "savefig.dpi": 30, "axes.facecolor": "red"}):
         before = dict(matplotlib.rcParams)
@@ -123,7 +128,7 @@ def refuse_cut_off(folder):
         assert not any(ink(path, edge) for edge in edges), path.name
 
 
-def test_no_errors_at_all(tmp_path):
+def test_figures_without_errors(tmp_path):
     images, labels, probabilities = problem(("a", "b"), sharpness=99.0)
     draw_misclassified(tmp_path / "none.png", images, labels, probabilities, ("a", "b"))
     draw_confusion(tmp_path / "matrix.png", [[60, 0], [0, 60]], ("a", "b"))
@@ -141,16 +146,16 @@ def test_a_class_that_is_never_predicted(tmp_path):
 
 
 @pytest.mark.parametrize(("num_epochs", "validated"), [(1, True), (1, False), (60, True)], ids=str)
-def test_history(tmp_path, num_epochs, validated):
+def test_history_of_one_and_of_many_epochs(tmp_path, num_epochs, validated):
     draw_history(tmp_path / "history.png", epochs(num_epochs, validated))
     assert size(tmp_path / "history.png")[1] > (800 if validated else 400)
 
 
-def test_gallery_starts_with_the_surest_and_names_true_then_predicted(tmp_path, monkeypatch):
+def test_misclassified_images_are_sorted_by_confidence(tmp_path, monkeypatch):
     shown = {}
     monkeypatch.setattr(
-        image_figures,
-        "_tiles",
+        figures,
+        "_draw_tiles",
         lambda path, title, images, titles: shown.update(im=images, titles=titles),
     )
     probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.7, 0.3]], np.float32)
@@ -161,10 +166,10 @@ def test_gallery_starts_with_the_surest_and_names_true_then_predicted(tmp_path, 
     assert shown["im"].ravel().tolist() == [2, 3, 1]
 
 
-def test_samples_show_every_class_before_any_twice(tmp_path, monkeypatch):
+def test_samples_have_each_class_once_before_any_twice(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(
-        image_figures, "_tiles", lambda path, title, images, titles: shown.extend(titles)
+        figures, "_draw_tiles", lambda path, title, images, titles: shown.extend(titles)
     )
     labels = np.array([0] * 30 + [1] * 30 + [2] * 2)
     images = np.zeros((62, 8, 8), np.uint8)
@@ -177,7 +182,7 @@ def test_samples_show_every_class_before_any_twice(tmp_path, monkeypatch):
     [(1, 3.0, False), (12, 3.0, True), (300, 0.0, False), (120, 99.0, True)],
     ids=["one row", "a row a bin", "guessing", "always right"],
 )
-def test_confidence(tmp_path, num_rows, sharpness, calibrated):
+def test_figures_of_confidence(tmp_path, num_rows, sharpness, calibrated):
     _, labels, probabilities = problem(FASHION, num_rows=num_rows, sharpness=sharpness)
     metrics = confidence_metrics(probabilities, probabilities, labels)
     metrics |= {"calibrated": calibrated, "temperature": 1.0}
@@ -189,6 +194,6 @@ def test_confidence(tmp_path, num_rows, sharpness, calibrated):
 
 
 @pytest.mark.parametrize("num_epochs", [1, 60])
-def test_test_curve(tmp_path, num_epochs):
+def test_curve_of_one_and_of_many_epochs(tmp_path, num_epochs):
     draw_test_curve(tmp_path / "test_curve.png", curve(num_epochs))
     assert size(tmp_path / "test_curve.png")[1] > 800

@@ -1,4 +1,4 @@
-"""The audit stage, run alone: each fold is scored by its own network, planted errors are named."""
+"""The audit stage, run alone: planted errors are found, each fold is scored by its own network."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from PIL import Image
 from pipeline_config.recipe import OfficialTest, Split, StratifiedFold
 from pipeline_config.recipe_files import load_recipe
 from tasks.dataset.normalize import normalize
-from tasks.dataset.splits import read_split
-from tasks.evaluation.image_figures import draw_suspects
+from tasks.dataset.table import read_split
+from tasks.evaluation.confident_learning import GALLERY, NOISE, SUSPECTS, read_suspects
+from tasks.evaluation.figures import draw_suspects
 from tasks.evaluation.label_audit import audit, out_of_fold
-from tasks.evaluation.suspects import GALLERY, NOISE, SUSPECTS, read_suspects
 from tasks.model.network import build_network, save_weights
-from tasks.runtime.manifest import StageRef, inspect
 from tasks.runtime.stages import CONVERT, TRAIN
-from tasks.runtime.store import build
+from tasks.runtime.store import StageRef, build, inspect
 
 MODEL = load_recipe("fast", ("model.hidden=[]",)).model
 NAMES = ("a", "b", "c", "d")
@@ -33,7 +32,7 @@ SOURCE = StageRef(stage="fetch", key="0" * 16, digest="0" * 64)
 
 @pytest.fixture
 def table() -> StageRef:
-    """Images of 2×2 pixels whose brightest tells the class; two clear ones have wrong labels."""
+    """Images of 2×2 pixels whose brightest pixel is the class. Two have wrong labels."""
     truth = np.arange(NUM_TRAIN + NUM_TEST) % NUM_CLASSES
     images = np.random.default_rng(0).integers(0, 60, (len(truth), 4)).astype(np.uint8)
     images[np.arange(len(truth)), truth] = 200
@@ -56,7 +55,7 @@ def table() -> StageRef:
 
 
 def train(table: StageRef, normalized: StageRef, weight: np.ndarray) -> StageRef:
-    """As the train stage leaves it: a network of one layer with these weights (4, 4)."""
+    """Return an output of the train stage: a network of one layer with these weights (4, 4)."""
 
     def write(folder: Path) -> dict[str, object]:
         network = build_network(MODEL, 4, NUM_CLASSES, mean=0.0, std=255.0)
@@ -89,11 +88,11 @@ def normalized(table: StageRef) -> tuple[StageRef, ...]:
 
 @pytest.fixture
 def trained(table: StageRef, normalized: tuple[StageRef, ...]) -> tuple[StageRef, ...]:
-    """Three networks that know the classes, one a little surer than the other."""
+    """Three networks that predict the classes, each more confident than the one before."""
     return tuple(train(table, rows, (9 + fold) * np.eye(4)) for fold, rows in enumerate(normalized))
 
 
-def test_planted_errors_are_named(table, normalized, trained):
+def test_planted_errors_are_suspects(table, normalized, trained):
     ref = audit.fn(table, normalized, trained, MODEL, NAMES)
     manifest, damage = inspect(ref.path)
     assert damage == []
@@ -130,13 +129,13 @@ def test_every_fold_is_part_of_the_key(table, normalized, trained):
         assert audit.fn(table, normalized, tuple(others), MODEL, NAMES).key != first.key
 
 
-def test_each_row_is_scored_by_the_network_that_did_not_see_it(table, normalized):
+def test_each_row_is_scored_by_a_network_not_trained_on_it(table, normalized):
     images = np.full((NUM_TRAIN, 4), 255, np.uint8)
     weights = [9 * np.eye(4)[:, [fold]] * np.ones((1, 4)) for fold in range(FOLDS)]
     trained = [train(table, rows, weight) for rows, weight in zip(normalized, weights, strict=True)]
-    answers = out_of_fold(images, normalized, trained, MODEL, NUM_CLASSES).argmax(axis=1)
+    predictions = out_of_fold(images, normalized, trained, MODEL, NUM_CLASSES).argmax(axis=1)
     for fold, rows in enumerate(normalized):
-        assert set(answers[read_split(rows).validation]) == {fold}
+        assert set(predictions[read_split(rows).validation]) == {fold}
 
 
 @pytest.mark.parametrize("names", [("0", "1"), ("T-shirt/top", "Ankle boot")], ids=str)
@@ -154,7 +153,7 @@ def test_no_title_of_the_gallery_is_cut_off(tmp_path, names):
     assert not ink[:, -6:].any()
 
 
-def test_good_labels_give_an_empty_gallery(table, normalized, trained, monkeypatch):
+def test_good_labels_give_no_suspects_and_an_empty_gallery(table, normalized, trained, monkeypatch):
     monkeypatch.setattr(
         "tasks.evaluation.label_audit.out_of_fold",
         lambda *_: np.full((NUM_TRAIN, NUM_CLASSES), 0.25, np.float32),

@@ -1,4 +1,4 @@
-"""Metrics: by hand, against scikit-learn, and by what must hold for any predictions."""
+"""Metrics: by hand, against scikit-learn, and properties of any predictions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DIGITS = tuple("0123456789")
 
 
 def sure(predictions, num_classes, share=0.9):
-    """Probabilities that give `share` to the predicted class and divide the rest evenly."""
+    """Return probabilities: `share` for the predicted class, the rest divided evenly."""
     rest = (1 - share) / (num_classes - 1)
     probabilities = np.full((len(predictions), num_classes), rest, np.float32)
     probabilities[np.arange(len(predictions)), predictions] = share
@@ -36,7 +36,7 @@ def sure(predictions, num_classes, share=0.9):
 
 @st.composite
 def scored(draw):
-    """(probabilities, labels, class names) of a small problem."""
+    """Return the probabilities, labels and class names of a small problem."""
     num_classes = draw(st.integers(2, 6))
     classes = st.integers(0, num_classes - 1)
     rows = draw(st.lists(st.tuples(classes, classes, st.floats(0.51, 1)), min_size=1, max_size=40))
@@ -45,7 +45,7 @@ def scored(draw):
     return np.concatenate(parts), labels, tuple(f"class {i}" for i in range(num_classes))
 
 
-def test_by_hand():
+def test_metrics_by_hand():
     labels = np.array([0, 0, 0, 1, 1, 2])
     found = measure(sure([0, 0, 1, 1, 1, 0], 3), labels, ("a", "b", "c"))
     assert found["confusion_matrix"] == [[2, 1, 0], [0, 2, 0], [1, 0, 0]]
@@ -67,7 +67,7 @@ def test_by_hand():
     assert found["classic_pairs"] == []
 
 
-def test_a_class_without_test_rows_counts_in_the_macro_mean():
+def test_a_class_without_test_rows_is_part_of_the_macro_mean():
     found = measure(sure([0, 1], 3), np.array([0, 1]), ("a", "b", "c"))
     assert found["accuracy"] == 1.0
     assert found["macro_recall"] == 0.666667
@@ -75,7 +75,7 @@ def test_a_class_without_test_rows_counts_in_the_macro_mean():
     assert found["per_class"][2]["recall_interval_95"] is None
 
 
-def test_pairs_count_both_directions_and_ties_share_a_rank():
+def test_pairs_are_counted_in_both_directions_and_ties_share_a_rank():
     matrix = np.zeros((10, 10), np.int64)
     matrix[4, 9], matrix[9, 4], matrix[8, 2], matrix[3, 5] = 3, 2, 6, 5
     found = confused_pairs(matrix, DIGITS)
@@ -104,24 +104,24 @@ def test_at_most_ten_top_pairs():
         (9850, 10000, (0.98243, 0.98720)),
     ],
 )
-def test_wilson(num_right, num_rows, expected):
+def test_wilson_interval(num_right, num_rows, expected):
     assert wilson_interval(num_right, num_rows) == pytest.approx(expected, abs=5e-5)
 
 
-def test_an_underflowed_probability_costs_87_nats_and_not_infinity():
+def test_an_underflowed_probability_loses_87_nats():
     probabilities = np.array([[1, 0], [1, 0]], np.float32)
     assert mean_loss(probabilities, np.array([0, 1])) == pytest.approx(-math.log(TINY) / 2)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_probabilities_that_are_not_numbers(bad):
+def test_probabilities_that_are_not_numbers_are_an_error(bad):
     probabilities = sure([0, 1, 1], 2)
     probabilities[1, 0] = bad
     with pytest.raises(TrainingError, match=r"not numbers for 1 of 3 rows.*learning_rate"):
         measure(probabilities, np.array([0, 1, 1]), ("a", "b"))
 
 
-def test_no_rows():
+def test_no_rows_are_an_error():
     with pytest.raises(TrainingError, match="no test rows"):
         measure(np.empty((0, 2), np.float32), np.empty(0, np.int64), ("a", "b"))
 
@@ -143,20 +143,20 @@ def test_corrected_labels_are_a_second_score_on_fewer_rows():
     assert labels.tolist() == [0, 0, 1, 1, 2]
 
 
-def test_pooled_rows_are_corrected_where_they_are_of_the_test_split():
+def test_pooled_rows_of_the_official_test_split_are_corrected():
     places = np.array([7, -1, -3, 8, 0])
     found = corrected_score(np.zeros(5, int), np.array([1, 2, 3, 1, 1]), places, CORRECTIONS)
     assert (found["corrected_rows"], found["corrected_wrong"]) == (4, 3)
     assert (found["corrected_labels"], found["corrected_left_out"]) == (1, 1)
 
 
-def test_a_split_of_nothing_but_disputed_rows_has_no_second_score():
+def test_disputed_rows_alone_have_no_second_score():
     assert corrected_score(np.array([1]), np.array([1]), np.array([3]), CORRECTIONS) == {}
 
 
 @settings(max_examples=60, deadline=None)
 @given(scored())
-def test_what_holds_for_any_predictions(case):
+def test_properties_of_any_predictions(case):
     probabilities, labels, names = case
     found = measure(probabilities, labels, names)
     matrix = np.array(found["confusion_matrix"])
@@ -171,7 +171,7 @@ def test_what_holds_for_any_predictions(case):
 
 @settings(max_examples=40, deadline=None)
 @given(scored())
-def test_as_scikit_learn_has_it(case):
+def test_metrics_equal_those_of_scikit_learn(case):
     probabilities, labels, names = case
     found = measure(probabilities, labels, names)
     predictions, classes = probabilities.argmax(axis=1), list(range(len(names)))
@@ -186,7 +186,7 @@ def test_as_scikit_learn_has_it(case):
 
 @settings(max_examples=40, deadline=None)
 @given(scored(), st.integers(0, 2**32 - 1))
-def test_the_order_of_rows_changes_nothing(case, seed):
+def test_the_order_of_rows_does_not_matter(case, seed):
     probabilities, labels, names = case
     order = np.random.default_rng(seed).permutation(len(labels))
     found = measure(probabilities, labels, names)

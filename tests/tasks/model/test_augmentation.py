@@ -1,4 +1,4 @@
-"""Moved images: within their bounds, reproducible, and the identity where nothing is asked for."""
+"""Augmented images: within their bounds, reproducible, and the identity for zeros."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import math
 import pytest
 import torch
 
-from pipeline_config.recipe import Augmentation, Training
-from pipeline_config.recipe_files import load_recipe
+from pipeline_config.recipe import Augmentation
 from tasks.model.augmentation import NUM_FIELDS, Augmenter
-from tasks.model.chance import generator_of
-from tasks.runtime.errors import ConfigError
+from tasks.model.checkpoint import generator_of
 
 NOTHING = {
     "shift_px": 0.0,
@@ -23,9 +21,8 @@ NOTHING = {
 }
 
 
-def training(seed: int = 0, **numbers: float) -> Training:
-    choice = Augmentation(**(NOTHING | numbers))
-    return load_recipe("fast").training.model_copy(update={"augmentation": choice, "seed": seed})
+def augmenter(height: int = 28, width: int = 28, seed: int = 0, **numbers: float) -> Augmenter:
+    return Augmenter(Augmentation(**(NOTHING | numbers)), seed, (height, width))
 
 
 def digits(num_images: int = 50, side: int = 28) -> torch.Tensor:
@@ -45,20 +42,20 @@ def centres(images: torch.Tensor) -> torch.Tensor:
     return torch.stack([rows, columns], dim=1)
 
 
-def test_nothing_asked_for_is_the_identity() -> None:
-    moved = Augmenter(training(), (28, 28))(digits(), 0, 10)
+def test_without_choices_it_is_the_identity() -> None:
+    moved = augmenter()(digits(), 0, 10)
     assert moved.dtype == torch.float32
     torch.testing.assert_close(moved, digits().float(), atol=1e-2, rtol=0)
 
 
 def test_images_that_are_not_square_keep_their_axes() -> None:
     images = torch.randint(0, 255, (5, 12 * 20), dtype=torch.uint8)
-    moved = Augmenter(training(), (12, 20))(images, 0, 10)
+    moved = augmenter(12, 20)(images, 0, 10)
     torch.testing.assert_close(moved, images.float(), atol=1e-2, rtol=0)
 
 
 def test_a_shift_stays_within_its_pixels() -> None:
-    moved = Augmenter(training(shift_px=3), (28, 28))(digits(500), 0, 10)
+    moved = augmenter(shift_px=3)(digits(500), 0, 10)
     distance = (centres(moved) - centres(digits(1))).abs()
     assert 2.5 < distance.max() <= 3.0 + 1e-3
     assert distance.mean().item() == pytest.approx(1.5, abs=0.15)
@@ -71,7 +68,7 @@ def test_a_shift_stays_within_its_pixels() -> None:
 def test_rotation_and_shear_keep_the_ink_and_scale_does_not(
     numbers: dict[str, float], changes_mass: bool
 ) -> None:
-    moved = Augmenter(training(**numbers), (28, 28))(digits(), 0, 10)
+    moved = augmenter(**numbers)(digits(), 0, 10)
     mass = moved.sum(dim=1) / digits().float().sum(dim=1)
     assert not torch.allclose(moved, digits().float(), atol=1.0)
     assert bool(((mass - 1).abs() > 0.05).any()) == changes_mass
@@ -89,7 +86,7 @@ def affine_px(numbers: dict[str, float], height: int, width: int) -> torch.Tenso
     middle = (slice(height // 2 - 2, height // 2 + 2), slice(width // 2 - 2, width // 2 + 2))
     rows = []
     for image in places_2HW:
-        augment = Augmenter(training(**numbers), (height, width))
+        augment = augmenter(height, width, **numbers)
         (moved,) = augment(image.to(torch.uint8).view(1, -1), 0, 10)
         inner = moved.view(height, width)[middle]
         rows.append([inner.diff(dim=1).mean(), inner.diff(dim=0).mean()])
@@ -136,7 +133,7 @@ def in_units_of_the_grid(
 def test_square_images_keep_their_bits() -> None:
     numbers = {"shift_px": 2.0, "rotation_deg": 33.0, "scale": 0.2, "shear": 0.3}
     for side in (8, 28, 100):
-        augment = Augmenter(training(**numbers), (side, side))
+        augment = augmenter(side, side, **numbers)
         now, once = (torch.Generator().manual_seed(side) for _ in range(2))
         assert torch.equal(augment._affine(64, now), in_units_of_the_grid(augment, 64, once))
 
@@ -150,7 +147,7 @@ def elastic_fields(augment: Augmenter, epoch: int) -> torch.Tensor:
 def test_usual_fields_are_drawn_at_once_and_keep_their_bits(
     shape: tuple[int, int], sigma: float
 ) -> None:
-    augment = Augmenter(training(elastic_px=0.8, elastic_sigma_px=sigma), shape)
+    augment = augmenter(*shape, elastic_px=0.8, elastic_sigma_px=sigma)
     drawn = elastic_fields(augment, 2)
     (height, width), reach = shape, math.ceil(3 * sigma)
     places = torch.arange(-reach, reach + 1, dtype=torch.float32)
@@ -169,9 +166,9 @@ def test_fields_in_pieces_are_the_fields_at_once(
     num_fields: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks.model.augmentation.NUM_FIELDS", num_fields)
-    whole = elastic_fields(Augmenter(training(elastic_px=1, elastic_sigma_px=7), (11, 13)), 0)
+    whole = elastic_fields(augmenter(11, 13, elastic_px=1, elastic_sigma_px=7), 0)
     monkeypatch.setattr("tasks.model.augmentation.NOISE_BYTES", 1)
-    pieces = elastic_fields(Augmenter(training(elastic_px=1, elastic_sigma_px=7), (11, 13)), 0)
+    pieces = elastic_fields(augmenter(11, 13, elastic_px=1, elastic_sigma_px=7), 0)
     torch.testing.assert_close(pieces, whole, atol=0, rtol=0)
 
 
@@ -191,7 +188,7 @@ def test_elastic_noise_takes_bounded_memory(
         raise Enough
 
     monkeypatch.setattr("tasks.model.augmentation.torch.randn", measured)
-    augment = Augmenter(training(elastic_px=1, elastic_sigma_px=sigma), shape)
+    augment = augmenter(*shape, elastic_px=1, elastic_sigma_px=sigma)
     with pytest.raises(Enough):
         elastic_fields(augment, 0)
     image = math.prod(side + 2 * math.ceil(3 * sigma) for side in shape)
@@ -200,7 +197,7 @@ def test_elastic_noise_takes_bounded_memory(
 
 
 def test_elastic_fields_move_pixels_as_far_as_they_say() -> None:
-    augment = Augmenter(training(elastic_px=1.5), (28, 28))
+    augment = augmenter(elastic_px=1.5)
     augment(digits(), 0, 10)
     moved_px = augment.fields_FHW2 * 28 / 2
     assert moved_px.square().mean().sqrt().item() == pytest.approx(1.5, rel=0.02)
@@ -210,20 +207,15 @@ def test_elastic_fields_move_pixels_as_far_as_they_say() -> None:
 
 def test_chance_is_a_function_of_seed_and_step() -> None:
     numbers = {"shift_px": 2.0, "rotation_deg": 10.0, "elastic_px": 0.5}
-    first, again = (Augmenter(training(**numbers), (28, 28)) for _ in range(2))
+    first, again = (augmenter(**numbers) for _ in range(2))
     ahead = first(digits(), 25, 10)
     assert torch.equal(again(digits(), 25, 10), ahead)
     assert not torch.equal(again(digits(), 26, 10), ahead)
-    other = Augmenter(training(seed=1, **numbers), (28, 28))
+    other = augmenter(seed=1, **numbers)
     assert not torch.equal(other(digits(), 25, 10), ahead)
 
 
 def test_pixels_stay_pixels() -> None:
     images = torch.randint(0, 256, (64, 784), dtype=torch.uint8)
-    moved = Augmenter(training(scale=0.3, shear=0.3, elastic_px=2), (28, 28))(images, 0, 10)
+    moved = augmenter(scale=0.3, shear=0.3, elastic_px=2)(images, 0, 10)
     assert 0 <= moved.min() <= moved.max() <= 255.01
-
-
-def test_without_a_shape_there_is_one_clear_error() -> None:
-    with pytest.raises(ConfigError, match="height, width"):
-        Augmenter(training(), None)

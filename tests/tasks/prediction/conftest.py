@@ -10,9 +10,9 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from tasks.bundle.contents import ONNX, BundleManifest, Determinants, bundle_folder
-from tasks.prediction.classifier import DIGITS
+from tasks.prediction.answers import DIGIT_NAMES
 from tasks.prediction.pictures import Form, centred, find_ink
+from tasks.release.bundle import ONNX, BundleManifest, Determinants, bundle_folder
 from tasks.runtime.files import sha256_bytes
 from tasks.runtime.manifest import MANIFEST, FileEntry
 
@@ -37,7 +37,7 @@ def draw() -> Draw:
 @pytest.fixture(scope="session")
 def digits() -> np.ndarray:
     """The ten digits in MNIST's form, uint8 (10, 28, 28)."""
-    return np.stack([centred(find_ink(np.asarray(drawn(text))), MNIST) for text in DIGITS])
+    return np.stack([centred(find_ink(np.asarray(drawn(text))), MNIST) for text in DIGIT_NAMES])
 
 
 def onnx_of(templates_CHW: np.ndarray, words: dict[str, object]) -> bytes:
@@ -45,8 +45,8 @@ def onnx_of(templates_CHW: np.ndarray, words: dict[str, object]) -> bytes:
     import torch
     from torch import nn
 
-    from tasks.bundle.onnx_export import onnx_bytes
     from tasks.model.network import Normalize
+    from tasks.release.onnx_model import onnx_bytes
 
     classes, height, width = templates_CHW.shape
     # Blurred, since a picture's centre may be rounded to the next pixel.
@@ -62,7 +62,7 @@ def onnx_of(templates_CHW: np.ndarray, words: dict[str, object]) -> bytes:
 
 @pytest.fixture(scope="session")
 def digits_onnx(digits: np.ndarray) -> bytes:
-    return onnx_of(digits, {"class_names": list(DIGITS), "dataset": "mnist", "version": "v1"})
+    return onnx_of(digits, {"class_names": list(DIGIT_NAMES), "dataset": "mnist", "version": "v1"})
 
 
 @pytest.fixture
@@ -81,7 +81,9 @@ def make_bundle(digits_onnx: bytes) -> MakeBundle:
             recipe="",
             data={},
         )
-        manifest = BundleManifest.of(dataset, "fast", determinants, {}, files)
+        manifest = BundleManifest.of(
+            determinants, dataset=dataset, recipe="fast", provenance={}, files=files
+        )
         folder = bundle_folder(dataset, manifest.version)
         folder.mkdir(parents=True)
         for name, content in contents.items():

@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tasks.prediction import explained, inputs
-from tasks.prediction.answers import NUM_FIRST, Predicted, Request, predict_files
-from tasks.prediction.classifier import load_classifier
+from tasks.prediction import answers, inputs
+from tasks.prediction.answers import NUM_FIRST, Predicted, Request, load_classifier, predict_files
 from tasks.prediction.predict import answer
 from tasks.raw.idx import write_idx
 from tasks.runtime.errors import ConfigError, IdxflowError, RawDataError, ReleaseError
@@ -31,7 +30,7 @@ def ask(model: Path, *files: Path, **more: object) -> Predicted:
 
 @pytest.fixture(autouse=True)
 def one_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explained, "NUM_SHOWN", 1)
+    monkeypatch.setattr(answers, "NUM_SHOWN", 1)
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def test_photos_of_digits_are_recognised(make_bundle: MakeBundle, photos: Path) 
     assert (found.num_images, found.num_abstained, found.out) == (10, 0, None)
 
 
-def test_an_image_gets_the_same_answer_in_every_dress(
+def test_an_image_has_the_same_answer_in_every_format(
     make_bundle: MakeBundle, digits: np.ndarray, tmp_path: Path
 ) -> None:
     write_idx(tmp_path / "all-idx3-ubyte", digits)
@@ -69,7 +68,7 @@ def test_an_image_gets_the_same_answer_in_every_dress(
         assert picture["probability"] == pytest.approx(row["probability"], abs=2e-6)
 
 
-def test_the_files_hold_every_row(
+def test_the_files_have_every_answer(
     make_bundle: MakeBundle, digits: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inputs, "BATCH", 7)
@@ -91,7 +90,7 @@ def read_json(path: Path) -> list[dict[str, object]]:
     return json.loads(path.read_text())  # type: ignore[no-any-return]
 
 
-def test_below_the_threshold_it_abstains(
+def test_the_model_abstains_below_the_threshold(
     make_bundle: MakeBundle, digits: np.ndarray, tmp_path: Path
 ) -> None:
     halves = np.stack([digits[1], (digits[3] // 2 + digits[8] // 2)])
@@ -132,9 +131,7 @@ def test_after_an_error_nothing_is_written(
     assert (folder / out).read_text() == "the answers of yesterday"
 
 
-def test_it_draws_what_it_did_and_reads_nothing_of_its_own_the_next_time(
-    make_bundle: MakeBundle, photos: Path
-) -> None:
+def test_its_own_outputs_are_not_read_the_next_time(make_bundle: MakeBundle, photos: Path) -> None:
     words = {"out": str(photos / "a.parquet"), "explain": str(photos / "explained.png")}
     model = make_bundle()
     for _ in range(2):
@@ -151,10 +148,10 @@ def test_it_draws_what_it_did_and_reads_nothing_of_its_own_the_next_time(
         ({"explain": "a.jpg"}, "the ending '.jpg', expected a .png file"),
         ({"out": "photos/0.json"}, "a file that is to be read"),
         ({"out": "folder.json"}, "a folder of that name"),
-        ({"out": "photos/1.jpg/a.json"}, "1.jpg, which is no folder"),
+        ({"out": "photos/1.jpg/a.json"}, "a file in place of its folder"),
     ],
 )
-def test_an_impossible_place_is_refused_first(
+def test_an_impossible_output_path_is_refused_first(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: object, words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -196,7 +193,7 @@ def test_other_damage_in_the_bundle_does_not_matter(make_bundle: MakeBundle, pho
     assert ask(folder, photos).num_images == 10
 
 
-def test_a_single_model_file_will_do(digits_onnx: bytes, photos: Path, tmp_path: Path) -> None:
+def test_an_onnx_file_is_enough(digits_onnx: bytes, photos: Path, tmp_path: Path) -> None:
     path = tmp_path / "alone.onnx"
     path.write_bytes(digits_onnx)
     found = ask(path, photos)
@@ -221,15 +218,13 @@ def foreign_onnx() -> bytes:
     return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
 
 
-def test_without_a_picture_there_is_nothing_to_draw(
-    make_bundle: MakeBundle, tmp_path: Path
-) -> None:
+def test_explain_needs_a_picture(make_bundle: MakeBundle, tmp_path: Path) -> None:
     write_idx(tmp_path / "images", np.ones((1, 28, 28), np.uint8))
     with pytest.raises(ConfigError, match="no picture among the files"):
         ask(make_bundle(), tmp_path / "images", explain=str(tmp_path / "explained.png"))
 
 
-def test_the_task_does_the_same(make_bundle: MakeBundle, photos: Path) -> None:
+def test_the_task_returns_the_same(make_bundle: MakeBundle, photos: Path) -> None:
     request = Request(files=(str(photos),), model=str(make_bundle()))
     assert answer.fn(request) == predict_files(request)
 
@@ -245,7 +240,7 @@ for file in files:
 
 
 @pytest.mark.parametrize("kind", ["idx", pytest.param("parquet", marks=pytest.mark.exhaustive)])
-def test_memory_is_flat_in_the_number_of_images(
+def test_memory_does_not_grow_with_the_number_of_images(
     make_bundle: MakeBundle, tmp_path: Path, kind: str
 ) -> None:
     import pyarrow as pa
@@ -275,7 +270,7 @@ def test_memory_is_flat_in_the_number_of_images(
     assert many - few < 10
 
 
-def test_a_request_is_whole_and_within_bounds() -> None:
+def test_a_request_outside_its_bounds_is_refused() -> None:
     for wrong in ({"files": ()}, {"threshold": 1.1}, {"threshold": float("nan")}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Request(**{"files": ("a",), **wrong})

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tasks.prediction import inputs
-from tasks.prediction.inputs import batches, files_of
+from tasks.prediction.inputs import files_of, image_batches
 from tasks.prediction.pictures import Form
 from tasks.raw.idx import write_idx
 from tasks.runtime.errors import RawDataError
@@ -36,7 +36,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read(*files: Path) -> tuple[list[tuple[str, int]], np.ndarray]:
     """The (source, index) of every image, and the images."""
-    found = list(batches(files_of([*map(str, files)]), FORM))
+    found = list(image_batches(files_of([*map(str, files)]), FORM))
     rows = [row for batch in found for row in zip(batch.sources, batch.index_B, strict=True)]
     return rows, np.concatenate([batch.images_BHW for batch in found])
 
@@ -73,7 +73,9 @@ def test_every_kind_gives_its_images_in_order(
     assert np.array_equal(found, images)
 
 
-def test_a_folder_gives_what_it_knows_in_natural_order(images: np.ndarray, tmp_path: Path) -> None:
+def test_a_folder_gives_its_known_files_in_natural_order(
+    images: np.ndarray, tmp_path: Path
+) -> None:
     (tmp_path / "sub 10" / "deep").mkdir(parents=True)
     (tmp_path / "sub 9").mkdir()
     names = ["2.png", "10.png", "sub 9/x.PNG", "sub 10/deep/b1.png", "sub 10/deep/b02.png"]
@@ -95,7 +97,9 @@ def test_a_folder_gives_what_it_knows_in_natural_order(images: np.ndarray, tmp_p
     assert np.array_equal(found, np.concatenate([plain, images]))
 
 
-def test_a_name_that_is_no_text_is_told_with_a_mark(images: np.ndarray, tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_shown_with_a_replacement(
+    images: np.ndarray, tmp_path: Path
+) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.idx"))
     write_idx(path, images)
     rows, _ = read(path)
@@ -134,7 +138,9 @@ def unfit(folder: Path, images: np.ndarray, fault: str) -> tuple[Path, str]:  # 
             pq.write_table(pa.table({"image": ["x" * 30]}), path)
             return path, "image: string"
         case "fixed size":
-            return write_parquet(path, images[:, 1:], pa.binary(25)), "cannot be read so"
+            return write_parquet(
+                path, images[:, 1:], pa.binary(25)
+            ), r"image: fixed_size_binary\[25\]"
         case "binary size":
             return write_parquet(path, images[:, 1:], pa.binary()), "cannot be read so"
         case "null":
@@ -168,14 +174,14 @@ FAULTS += ["text", "empty", "pipe", "missing", "folder"]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_does_not_do_is_named(images: np.ndarray, tmp_path: Path, fault: str) -> None:
+def test_a_file_that_does_not_fit_is_named(images: np.ndarray, tmp_path: Path, fault: str) -> None:
     path, words = unfit(tmp_path, images, fault)
     with pytest.raises(RawDataError, match=words) as caught:
         read(write_one(tmp_path / "good", images, "idx"), path)
     assert caught.value.what == str(path)
 
 
-def test_damaged_parquet_is_our_own_error(images: np.ndarray, tmp_path: Path) -> None:
+def test_damaged_parquet_is_a_raw_data_error(images: np.ndarray, tmp_path: Path) -> None:
     good = write_parquet(tmp_path / "good", images, pa.binary(30)).read_bytes()
     path = tmp_path / "damaged"
     for place in range(4, len(good) - 4, 7):
@@ -189,7 +195,7 @@ def test_damaged_parquet_is_our_own_error(images: np.ndarray, tmp_path: Path) ->
 MEASURED = """
 import re, sys
 from pathlib import Path
-from tasks.prediction.inputs import batches, files_of
+from tasks.prediction.inputs import files_of, image_batches
 from tasks.prediction.pictures import Form
 import pyarrow.parquet
 from PIL import Image
@@ -200,7 +206,7 @@ def most():
 
 before, height, width, *files = most(), int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
 try:
-    for batch in batches(files_of(files), Form(height, width, is_digits=False)):
+    for batch in image_batches(files_of(files), Form(height, width, is_digits=False)):
         pass
 except Exception as error:
     print(type(error).__name__)
@@ -222,7 +228,7 @@ def measured(*files: Path, form: tuple[int, int]) -> tuple[str, int]:
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(400_000)])
 @pytest.mark.parametrize("form", [(28, 28), (400, 1000)])
-def test_a_value_that_is_repeated_is_there_once(
+def test_a_repeated_value_is_in_memory_once(
     tmp_path: Path, kind: pa.DataType, form: tuple[int, int]
 ) -> None:
     path = tmp_path / "repeated"
@@ -236,7 +242,7 @@ def test_a_value_that_is_repeated_is_there_once(
     assert megabytes < 150
 
 
-def test_a_value_that_unpacks_to_much_more_is_not_unpacked(tmp_path: Path) -> None:
+def test_a_parquet_bomb_is_not_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "bomb"
     pq.write_table(pa.table({"image": [bytes(300_000_000)]}), path, compression="zstd")
     assert path.stat().st_size < 20_000
@@ -245,7 +251,7 @@ def test_a_value_that_unpacks_to_much_more_is_not_unpacked(tmp_path: Path) -> No
     assert megabytes < 100
 
 
-def test_large_images_come_a_few_at_a_time(tmp_path: Path) -> None:
+def test_large_images_make_small_batches(tmp_path: Path) -> None:
     with (tmp_path / "large").open("wb") as file:
         file.write(b"\0\0\x08\x03" + np.array([40, 3000, 3000], ">u4").tobytes())
         file.truncate(16 + 40 * 3000 * 3000)

@@ -1,4 +1,4 @@
-"""A small data set in every dress it may come in, and a web server that can misbehave."""
+"""Fixtures: a small data set as arrays and as files, and a web server that can fail."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.raw.idx import write_idx
 
 @pytest.fixture
 def make_dataset(files) -> Callable[..., Dataset]:
-    """Make a data set of the four small files, with the sources and fields that are given."""
+    """Return a function that makes a data set of the four small files from sources and fields."""
 
     def make(*sources: str, **fields) -> Dataset:
         known = {
@@ -38,7 +38,7 @@ def make_dataset(files) -> Callable[..., Dataset]:
 
 @pytest.fixture(scope="session")
 def arrays() -> dict[str, np.ndarray]:
-    """The four arrays by canonical name: 20 and 10 images of 4 × 4."""
+    """Return the four arrays by canonical name: 20 and 10 images of 4×4 pixels."""
     rng = np.random.default_rng(0)
     made = {}
     for split, rows in (("train", 20), ("t10k", 10)):
@@ -49,7 +49,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def raw(arrays, tmp_path_factory) -> Path:
-    """A folder with the four raw files."""
+    """Return a folder with the four raw files."""
     folder = tmp_path_factory.mktemp("raw")
     for name, array in arrays.items():
         write_idx(folder / name, array)
@@ -58,7 +58,7 @@ def raw(arrays, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def files(raw) -> dict[str, RawFile]:
-    """What is known of the four files."""
+    """Return the sizes and digests of the four files."""
     contents = {name: (raw / name).read_bytes() for name in FILES}
     return {
         name: RawFile(num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
@@ -74,16 +74,16 @@ def target(tmp_path) -> Path:
 
 
 class Web:
-    """A server on loopback; `answer(handler, path)` says what it does."""
+    """A web server on loopback; `answer(handler, name)` sends each response."""
 
     def __init__(self, raw: Path) -> None:
-        self.raw, self.asked = raw, Counter()
+        self.raw, self.requests = raw, Counter()
         self.answer: Callable[[BaseHTTPRequestHandler, str], None] = self.serve
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(handler):
                 name = handler.path.rpartition("/")[2]
-                self.asked[name] += 1
+                self.requests[name] += 1
                 self.answer(handler, name)
 
             def log_message(handler, *args):

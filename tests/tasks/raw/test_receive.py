@@ -1,4 +1,4 @@
-"""The gate: bytes are unpacked, bounded and held to their digest, whoever gives them."""
+"""Tests of receiving a file: gunzip, size limits and digests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline_config.datasets import RawFile
-from tasks.raw.receive import MAX_BYTES, receive
+from tasks.raw.receive import MAX_BYTES, receive, save
 from tasks.runtime.errors import RawDataError
 
 CONTENT = struct.pack(">4BI", 0, 0, 8, 1, 1000) + bytes(range(250)) * 4
@@ -23,77 +23,77 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def take(target, chunks, expected=RawFile()):  # noqa: B008
-    return receive(iter(chunks), "name", expected, target, lambda num_bytes: None)
+def take(target, content, expected=RawFile()):  # noqa: B008
+    source = target.with_suffix(".source")
+    source.write_bytes(content)
+    return receive(source, "name", expected, target)
 
 
-def told(target, chunks, expected=RawFile()):  # noqa: B008
+def message_of(target, content, expected=RawFile()):  # noqa: B008
     with pytest.raises(RawDataError) as caught:
-        take(target, chunks, expected)
+        take(target, content, expected)
     return str(caught.value)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.sampled_from([CONTENT, PACKED]), st.integers(1, 2000))
-def test_raw_or_gzip_in_pieces_of_any_size(tmp_path_factory, content, size):
-    target = tmp_path_factory.getbasetemp() / "received"
-    pieces = [content[start : start + size] for start in range(0, len(content), size)]
-    received = take(target, pieces, RawFile(num_bytes=len(CONTENT), sha256=sha256(CONTENT)))
+@pytest.mark.parametrize("content", [CONTENT, PACKED])
+@pytest.mark.parametrize("size", [1 << 18, 300, 261])
+def test_raw_and_gzip_files_are_received_in_chunks_of_any_size(
+    tmp_path, monkeypatch, content, size
+):
+    monkeypatch.setattr("tasks.raw.receive.CHUNK_BYTES", size)
+    target = tmp_path / "received"
+    received = take(target, content, RawFile(num_bytes=len(CONTENT), sha256=sha256(CONTENT)))
     assert target.read_bytes() == CONTENT
     assert (received.sha256, received.num_bytes) == (sha256(CONTENT), len(CONTENT))
 
 
-def test_a_gzip_of_several_members(tmp_path):
-    take(tmp_path / "a", [gzip.compress(CONTENT[:100]) + gzip.compress(CONTENT[100:])])
+def test_a_gzip_of_several_members_is_received(tmp_path):
+    take(tmp_path / "a", gzip.compress(CONTENT[:100]) + gzip.compress(CONTENT[100:]))
     assert (tmp_path / "a").read_bytes() == CONTENT
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, len(PACKED) - 1))
 def test_a_truncated_gzip_is_refused(tmp_path_factory, length):
-    assert told(tmp_path_factory.getbasetemp() / "received", [PACKED[:length]])
+    assert message_of(tmp_path_factory.getbasetemp() / "received", PACKED[:length])
 
 
 def test_a_damaged_gzip_is_refused_by_its_checksum(tmp_path):
-    assert "CRC" in told(tmp_path / "a", [PACKED[:-8] + bytes(8)])
+    assert "CRC" in message_of(tmp_path / "a", PACKED[:-8] + bytes(8))
 
 
-def test_the_raw_digest_decides(tmp_path):
+def test_the_raw_digest_is_checked_before_the_gzip_digest(tmp_path):
     wrong = RawFile(sha256="0" * 64, gzip_sha256=sha256(PACKED))
-    assert f"the SHA-256 {sha256(CONTENT)[:16]}" in told(tmp_path / "a", [PACKED], wrong)
-    take(tmp_path / "b", [PACKED], RawFile(sha256=sha256(CONTENT), gzip_sha256="0" * 64))
+    assert f"the SHA-256 {sha256(CONTENT)[:16]}" in message_of(tmp_path / "a", PACKED, wrong)
+    take(tmp_path / "b", PACKED, RawFile(sha256=sha256(CONTENT), gzip_sha256="0" * 64))
 
 
-def test_the_gzip_digest_counts_where_it_is_the_only_one(tmp_path):
+def test_the_gzip_digest_is_checked_where_the_raw_one_is_unknown(tmp_path):
     known = RawFile(gzip_sha256=sha256(PACKED))
-    take(tmp_path / "a", [PACKED], known)
-    assert "no gzip file" in told(tmp_path / "b", [CONTENT], known)
+    take(tmp_path / "a", PACKED, known)
+    assert "the gzip file as published" in message_of(tmp_path / "b", CONTENT, known)
     other = gzip.compress(CONTENT, 1, mtime=1)
-    assert "a gzip file with the SHA-256" in told(tmp_path / "c", [other], known)
+    assert f"the SHA-256 {sha256(other)[:16]}" in message_of(tmp_path / "c", other, known)
 
 
-def test_a_bomb_stops_at_what_its_header_declares(tmp_path):
+def test_no_more_bytes_are_written_than_the_header_declares(tmp_path):
     bomb = gzip.compress(CONTENT + bytes(1 << 24))
-    assert "trailing bytes" in told(tmp_path / "a", [bomb])
+    assert "trailing bytes" in message_of(tmp_path / "a", bomb)
     assert (tmp_path / "a").stat().st_size <= len(CONTENT)
 
 
-def test_a_header_that_declares_too_much_stops_at_once(tmp_path):
+def test_a_header_that_declares_too_many_bytes_is_refused(tmp_path):
     huge = struct.pack(">4BI", 0, 0, 14, 1, 2**30)
-    endless = itertools.chain([huge], itertools.repeat(bytes(1 << 16)))
-    assert f"at most {MAX_BYTES:,} bytes" in told(tmp_path / "a", endless)
+    assert f"at most {MAX_BYTES:,} bytes" in message_of(tmp_path / "a", huge + bytes(1 << 16))
     expected = RawFile(num_bytes=len(CONTENT))
-    assert "expected 1,008 bytes" in told(
-        tmp_path / "b", itertools.chain([huge], endless), expected
-    )
-    assert (tmp_path / "b").stat().st_size == 0
+    assert "expected 1,008 bytes" in message_of(tmp_path / "b", huge + bytes(1 << 16), expected)
+    assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.parametrize("first", [PACKED, b"\x1f\x8b\x08\x10" + bytes(6)])
-def test_a_gzip_without_end_is_not_waited_for(tmp_path, first):
-    """Zeros behind a gzip are padding to gzip, and a comment in its header has no end."""
-    filler = bytes(1 << 16) if first == PACKED else b"x" * (1 << 16)
-    endless = itertools.chain([first], itertools.repeat(filler))
-    assert "more bytes than the file can have" in told(
-        tmp_path / "a", endless, RawFile(num_bytes=len(CONTENT))
-    )
+def test_an_endless_download_stops_at_the_limit(tmp_path):
+    """The comment in a gzip header and the zeros after a gzip may be endless."""
+    limit = 100_000
+    endless = itertools.chain([PACKED], itertools.repeat(bytes(1 << 16)))
+    with pytest.raises(RawDataError, match="trailing bytes"):
+        save(endless, tmp_path / "a", limit, "a")
+    assert (tmp_path / "a").stat().st_size <= limit

@@ -14,7 +14,7 @@ from pipeline_config.gate import Gate, gate_for
 from tasks.release.gate import (
     Scores,
     above_floor,
-    compare,
+    compare_scores,
     paired_interval,
     recall_margin,
     unseen,
@@ -39,7 +39,7 @@ def scores(wrong: np.ndarray, loss: float = 0.05, ece: float = 0.003) -> Scores:
 
 
 def failed(candidate: Scores, champion: Scores) -> list[str]:
-    checks = compare(candidate, champion, LABELS, GATE, NAMES)
+    checks = list(compare_scores(candidate, champion, LABELS, GATE, NAMES))
     assert len(checks) == 3 + CLASSES
     assert all(check.passed == (check.value >= check.limit) for check in checks)
     return [check.name for check in checks if not check.passed]
@@ -55,7 +55,7 @@ def failed(candidate: Scores, champion: Scores) -> list[str]:
         (0, 0, 100, (-0.0370, 0.0370)),
     ],
 )
-def test_the_interval_of_published_examples(gained, lost, num_rows, interval):
+def test_the_interval_matches_published_examples(gained, lost, num_rows, interval):
     assert paired_interval(gained, lost, num_rows) == pytest.approx(interval, abs=5e-4)
 
 
@@ -68,7 +68,7 @@ def test_the_interval_holds_the_difference_and_is_symmetric(gained, lost, more):
     assert (-back[1], -back[0]) == pytest.approx((low, high), abs=1e-7)
 
 
-def test_the_interval_covers_as_often_as_it_says():
+def test_the_interval_has_its_nominal_coverage():
     chance = np.random.default_rng(0)
     share_gained, share_lost, num_rows = 0.006, 0.009, 2000
     rest = 1 - share_gained - share_lost
@@ -88,7 +88,7 @@ def test_an_equal_model_passes_and_a_worse_one_does_not():
     assert failed(scores(np.arange(0, 600, 3), ece=0.0075), champion) == []
 
 
-def test_one_class_may_not_pay_for_the_others():
+def test_a_loss_in_one_class_is_refused():
     sevens = np.flatnonzero(LABELS == 7)
     others = np.flatnonzero(LABELS != 7)
     champion = scores(others[:100])
@@ -97,7 +97,7 @@ def test_one_class_may_not_pay_for_the_others():
     assert failed(candidate, champion) == ["recall of 7"]
 
 
-def test_ten_looks_refuse_an_equal_model_as_often_as_one_would():
+def test_ten_criteria_refuse_an_equal_model_as_often_as_one():
     chance = np.random.default_rng(1)
     margin = recall_margin(GATE, 0, 990, 1000, CLASSES)
     falls = chance.normal(0, 0.003 * sqrt(2), size=(20_000, CLASSES))
@@ -107,7 +107,7 @@ def test_ten_looks_refuse_an_equal_model_as_often_as_one_would():
     assert alone > 0.15, "without the correction ten looks refuse far more often"
 
 
-def test_a_class_that_nobody_measured_has_the_wider_margin():
+def test_a_class_without_measurements_has_the_wider_margin():
     unknown = GATE.model_copy(update={"recall_spread": None, "num_seeds": None})
     assert recall_margin(unknown, 0, 990, 1000, CLASSES) == pytest.approx(
         2.576 * sqrt(2 * 991 / 1002 * 11 / 1002 / 1000), rel=1e-3
@@ -122,7 +122,7 @@ def test_a_class_that_nobody_measured_has_the_wider_margin():
 def test_a_class_without_test_rows_is_not_judged():
     labels = np.where(LABELS == 9, 8, LABELS)
     model = scores(np.arange(50))
-    names = [check.name for check in compare(model, model, labels, GATE, NAMES)]
+    names = [check.name for check in compare_scores(model, model, labels, GATE, NAMES)]
     assert "recall of 9" not in names
     assert len(names) == 3 + 9
 

@@ -8,15 +8,12 @@ from pathlib import Path
 from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
 from pipeline_config.settings import settings
-from tasks.bundle.contents import version_of
-from tasks.release import decision_page
-from tasks.release.by_hand import rollback
-from tasks.release.decision_page import page_path
-from tasks.release.journal import Entry, journal_path, read_journal
-from tasks.release.ledger import looks_in_words, read_ledger
-from tasks.release.publish import headline, publish, publish_model
-from tasks.release.registry import is_current
-from tasks.runtime.outcomes import recording
+from tasks.release import pages
+from tasks.release.journal import journal_path, looks_in_words, read_journal, read_looks
+from tasks.release.pages import page_path
+from tasks.release.publish import decision_in_markdown, publish
+from tasks.release.registry import is_current, rollback
+from tasks.runtime.stages import recording
 
 
 def recipe_with(**changes: object) -> Recipe:
@@ -35,74 +32,69 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_the_task_publishes_and_says_so(make_lineage):
+def test_the_task_publishes_and_shows_it(make_lineage):
     lineage = make_lineage(accuracy=0.95)
-    with recording() as ledger:
-        published = publish.fn(**vars(lineage))
+    with recording() as outcomes:
+        published = publish.fn(lineage)
     assert (published.champion, published.event) == (published.version, "promoted")
-    assert published.version == version_of(
-        lineage.recipe,
-        lineage.table.facts,
-        lineage.trained.manifest,
-        lineage.evaluated.manifest,
-    )
+    assert published.version == lineage.determinants.version
     assert published.path == settings().models / "mnist" / published.version
-    (outcome,) = ledger.outcomes.values()
+    (outcome,) = outcomes.values()
     assert (outcome.key, outcome.path) == (published.version, str(published.path))
     assert outcome.reason.startswith("built; promoted: accuracy 0.")
-    text = headline(published)
-    assert "95.00 %" in text
+    text = decision_in_markdown(published)
+    assert "95.00%" in text
     assert f"{published.version}.html" in text
 
 
 def test_a_second_run_changes_nothing(make_lineage):
-    first = publish_model(make_lineage())
-    before = tree(settings().models), journal_path("mnist").read_bytes(), len(read_ledger("mnist"))
-    again = publish_model(make_lineage())
+    first = publish.fn(make_lineage())
+    before = tree(settings().models), journal_path("mnist").read_bytes(), len(read_looks("mnist"))
+    again = publish.fn(make_lineage())
     assert again.reason == "it is the champion already"
     assert not again.is_new
     assert before == (
         tree(settings().models),
         journal_path("mnist").read_bytes(),
-        len(read_ledger("mnist")),
+        len(read_looks("mnist")),
     )
     assert is_current("mnist", first.version) == []
 
 
-def test_a_refused_model_is_published_and_kept_off(make_lineage):
-    first = publish_model(make_lineage())
+def test_a_refused_model_is_published_but_not_champion(make_lineage):
+    first = publish.fn(make_lineage())
     demanding = recipe_with(floors={"mnist": 0.999})
-    second = publish_model(make_lineage(recipe=demanding, accuracy=0.8))
+    second = publish.fn(make_lineage(recipe=demanding, accuracy=0.8))
     assert (second.event, second.refused, second.champion) == ("refused", True, first.version)
     assert "0.9990 is the recipe's floor" in second.reason
-    assert f"champion: `{first.version}`" in headline(second)
+    assert f"champion: `{first.version}`" in decision_in_markdown(second)
     assert is_current("mnist", second.version) == []
-    again = publish_model(make_lineage(recipe=demanding, accuracy=0.8))
+    again = publish.fn(make_lineage(recipe=demanding, accuracy=0.8))
     assert (again.event, again.refused) == ("kept", False)
     assert "decided before, in line 2 of the journal: refused" in again.reason
-    looks = len(read_ledger("mnist"))
-    forced = publish_model(make_lineage(recipe=demanding, accuracy=0.8), "for a demonstration")
-    assert len(read_ledger("mnist")) == looks + 1, "it was judged again"
+    looks = len(read_looks("mnist"))
+    forced = publish.fn(make_lineage(recipe=demanding, accuracy=0.8), "for a demonstration")
+    assert len(read_looks("mnist")) == looks + 1, "it was judged again"
     assert (forced.event, forced.champion) == ("forced", second.version)
 
 
-def test_a_model_that_saw_the_pinned_rows_is_refused_and_says_so(make_lineage):
-    published = publish_model(make_lineage(pooled=True))
+def test_a_model_trained_on_the_pinned_rows_is_refused(make_lineage):
+    published = publish.fn(make_lineage(pooled=True))
     assert published.event == "refused"
     assert "trained on rows of the pinned test set" in published.reason
-    assert [look.by for look in read_ledger("mnist")] == ["evaluate"]
+    assert [look.by for look in read_looks("mnist")] == ["evaluate"]
 
 
-def test_a_champion_that_saw_the_pinned_rows_is_nobody_to_compare_with(make_lineage):
+def test_a_champion_trained_on_the_pinned_rows_is_not_compared(make_lineage):
     pooled = recipe_with(
         split={
             "test": {"kind": "pooled", "share": 0.3, "seed": 0},
             "validation": {"kind": "last", "rows": 10},
         }
     )
-    forced = publish_model(make_lineage(pooled=True, recipe=pooled), "to see it")
+    forced = publish.fn(make_lineage(pooled=True, recipe=pooled), "to see it")
     assert forced.event == "forced"
-    published = publish_model(make_lineage())
+    published = publish.fn(make_lineage())
     assert published.event == "promoted"
     gate = read_journal("mnist")[-1].gate
     assert gate.champion is None
@@ -110,67 +102,67 @@ def test_a_champion_that_saw_the_pinned_rows_is_nobody_to_compare_with(make_line
 
 
 def test_both_models_are_scored_on_the_pinned_rows_and_every_look_is_counted(make_lineage):
-    first = publish_model(make_lineage())
+    first = publish.fn(make_lineage())
     other = recipe_with(description="another", scaling="unit")
-    second = publish_model(make_lineage(recipe=other, accuracy=0.8))
+    second = publish.fn(make_lineage(recipe=other, accuracy=0.8))
     gate = read_journal("mnist")[-1].gate
     assert (gate.champion, gate.num_rows, gate.looks) == (first.version, 20, 4)
     assert {check.name for check in gate.checks} >= {"accuracy", "loss", "calibration", "floor"}
-    looks = [(look.by, look.version, look.networks) for look in read_ledger("mnist")]
+    looks = [(look.by, look.version, look.networks) for look in read_looks("mnist")]
     assert looks == [
         ("evaluate", first.version, 2),
         ("gate", first.version, 1),
         ("evaluate", second.version, 2),
         ("gate", second.version, 2),
     ]
-    assert looks_in_words("mnist").startswith(
-        "The test rows were looked at 4 times, for 2 versions"
+    assert looks_in_words("mnist") == (
+        "Looks at the test rows: 4; versions: 2; recipes: 1; networks scored: 7."
     )
 
 
-def test_the_page_tells_what_was_decided(make_lineage):
-    first = publish_model(make_lineage())
+def test_the_page_shows_the_decision(make_lineage):
+    first = publish.fn(make_lineage())
     page = page_path("mnist", first.version)
     assert "This version is the champion" in page.read_text()
     bundle = (first.path / "report.html").read_text()
     assert "This version" not in bundle, "a decision is no part of what was built"
     other = recipe_with(description="another", scaling="unit")
-    second = publish_model(make_lineage(recipe=other, accuracy=0.8))
+    second = publish.fn(make_lineage(recipe=other, accuracy=0.8))
     assert second.champion == second.version
-    assert f'version <span class="mono">{second.version}</span> took its place' in page.read_text()
+    assert f'version <span class="mono">{second.version}</span> became champion' in page.read_text()
     rollback("mnist", "<b>sevens</b>")
     assert "This version is the champion" in page.read_text()
     assert "&lt;b&gt;sevens&lt;/b&gt;" in page.read_text()
     page.write_text("scribbled over")
     assert is_current("mnist", first.version) == [
-        f"{first.version}.html does not say what the journal says"
+        f"{first.version}.html does not show what is in the journal"
     ]
-    publish_model(make_lineage())
+    publish.fn(make_lineage())
     assert "This version is the champion" in page.read_text()
 
 
-def test_a_rerun_looks_at_its_own_version_alone(make_lineage, monkeypatch):
+def test_a_rerun_reads_only_its_own_version(make_lineage, monkeypatch):
     """With four hundred published versions it took 1.7 s to find that there is nothing to do."""
-    made = publish_model(make_lineage())
+    made = publish.fn(make_lineage())
     other = recipe_with(description="another", scaling="unit")
-    second = publish_model(make_lineage(recipe=other, accuracy=0.8))
-    rendered, real = [], decision_page.page_content
+    second = publish.fn(make_lineage(recipe=other, accuracy=0.8))
+    seen, real = [], pages.page_path
 
-    def content(dataset: str, version: str, entries: list[Entry]) -> bytes:
-        rendered.append(version)
-        return real(dataset, version, entries)
+    def path(dataset: str, version: str) -> Path:
+        seen.append(version)
+        return real(dataset, version)
 
-    monkeypatch.setattr(decision_page, "page_content", content)
+    monkeypatch.setattr(pages, "page_path", path)
     assert is_current("mnist", made.version) == []
-    assert rendered == [made.version]
+    assert seen == [made.version]
     page_path("mnist", second.version).unlink()
     assert is_current("mnist", made.version) == []
 
 
-def test_two_publishers_at_once_make_one_release(make_lineage):
+def test_concurrent_publishers_make_one_release(make_lineage):
     lineage = make_lineage()
     with ThreadPoolExecutor(4) as pool:
-        runs = [pool.submit(publish_model, lineage) for _ in range(4)]
+        runs = [pool.submit(publish.fn, lineage) for _ in range(4)]
     assert {run.result().version for run in runs} == {runs[0].result().version}
     assert len(read_journal("mnist")) == 1
     assert {path.name for path in settings().models.glob("mnist/*")} == {

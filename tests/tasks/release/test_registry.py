@@ -13,25 +13,24 @@ import pytest
 
 from flows.plan import Choice
 from pipeline_config.settings import CHECKOUT
-from tasks.bundle.contents import bundle_folder
-from tasks.release import journal, pointer, record
-from tasks.release.by_hand import promote, rollback
-from tasks.release.gate import Check, Judgement
+from tasks.release import journal
+from tasks.release.bundle import bundle_folder
+from tasks.release.gate import Criterion, Judgement
 from tasks.release.journal import (
-    NO_LINE,
-    append_line,
+    Candidate,
     champion_of,
     journal_faults,
     journal_path,
+    pointer_path,
     read_journal,
 )
-from tasks.release.pointer import pointer_path
-from tasks.release.record import Candidate
-from tasks.release.registry import Decision, candidate_of, is_current
+from tasks.release.registry import Decision, candidate_of, is_current, promote, rollback
 from tasks.release.registry import settle as settle_with
+from tasks.release.verify import scrub
+from tasks.runtime import files
+from tasks.runtime.chain import NO_LINE
 from tasks.runtime.errors import ReleaseError, StorageError
 from tasks.runtime.files import digest_of
-from tasks.upkeep.scrub import scrub
 
 
 def champion() -> str | None:
@@ -45,7 +44,7 @@ def settle(dataset: str, candidate: Candidate, why: str | None = None) -> Decisi
 
     def judge(champion: journal.Champion | None) -> Judgement:
         other = champion.accuracy if champion else 0.0
-        check = Check(
+        check = Criterion(
             name="accuracy",
             passed=candidate.accuracy >= other,
             value=candidate.accuracy,
@@ -66,7 +65,7 @@ def events() -> list[tuple[str, str]]:
     return [(entry.event, entry.version) for entry in read_journal("mnist")]
 
 
-def test_the_first_that_competes_is_champion(make_bundle):
+def test_the_first_competing_version_becomes_champion(make_bundle):
     tutorial, first = make_bundle(0.99, competes=False, recipe="tutorial"), make_bundle(0.9)
     assert settle("mnist", tutorial).reason == "recipe tutorial does not compete"
     assert champion() is None
@@ -85,7 +84,7 @@ def test_the_first_that_competes_is_champion(make_bundle):
 @pytest.mark.parametrize(
     ("accuracy", "event"), [(0.9812, "refused"), (0.9866, "promoted"), (0.9900, "promoted")]
 )
-def test_the_champion_moves_when_the_gate_says_yes(make_bundle, accuracy, event):
+def test_a_version_that_passes_the_gate_becomes_champion(make_bundle, accuracy, event):
     first, second = make_bundle(0.9866), make_bundle(accuracy, recipe="other")
     settle("mnist", first)
     decision = settle("mnist", second)
@@ -101,7 +100,7 @@ def test_the_champion_moves_when_the_gate_says_yes(make_bundle, accuracy, event)
     assert current(second) == []
 
 
-def test_reruns_add_nothing_and_never_trade_places(make_bundle):
+def test_reruns_add_nothing_and_keep_the_champion(make_bundle):
     candidates = [
         make_bundle(0.9),
         make_bundle(0.95, recipe="better"),
@@ -129,7 +128,7 @@ def test_a_refusal_can_be_overruled_with_a_reason(make_bundle):
     entry = read_journal("mnist")[-1]
     assert entry.why == "a demonstration"
     assert not entry.gate.passed
-    assert entry.reason.startswith("by force: a demonstration; the gate said no: accuracy 0.9000")
+    assert entry.reason.startswith("by force: a demonstration; it did not pass the gate: accuracy")
     assert not settle("mnist", second, why="a demonstration").is_new
     tutorial = make_bundle(0.5, competes=False, recipe="tutorial")
     assert settle("mnist", tutorial, why="for class").event == "forced"
@@ -158,7 +157,7 @@ def test_rollback_goes_back_one_champion_at_a_time(make_bundle):
     assert journal_faults("mnist") == []
 
 
-def test_rollback_never_names_a_bundle_that_is_not_whole(make_bundle):
+def test_rollback_refuses_a_damaged_bundle(make_bundle):
     first, second = make_bundle(0.9), make_bundle(0.95)
     settle("mnist", first)
     settle("mnist", second)
@@ -170,7 +169,7 @@ def test_rollback_never_names_a_bundle_that_is_not_whole(make_bundle):
     assert champion() == second.version
 
 
-def test_promoting_by_hand_twice_is_promoting_once(make_bundle):
+def test_promoting_twice_adds_one_entry(make_bundle):
     first, second = make_bundle(0.95), make_bundle(0.9)
     settle("mnist", first)
     settle("mnist", second)
@@ -181,7 +180,7 @@ def test_promoting_by_hand_twice_is_promoting_once(make_bundle):
 
 
 @pytest.mark.parametrize("damage", ["missing", "garbage", "lagging", "old words"])
-def test_the_pointer_is_mended_from_the_journal(make_bundle, damage):
+def test_the_pointer_is_repaired_from_the_journal(make_bundle, damage):
     first, second = make_bundle(0.9), make_bundle(0.95)
     settle("mnist", first)
     lagging = pointer_path("mnist").read_bytes()
@@ -198,7 +197,7 @@ def test_the_pointer_is_mended_from_the_journal(make_bundle, damage):
 
 
 @pytest.mark.parametrize("name", [None, "manifest.json", "model.onnx", "recipe.yaml"])
-def test_nobody_is_judged_against_a_champion_that_is_not_whole(make_bundle, name):
+def test_a_damaged_champion_stops_the_judgement(make_bundle, name):
     first, second = make_bundle(0.95), make_bundle(0.9)
     settle("mnist", first)
     folder = bundle_folder("mnist", first.version)
@@ -219,7 +218,7 @@ def test_a_damaged_figure_of_the_champion_does_not_open_the_gate(make_bundle):
     assert settle("mnist", second).event == "refused"
 
 
-def test_an_empty_reason_is_none(make_bundle):
+def test_an_empty_reason_is_refused(make_bundle):
     first, second = make_bundle(0.95), make_bundle(0.9)
     settle("mnist", first)
     with pytest.raises(ReleaseError, match="an empty reason"):
@@ -228,7 +227,7 @@ def test_an_empty_reason_is_none(make_bundle):
         Choice(force_promote=" ")
 
 
-def test_a_champion_that_came_back_stays(make_bundle):
+def test_a_restored_champion_is_kept(make_bundle):
     first = make_bundle(0.95)
     settle("mnist", first)
     shutil.rmtree(bundle_folder("mnist", first.version))
@@ -239,7 +238,7 @@ def test_a_champion_that_came_back_stays(make_bundle):
 
 
 @pytest.mark.parametrize("left", [0, 1, 2])
-def test_what_a_journal_lost_is_told_and_the_champion_stays(make_bundle, left):
+def test_a_journal_without_its_end_keeps_the_champion(make_bundle, left):
     made = [make_bundle(accuracy) for accuracy in (0.9, 0.92, 0.94)]
     for candidate in made:
         settle("mnist", candidate)
@@ -275,7 +274,7 @@ def test_a_journal_torn_at_every_byte(make_bundle):
             assert journal_path("mnist").read_bytes().count(b"\n") == 2
 
 
-def test_a_damaged_line_does_not_count(make_bundle, caplog):
+def test_a_damaged_line_is_skipped(make_bundle, caplog):
     first, second = make_bundle(0.9), make_bundle(0.95)
     settle("mnist", first)
     settle("mnist", second)
@@ -291,7 +290,7 @@ def test_a_damaged_line_does_not_count(make_bundle, caplog):
 
 
 @pytest.mark.parametrize("changed", ["a word", "a line taken out", "two lines swapped"])
-def test_the_chain_tells_of_a_changed_journal(make_bundle, changed):
+def test_a_changed_journal_is_detected(make_bundle, changed):
     for accuracy in (0.9, 0.92, 0.94):
         settle("mnist", make_bundle(accuracy))
     assert journal_faults("mnist") == []
@@ -306,7 +305,7 @@ def test_the_chain_tells_of_a_changed_journal(make_bundle, changed):
     assert any(told in fault for fault in journal_faults("mnist"))
 
 
-def test_any_flipped_bit_of_the_last_line_is_noticed_and_the_champion_stays(make_bundle):
+def test_a_flipped_bit_in_the_last_line_is_detected(make_bundle):
     first, second = make_bundle(0.9), make_bundle(0.95)
     settle("mnist", first)
     settle("mnist", second)
@@ -322,7 +321,7 @@ def test_any_flipped_bit_of_the_last_line_is_noticed_and_the_champion_stays(make
     assert [event for event, _ in events()] == ["promoted", "adopted"]
 
 
-def test_a_flipped_bit_of_the_pointer_moves_nothing(make_bundle):
+def test_a_flipped_bit_in_the_pointer_is_repaired(make_bundle):
     first, second = make_bundle(0.9), make_bundle(0.95)
     settle("mnist", first)
     settle("mnist", second)
@@ -340,8 +339,8 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
-@pytest.mark.parametrize("kill", ["append_line", "repair_pointer", "write_atomically", "fsync"])
-def test_a_crash_between_journal_and_pointer_is_made_good(make_bundle, monkeypatch, kill):
+@pytest.mark.parametrize("kill", ["append_line", "write_pointer", "write_atomically", "fsync"])
+def test_a_crash_between_journal_and_pointer_is_completed(make_bundle, monkeypatch, kill):
     first, second = make_bundle(0.9), make_bundle(0.95)
     settle("mnist", first)
 
@@ -349,8 +348,7 @@ def test_a_crash_between_journal_and_pointer_is_made_good(make_bundle, monkeypat
         raise Killed
 
     with monkeypatch.context() as patch:
-        owner = {"append_line": record, "repair_pointer": record, "write_atomically": pointer}
-        patch.setattr(owner.get(kill, journal.os), kill, killed)
+        patch.setattr(files.os if kill == "fsync" else journal, kill, killed)
         with pytest.raises(Killed):
             settle("mnist", second)
     assert champion() == first.version
@@ -361,7 +359,7 @@ def test_a_crash_between_journal_and_pointer_is_made_good(make_bundle, monkeypat
     assert current(second) == []
 
 
-def test_a_full_disk_leaves_the_journal_whole(make_bundle, monkeypatch):
+def test_a_full_disk_leaves_the_journal_intact(make_bundle, monkeypatch):
     first, second = make_bundle(0.9), make_bundle(0.95)
     settle("mnist", first)
     before = journal_path("mnist").read_bytes()
@@ -370,23 +368,24 @@ def test_a_full_disk_leaves_the_journal_whole(make_bundle, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal.os, "fsync", full)
+        patch.setattr(files.os, "fsync", full)
         with pytest.raises(StorageError, match="full"):
             settle("mnist", second)
     assert journal_path("mnist").read_bytes() == before
-    append_line(journal_path("mnist"), b"x\n")
-    assert journal_path("mnist").read_bytes() == before + b"x\n"
+    settle("mnist", second)
+    assert journal_path("mnist").read_bytes().startswith(before)
+    assert journal_faults("mnist") == []
 
 
 SETTLE = """
 import sys
-from tasks.release.gate import Check, Judgement
-from tasks.release.record import Candidate
+from tasks.release.gate import Criterion, Judgement
+from tasks.release.journal import Candidate
 from tasks.release.registry import settle
 
 def judge(candidate, champion):
     passed = champion is None or candidate.accuracy >= champion.accuracy
-    check = Check(name="accuracy", passed=passed, value=0.0, limit=0.0, words="compared")
+    check = Criterion(name="accuracy", passed=passed, value=0.0, limit=0.0, words="compared")
     return Judgement(test_rows="", num_rows=9, looks=1, champion=None, checks=(check,))
 
 for text in sys.argv[1:]:
@@ -396,7 +395,7 @@ assert not {"torch", "prefect"} & {*sys.modules}
 """
 
 
-def test_publishers_at_once_write_one_journal(make_bundle, root):
+def test_concurrent_publishers_write_one_journal(make_bundle, root):
     candidates = [make_bundle(0.9 + number / 100) for number in range(6)]
     texts = [candidate.model_dump_json() for candidate in candidates]
     orders = [texts, texts[::-1], texts[3:] + texts[:3]]
@@ -435,7 +434,7 @@ def test_lines_of_another_version_of_the_project_are_valid(make_bundle):
     assert journal_faults("mnist") == ["line 1 is damaged"]
 
 
-@pytest.mark.parametrize("kill", ["append_line", "write_atomically", "repair_pointer"])
+@pytest.mark.parametrize("kill", ["append_line", "write_atomically", "write_pointer"])
 @pytest.mark.parametrize("version", [False, True])
 def test_a_rollback_that_was_killed_goes_back_once(make_bundle, monkeypatch, kill, version):
     made = [make_bundle(accuracy) for accuracy in (0.9, 0.92, 0.94)]
@@ -446,17 +445,17 @@ def test_a_rollback_that_was_killed_goes_back_once(make_bundle, monkeypatch, kil
     def killed(*_):
         raise Killed
 
-    monkeypatch.setattr(record, "stale_pages", lambda *_: iter([(Path("page"), b"")]))
+    monkeypatch.setattr(journal, "stale_pages", lambda *_: iter([(Path("page"), b"", True)]))
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(record, kill, killed)
+        patch.setattr(journal, kill, killed)
         rollback("mnist", "sevens", named)
-    monkeypatch.setattr(record, "stale_pages", lambda *_: iter([]))
+    monkeypatch.setattr(journal, "stale_pages", lambda *_: iter([]))
     rollback("mnist", "sevens", named)
     assert champion() == made[1].version
     assert [event for event, _ in events()][3:] == ["rolled back"]
 
 
-def test_a_rollback_from_a_version_can_be_said_again(make_bundle):
+def test_a_rollback_from_a_version_can_be_repeated(make_bundle):
     first, second = make_bundle(0.9), make_bundle(0.95)
     settle("mnist", first)
     settle("mnist", second)
@@ -468,9 +467,7 @@ def test_a_rollback_from_a_version_can_be_said_again(make_bundle):
 
 
 @pytest.mark.parametrize("finish", ["scrub", "settle"])
-def test_what_a_killed_promotion_left_is_finished_by_the_next_command(
-    make_bundle, monkeypatch, finish
-):
+def test_the_next_command_completes_a_killed_promotion(make_bundle, monkeypatch, finish):
     first, second = make_bundle(0.95), make_bundle(0.9)
     settle("mnist", first)
     settle("mnist", second)
@@ -479,11 +476,11 @@ def test_what_a_killed_promotion_left_is_finished_by_the_next_command(
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(record, "repair_pointer", killed)
+        patch.setattr(journal, "write_pointer", killed)
         promote("mnist", second, "why not")
     assert champion() == first.version
     if finish == "scrub":
-        told = [damage for damage in scrub().damage if "champion" in damage.what]
+        told = [check for check in scrub().damage if check.what == "champion"]
         assert told == []
     else:
         settle("mnist", first)

@@ -1,4 +1,4 @@
-"""What of the machine a result depends on: asked of files and drivers, never timed."""
+"""The machine as far as a result depends on it, as files and drivers describe it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tasks.runtime.errors import DeviceError
         ("asimd", "float32"),
     ],
 )
-def test_bfloat16_only_where_its_products_are_native(
+def test_bfloat16_only_where_its_matrix_products_are_native(
     feature: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "_cpu", lambda: f"x86_64 {feature}")
@@ -31,7 +31,7 @@ def test_bfloat16_only_where_its_products_are_native(
 
 
 @pytest.mark.parametrize(
-    ("told", "precision"),
+    ("capability", "precision"),
     [
         ("8.6", "bfloat16"),
         ("12.0", "bfloat16"),
@@ -40,21 +40,21 @@ def test_bfloat16_only_where_its_products_are_native(
         ("", "float32"),
     ],
 )
-def test_a_gpu_is_asked_for_its_capability(
-    told: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_gpus_precision_follows_from_its_compute_capability(
+    capability: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = tmp_path / "nvidia-smi"
-    driver.write_text(f"#!/bin/sh\necho 'Some GPU, {told}'\n")
+    driver.write_text(f"#!/bin/sh\necho 'Some GPU, {capability}'\n")
     driver.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(devices, "_has_cuda", lambda: True)
     monkeypatch.setattr(devices, "_has_mps", lambda: False)
     machine = probe("auto")
     assert (machine.device, machine.precision) == ("cuda", precision)
-    assert ("Some GPU" in machine.cpu) == ("." in told)
+    assert ("Some GPU" in machine.cpu) == ("." in capability)
 
 
-def test_without_its_driver_a_gpu_counts_as_an_old_one(
+def test_without_nvidia_smi_a_gpu_computes_in_float32(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -62,13 +62,13 @@ def test_without_its_driver_a_gpu_counts_as_an_old_one(
     assert probe("cuda").precision == "float32"
 
 
-def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_has_mps", lambda: False)
     with pytest.raises(DeviceError, match="--device mps"):
         probe("mps")
 
 
-def test_threads_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_threads_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     before = torch.get_num_threads()
@@ -78,7 +78,7 @@ def test_threads_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("flushed", [True, False])
-def test_denormals_are_flushed_and_put_back(flushed: bool) -> None:
+def test_denormals_are_flushed_and_the_setting_is_restored(flushed: bool) -> None:
     import torch
 
     tiny = torch.tensor([1e-323], dtype=torch.float64)
@@ -92,10 +92,10 @@ def test_denormals_are_flushed_and_put_back(flushed: bool) -> None:
 
 
 @pytest.mark.parametrize("given", [None, ":16:8"])
-def test_cuda_is_deterministic_inside_and_as_it_was_behind(
+def test_cuda_is_deterministic_inside_and_restored_after(
     given: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As far as a machine without a GPU can tell: what is set, in which order, and put back."""
+    """Checks the settings with stand-ins, since there may be no GPU."""
     import torch
 
     if given is None:

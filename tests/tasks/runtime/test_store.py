@@ -1,4 +1,4 @@
-"""The store: outputs are whole and verified, or not there; every fault is found and said."""
+"""The store: outputs are complete and verified or absent; every fault is found and named."""
 
 from __future__ import annotations
 
@@ -15,30 +15,22 @@ import pytest
 
 from pipeline_config.datasets import named_dataset
 from tasks.runtime.errors import StorageError
-from tasks.runtime.manifest import (
-    MANIFEST,
-    Facts,
-    StageRef,
-    damaged_files,
-    inspect,
-    list_files,
-)
-from tasks.runtime.outcomes import Outcome, recording
-from tasks.runtime.stages import FETCH, NORMALIZE, VALIDATE
-from tasks.runtime.store import build, look
+from tasks.runtime.manifest import MANIFEST, damaged_files, list_files
+from tasks.runtime.stages import FETCH, NORMALIZE, VALIDATE, Outcome, recording
+from tasks.runtime.store import Facts, StageRef, build, inspect, look
 
-STAGE = replace(NORMALIZE, takes={"name": "-"}, libraries=())
+STAGE = replace(NORMALIZE, libraries=())
 INPUTS = {"name": "a"}
 
 
 def link(path: Path) -> None:
-    """The same content, elsewhere."""
+    """Replace a path by a link to the same content elsewhere."""
     path.rename(path.parent.parent / f"elsewhere-{path.name}")
     path.symlink_to(path.parent.parent / f"elsewhere-{path.name}")
 
 
 def pipe(path: Path) -> None:
-    """A named pipe, which nobody ever writes to."""
+    """Replace a path by a named pipe without a writer."""
     path.unlink(missing_ok=True)
     os.mkfifo(path)
 
@@ -50,7 +42,7 @@ def write(folder: Path) -> Facts:
     return {"rows": 256}
 
 
-def test_a_name_that_leads_out_of_the_folder_is_missing(tmp_path: Path) -> None:
+def test_a_name_outside_the_folder_is_missing(tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("hello")
     inside = tmp_path / "output"
     write_in = {name: inside / name for name in ("words.txt", "deep/rows.bin")}
@@ -64,13 +56,13 @@ def test_a_name_that_leads_out_of_the_folder_is_missing(tmp_path: Path) -> None:
 
 
 def outcome_of(make: Callable[[], StageRef]) -> tuple[StageRef, Outcome]:
-    with recording() as ledger:
+    with recording() as outcomes:
         ref = make()
-    (outcome,) = ledger.outcomes.values()
+    (outcome,) = outcomes.values()
     return ref, outcome
 
 
-def test_what_is_built_is_found_again() -> None:
+def test_an_output_is_built_once_and_then_found() -> None:
     first, ran = outcome_of(lambda: build(STAGE, INPUTS, write))
     second, cached = outcome_of(lambda: build(STAGE, INPUTS, write))
     assert (ran.state, cached.state) == ("ran", "cached")
@@ -79,7 +71,7 @@ def test_what_is_built_is_found_again() -> None:
     assert first.path.joinpath("deep/rows.bin").read_bytes() == bytes(range(256))
 
 
-def test_the_clock_is_outside_the_digest() -> None:
+def test_times_are_not_in_the_digest() -> None:
     first = build(STAGE, INPUTS, write)
     again = build(STAGE, INPUTS, write, refresh=True)
     assert first.digest == again.digest
@@ -103,7 +95,7 @@ def test_every_flipped_bit_is_found_and_the_stage_runs_again(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "fault"),
     [
         (lambda folder: (folder / "words.txt").unlink(), "words.txt: missing"),
         (lambda folder: (folder / MANIFEST).unlink(), "missing or unreadable"),
@@ -119,34 +111,34 @@ def test_every_flipped_bit_is_found_and_the_stage_runs_again(name: str) -> None:
         (lambda folder: os.truncate(folder / MANIFEST, 1 << 40), "missing or unreadable"),
     ],
 )
-def test_damage_is_named(harm: Callable[[Path], object], told: str) -> None:
+def test_damage_is_named(harm: Callable[[Path], object], fault: str) -> None:
     ref = build(STAGE, INPUTS, write)
     harm(ref.path)
-    assert told in "; ".join(inspect(ref.path)[1])
+    assert fault in "; ".join(inspect(ref.path)[1])
     again, outcome = outcome_of(lambda: build(STAGE, INPUTS, write))
     assert again.digest == ref.digest
-    assert told in outcome.reason
+    assert fault in outcome.reason
 
 
-def test_a_folder_under_another_key_is_not_believed() -> None:
+def test_a_folder_renamed_to_another_key_is_damaged() -> None:
     ref = build(STAGE, INPUTS, write)
     other = look(STAGE, {"name": "b"}).folder
     ref.path.rename(other)
     assert "of another key" in look(STAGE, {"name": "b"}).reason
 
 
-def test_a_miss_says_what_changed() -> None:
+def test_the_reason_for_a_miss_is_the_change() -> None:
     build(STAGE, INPUTS, write)
     found = look(STAGE, {"name": "b"})
     assert found.ref is None
     assert found.reason == "name: a → b"
 
 
-def test_the_first_run_says_so() -> None:
+def test_the_reason_for_a_first_run_is_the_first_run() -> None:
     assert look(STAGE, INPUTS).reason == "first run of this data set"
 
 
-def test_a_miss_is_compared_with_runs_of_the_same_data_set() -> None:
+def test_a_miss_is_compared_with_outputs_of_the_same_data_set() -> None:
     digits, mnist = named_dataset("digits8x8"), named_dataset("mnist")
     raw = build(FETCH, {"dataset": digits}, lambda folder: {})
     assert look(FETCH, {"dataset": mnist}).reason == "first run of this data set"
@@ -170,27 +162,26 @@ def test_a_failure_leaves_nothing_behind(error: BaseException, root: Path) -> No
     assert list((root / "stages").iterdir()) == []
 
 
-def test_a_full_disk_is_one_clear_error(root: Path) -> None:
-    def fill(folder: Path) -> Facts:
-        raise OSError(28, "No space left on device", str(folder / "rows.bin"))
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        (errno.ENOSPC, "no room to write"),
+        (errno.EROFS, r"no permission to write \(Read-only file system\)"),
+    ],
+)
+def test_a_refused_write_is_one_clear_error(code: int, found: str, root: Path) -> None:
+    def fail(folder: Path) -> Facts:
+        raise OSError(code, os.strerror(code), str(folder / "rows.bin"))
 
-    with pytest.raises(StorageError, match="no room to write"):
-        build(STAGE, INPUTS, fill)
+    with pytest.raises(StorageError, match=found):
+        build(STAGE, INPUTS, fail)
     assert list((root / "stages").iterdir()) == []
-
-
-def test_a_read_only_file_system_is_one_clear_error() -> None:
-    def refuse(folder: Path) -> Facts:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder / "rows.bin"))
-
-    with pytest.raises(StorageError, match=r"no permission to write \(Read-only file system\)"):
-        build(STAGE, INPUTS, refuse)
 
 
 CHILD = """
 import os, signal, sys, time
 from dataclasses import replace
-from tasks.runtime.stages import FETCH, NORMALIZE, VALIDATE
+from tasks.runtime.stages import NORMALIZE
 from tasks.runtime.store import build
 
 def write(folder):
@@ -201,17 +192,17 @@ def write(folder):
     time.sleep(0.5)
     return {}
 
-build(replace(NORMALIZE, takes={"name": "-"}, libraries=()), {"name": "a"}, write)
+build(replace(NORMALIZE, libraries=()), {"name": "a"}, write)
 """
 
 
 def child(*words: str) -> subprocess.Popen[str]:
-    """A process of its own that builds the output."""
+    """Start a process that builds the output."""
     command = [sys.executable, "-c", CHILD, *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_kill_9_leaves_neither_a_lock_nor_a_half(root: Path) -> None:
+def test_kill_9_leaves_neither_a_lock_nor_a_partial_output(root: Path) -> None:
     dying = child("die")
     dying.communicate()
     assert dying.returncode == -signal.SIGKILL
@@ -223,6 +214,6 @@ def test_kill_9_leaves_neither_a_lock_nor_a_half(root: Path) -> None:
 
 def test_writers_of_one_key_write_once() -> None:
     children = [child() for _ in range(4)]
-    said = [process.communicate()[0] for process in children]
+    printed = [process.communicate()[0] for process in children]
     assert [process.returncode for process in children] == [0] * 4
-    assert sorted(said) == ["", "", "", "writing\n"]
+    assert sorted(printed) == ["", "", "", "writing\n"]

@@ -1,0 +1,115 @@
+"""`idxflow models`: the published versions, and which is champion and why."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from typer import Argument, Context, Option, Typer
+
+from flows import console
+from flows.catalogue import as_published, describe, diff_versions, list_versions
+from flows.cli.run import Json
+from tasks.release import registry
+from tasks.release.bundle import published_datasets
+from tasks.release.journal import looks_in_words, read_journal
+from tasks.release.registry import DEFAULT_DATASET, find_bundle, known_dataset
+from tasks.runtime.files import root_lock
+from tasks.runtime.show import confidence_in_words
+
+DECISIONS = "seq time version recipe event reason"
+COMPARED = ("metrics", "recalls", "recipe", "origin")
+
+app = Typer(help="The published versions, and which is champion and why.")
+Version = Annotated[str, Argument(help="[DATASET/]VERSION, its beginning, champion or a folder.")]
+OfDataset = Annotated[str | None, Option("--dataset", "-d", help="Only of this data set.")]
+Champions = Annotated[str, Option("--dataset", "-d", help="Whose champion.")]
+Why = Annotated[str, Option("--why", help="The reason, for the journal.")]
+
+
+@app.callback(invoke_without_command=True, epilog="Example: idxflow models --dataset mnist")
+def models(context: Context, dataset: OfDataset = None, as_json: Json = False) -> None:
+    """List the published versions: recipe, accuracy with its interval, date, standing."""
+    if context.invoked_subcommand is None:
+        names = [known_dataset(dataset)] if dataset else published_datasets()
+        found = [version for name in names for version in list_versions(name)]
+        columns = "dataset version recipe accuracy accuracy_interval_95 champion made"
+        console.show(found, as_json, columns)
+
+
+@app.command(epilog="Example: idxflow models show champion")
+def show(version: Version, dataset: OfDataset = None, as_json: Json = False) -> None:
+    """Show a version: figures, provenance, decisions."""
+    folder = find_bundle(version, dataset)
+    with as_published(folder):
+        found = describe(folder)
+        entries = [each for each in read_journal(found["dataset"]) if each.version == folder.name]
+        if as_json:
+            return console.print_json({**found, "history": entries})
+        confidence = {"confidence": confidence_in_words(found["metrics"])}
+        console.facts("dataset version champion recipe made accuracy accuracy_interval_95", found)
+        console.facts("macro_f1 loss confidence", found["metrics"] | confidence)
+        console.facts("seed device precision threads cpu code", found["provenance"])
+        console.facts("num_bytes bundle report", found)
+        return console.table(DECISIONS, entries)
+
+
+@app.command(epilog="Example: idxflow models diff champion 3fa0")
+def diff(first: Version, second: Version, dataset: OfDataset = None, as_json: Json = False) -> None:
+    """Compare two versions: figures, test rows, recipe, code, machine."""
+    folders = find_bundle(first, dataset), find_bundle(second, dataset)
+    with as_published(*folders):
+        found = diff_versions(*folders)
+    if as_json:
+        return console.print_json(found)
+    rows = [(part, name, *pair) for part in COMPARED for name, pair in found[part].items()]
+    console.table(f"part name {found['first']} {found['second']}", rows)
+    low, high = (100 * bound for bound in found["difference_95"])
+    console.line(f"accuracy differs by {low:+.2f} to {high:+.2f} points (Tango 1998, 95 %)")
+    for name in ("gained", "lost"):
+        some = ", ".join(map(str, found[name][:20]))
+        console.line(f"{len(found[name])} test rows {name}; the first: {some or 'none'}")
+    return console.line(f"code: {', '.join(found['code']) or 'the same'}")
+
+
+@app.command(epilog='Example: idxflow models promote 3fa0 --why "fewer confused 4 and 9"')
+def promote(version: Version, why: Why, dataset: OfDataset = None, as_json: Json = False) -> None:
+    """Make a version champion in any case; the reason is recorded."""
+    folder = find_bundle(version, dataset)
+    name = folder.parent.name
+    with root_lock(), as_published(folder):
+        candidate = registry.candidate_of(name, folder.name, competes=True)
+        entry = registry.promote(name, candidate, why)
+    if as_json:
+        console.print_json(entry)
+    state = "the champion; `idxflow models rollback` undoes it" if entry else "champion already"
+    console.say(f"{name}/{folder.name} is {state}")
+
+
+@app.command(epilog="Example: idxflow models rollback --why 'complaints about sevens'")
+def rollback(
+    dataset: Champions = DEFAULT_DATASET,
+    why: Why = "",
+    version: Annotated[str | None, Option("--from", help="Only if it is the champion.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make the champion before this one champion again.
+
+    Called again, it takes the one before that. With --from it may be called again at any time:
+    unless that version is the champion, nothing is done.
+    """
+    known_dataset(dataset)
+    name = None if version is None else find_bundle(version, dataset).name
+    with root_lock():
+        entry = registry.rollback(dataset, why or None, name)
+    if as_json:
+        console.print_json(entry)
+    reason = entry.reason if entry else f"{name} is not the champion, nothing to do"
+    console.say(f"{dataset}: {reason}")
+
+
+@app.command(epilog="Example: idxflow models history --dataset mnist")
+def history(dataset: Champions = DEFAULT_DATASET, as_json: Json = False) -> None:
+    """Print the decisions on models, and the looks at test rows."""
+    entries = read_journal(known_dataset(dataset))
+    console.show(entries, as_json, DECISIONS)
+    console.say(looks_in_words(dataset))

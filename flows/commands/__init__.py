@@ -1,1 +1,0 @@
-"""The commands of `idxflow`, a module for each group of them."""

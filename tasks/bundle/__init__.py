@@ -1,1 +1,0 @@
-"""Everything about one model in one folder that needs nothing else."""

@@ -1,1 +1,0 @@
-"""What is there, kept sound and kept small: scrubbing and collecting garbage."""

@@ -43,7 +43,7 @@ CHECKPOINTS = {"IDXFLOW_CHECKPOINT_S": "0"}
 
 # How a child ends that is killed: by us, or by the kernel for a file that grew beyond its limit.
 KILLED = (-signal.SIGKILL, -signal.SIGXFSZ)
-Told = dict[str, Any]
+Report = dict[str, Any]
 
 
 class Scenario(NamedTuple):
@@ -61,7 +61,7 @@ class Lab:
     def __init__(self, driver: subprocess.Popen[str], templates: Path, root: Path) -> None:
         self.driver, self.templates, self.root = driver, templates, root
         self.known: dict[str, dict[str, str]] = {}
-        self.num_told = 0
+        self.num_reported = 0
         self.jobs: dict[str, dict[str, Any]] = {
             "first": {"do": "run", "given": {"overrides": FIRST}, "env": CHECKPOINTS},
             "second": {"do": "run", "given": {"overrides": SECOND}},
@@ -70,23 +70,23 @@ class Lab:
             "sweep": {"do": "gc", "given": {"keep": 9}},
         }
 
-    def at_once(self, *jobs: tuple[str, dict[str, Any]]) -> list[Told]:
-        """Run jobs at once, each in a child of its own; what they told."""
+    def at_once(self, *jobs: tuple[str, dict[str, Any]]) -> list[Report]:
+        """Run jobs at once, each in a child of its own, and return what they report."""
         assert self.driver.stdin and self.driver.stdout
         full = [{**self.jobs[name], "root": str(self.root), **more} for name, more in jobs]
         print(json.dumps(full), file=self.driver.stdin, flush=True)
-        told: list[Told] = json.loads(self.driver.stdout.readline())
-        return told
+        said: list[Report] = json.loads(self.driver.stdout.readline())
+        return said
 
-    def do(self, job: str, **more: Any) -> Told:
-        """Run one job (with `fault` and `at` where it is to meet one); what it told."""
+    def do(self, job: str, **more: Any) -> Report:
+        """Run one job (with `fault` and `at` where it is to meet one)."""
         return self.at_once((job, more))[0]
 
-    def ok(self, job: str, **more: Any) -> Told:
-        """Run one job, which must succeed; what it told."""
-        told = self.do(job, **more)
-        assert (told["code"], told["error"]) == (0, None), told
-        return told
+    def ok(self, job: str, **more: Any) -> Report:
+        """Run one job, which must succeed."""
+        said = self.do(job, **more)
+        assert (said["code"], said["error"]) == (0, None), said
+        return said
 
     def lay(self, template: str) -> None:
         """Make the root what a template is."""
@@ -165,17 +165,17 @@ class Lab:
         """Let a scenario meet a fault in the root as it is; the promises that were broken."""
         before, after = self.ends(scenario.before), self.ends(scenario.after)
         there = self.temporaries()
-        told = self.do(scenario.job, fault=fault, at=at)
+        said = self.do(scenario.job, fault=fault, at=at)
         broken = [f"half: {half}" for half in self.halves()]
         broken += [f"half: {line}" for line in journal_faults(DATASET) if line != TORN]
         if fault.startswith("full"):
             # What is done then may not need any room.
-            if told["error"] and "no room to write" not in told["words"].partition("Traceback")[0]:
-                broken.append(f"not told: {told['error']} {told['words']}")
-            self.num_told += told["error"] == "StorageError"
+            if said["error"] and "no room to write" not in said["words"].partition("Traceback")[0]:
+                broken.append(f"not reported: {said['error']} {said['words']}")
+            self.num_reported += said["error"] == "StorageError"
             broken += [f"half-written: {path}" for path in self.temporaries() if path not in there]
-        elif told["code"] not in KILLED:
-            broken.append(f"not killed: {told}")
+        elif said["code"] not in KILLED:
+            broken.append(f"not killed: {said}")
         found = self.digests()
         broken += [f"lost: {name}" for name in lost(before, after, found)]
         if found["champion"] not in (before["champion"], after["champion"]):
@@ -188,10 +188,10 @@ class Lab:
         A temporary file that the next run does not come across is left to gc.
         """
         before, after = self.ends(scenario.before), self.ends(scenario.after)
-        told = self.do(scenario.next)
+        said = self.do(scenario.next)
         if scenario.next != scenario.job and self.digests() == before:
-            told = self.do(scenario.job)
-        broken = [f"the next run failed: {told['words']}"] if told["code"] or told["error"] else []
+            said = self.do(scenario.job)
+        broken = [f"the next run failed: {said['words']}"] if said["code"] or said["error"] else []
         if self.temporaries():
             self.ok("sweep")
         found = self.digests()

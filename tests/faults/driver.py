@@ -3,8 +3,8 @@
 Each line on standard input is a list of jobs, which run at once; each line on standard output is
 the list of what became of them. A job is what to do (`do`, one of ACTIONS, with the arguments
 `given`), below which `root`, and which `fault` it meets `at` which of its steps. Steps are the
-operations that change files below the root, told by Python's audit hook, and `os.fsync`, which has
-no audit event. So every boundary is met without a line in the code that is tested.
+operations that change files below the root, reported by Python's audit hook, and `os.fsync`,
+which has no audit event. So every boundary is met without a line in the code that is tested.
 
 Nothing is computed before a fork, so that no child inherits a thread that is not there.
 """
@@ -69,7 +69,7 @@ class Watch:
         self.is_armed, self.is_full = True, False
         files = [path.stat() for path in self.root.rglob("*") if path.is_file()]
         self.synced = {status.st_ino: status.st_size for status in files}
-        os.fsync = self.fsync_told
+        os.fsync = self.fsync_reported
         sys.addaudithook(self.hear)
 
     def hear(self, event: str, args: tuple[Any, ...]) -> None:
@@ -88,7 +88,7 @@ class Watch:
             # Its number may be given to the next new file.
             self.synced.pop(paths[-1].stat().st_ino, None)
 
-    def fsync_told(self, descriptor: int) -> None:
+    def fsync_reported(self, descriptor: int) -> None:
         """`os.fsync` as a step, and no more: nobody pulls the plug, and disks take their time."""
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         if path.is_relative_to(self.root):
@@ -191,14 +191,14 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     elif fault == "clock":
         set_clock_back()
     watch = Watch(root, fault, at)
-    told: dict[str, Any] = {"result": None, "error": None, "words": "", "steps": watch.steps}
+    report: dict[str, Any] = {"result": None, "error": None, "words": "", "steps": watch.steps}
     try:
-        told["result"] = ACTIONS[job["do"]](**job.get("given", {}))
+        report["result"] = ACTIONS[job["do"]](**job.get("given", {}))
     except IdxflowError as error:
-        told |= {"error": type(error).__name__, "words": str(error)}
+        report |= {"error": type(error).__name__, "words": str(error)}
     except BaseException as error:
-        told |= {"error": type(error).__name__, "words": traceback.format_exc()}
-    return told
+        report |= {"error": type(error).__name__, "words": traceback.format_exc()}
+    return report
 
 
 def start(job: dict[str, Any]) -> tuple[int, int]:
@@ -211,9 +211,9 @@ def start(job: dict[str, Any]) -> tuple[int, int]:
     try:
         os.close(reading)
         os.dup2(2, 1)
-        told = json.dumps(work(job)).encode()
+        report = json.dumps(work(job)).encode()
         with os.fdopen(writing, "wb") as pipe:
-            pipe.write(told)
+            pipe.write(report)
     except BaseException:
         traceback.print_exc()
         os._exit(70)
@@ -221,11 +221,11 @@ def start(job: dict[str, Any]) -> tuple[int, int]:
 
 
 def finish(number: int, reading: int) -> dict[str, Any]:
-    """What a child told, and its exit code, as `subprocess` has it; `result` is None if killed."""
+    """What a child reported, and its exit code as in `subprocess`; `result` is None if killed."""
     with os.fdopen(reading, "rb") as pipe:
         content = pipe.read()
-    told = json.loads(content) if content else {"result": None, "error": None, "words": ""}
-    return {**told, "code": os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])}
+    report = json.loads(content) if content else {"result": None, "error": None, "words": ""}
+    return {**report, "code": os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])}
 
 
 def draw_nothing(path: Path, *_: object, **__: object) -> None:

@@ -22,9 +22,9 @@ def test_two_publishers_and_a_gc(lab: Any, held: Held, rounds: int) -> None:
         lab.lay("no-publish")
         jobs = ["first", "second", "sweep"]
         order = jobs[number % 3 :] + jobs[: number % 3]
-        for told in lab.at_once(*((job, {}) for job in order)):
+        for report in lab.at_once(*((job, {}) for job in order)):
             # Which of the two is judged against the other depends on who comes first.
-            assert told["code"] == 0 and told["error"] in (None, "GateRefused"), told
+            assert report["code"] == 0 and report["error"] in (None, "GateRefused"), report
         assert lab.halves() == []
         assert lab.temporaries() == []
         found, wanted = lab.digests(), lab.ends("second")
@@ -36,11 +36,11 @@ def test_two_publishers_and_a_gc(lab: Any, held: Held, rounds: int) -> None:
         assert journal_faults("digits8x8") == []
     held(
         "two publishers and a gc",
-        "whole",
+        "intact",
         "nothing lost",
         "converges",
         "once",
-        "swept",
+        "clean",
         times=rounds,
     )
 
@@ -57,7 +57,7 @@ def test_a_clock_set_back(lab: Any, held: Held) -> None:
     first, second = read_journal("digits8x8")
     assert second.time < first.time
     assert journal_faults("digits8x8") == []
-    told = lab.ok("second")
-    assert told["result"]["ran"] == ["publish"]
+    report = lab.ok("second")
+    assert report["result"]["ran"] == ["publish"]
     assert lab.digests() == lab.ends("second")
-    held("a clock set back", "whole", "nothing lost", "converges", "once")
+    held("a clock set back", "intact", "nothing lost", "converges", "once")

@@ -60,7 +60,7 @@ def test_in_every_file_at_once(lab: Any, held: Held) -> None:
         lab.ok(job)
     assert lab.halves() == []
     assert lab.digests() == wanted
-    held("a bit of every file at once", "noticed", "converges", "once", times=len(files))
+    held("a bit of every file at once", "detected", "converges", "once", times=len(files))
 
 
 def output_of(path: Path, root: Path) -> Path:
@@ -78,11 +78,11 @@ def test_in_one_file_after_the_other(lab: Any, held: Held) -> None:
         lab.lay("first")
         flip_somewhere(lab.root / name)
         noticed = lab.halves() != [] or name.suffix == ".html"
-        told = lab.do("first")
-        if not noticed or told["error"] or lab.digests() != lab.ends("first"):
-            broken[str(name)] = (noticed, told)
+        report = lab.do("first")
+        if not noticed or report["error"] or lab.digests() != lab.ends("first"):
+            broken[str(name)] = (noticed, report)
     assert not broken
-    held("a bit of one file", "noticed", "converges", "once", times=len(names))
+    held("a bit of one file", "detected", "converges", "once", times=len(names))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_in_the_pointer(lab: Any, held: Held, stride: int, runs: int) -> None:
         flip(path, place, place % 8)
         assert pointer_fault(DATASET, entries), place
         path.write_bytes(content)
-    held("a bit of the pointer", "noticed", times=len(places))
+    held("a bit of the pointer", "detected", times=len(places))
     places = range(0, len(content), runs)
     for place in places:
         flip(path, place, place % 8)
@@ -130,7 +130,7 @@ def test_in_the_journal(lab: Any, held: Held, stride: int) -> None:
         entries = read_journal(DATASET)
         assert journal_faults(DATASET) or pointer_fault(DATASET, entries), place
         path.write_bytes(content)
-    held("a bit of the journal", "noticed", times=len(places))
+    held("a bit of the journal", "detected", times=len(places))
 
 
 @pytest.mark.parametrize("part", [b"{", b'"seq": ', b'"words": "', b'"version": "'])
@@ -147,7 +147,7 @@ def test_a_damaged_line_costs_no_champion(lab: Any, held: Held, line: int, part:
         assert lab.halves() == []
         assert lab.digests()["champion"] == champion
         assert journal_faults(DATASET)
-    held(f"a bit of the journal's {('first', 'last')[line]} line", "told", "nothing lost")
+    held(f"a bit of the journal's {('first', 'last')[line]} line", "reported", "nothing lost")
 
 
 def torn(content: bytes) -> range:
@@ -169,7 +169,7 @@ def test_a_journal_torn_at_every_byte(lab: Any, held: Held, stride: int, runs: i
     for length in lengths:
         path.write_bytes(content[:length])
         assert [entry.seq for entry in read_journal(DATASET)] == [1]
-    held("a torn journal line", "whole", "nothing lost", times=len(lengths))
+    held("a torn journal line", "intact", "nothing lost", times=len(lengths))
     lengths = torn(content)[::runs]
     for length in lengths:
         lab.lay("second")
@@ -199,4 +199,4 @@ def test_in_a_checkpoint(lab: Any, held: Held) -> None:
         flip(checkpoint, part * len(content) // number, part)
         lab.ok("first")
         assert lab.digests() == lab.ends("first")
-    held("a bit of a checkpoint", "noticed", "converges", "once", times=number)
+    held("a bit of a checkpoint", "detected", "converges", "once", times=number)

@@ -15,7 +15,7 @@ import pytest
 
 from tasks.runtime.stages import STAGE_NAMES
 
-PROMISES = ("whole", "nothing lost", "converges", "once", "swept")
+PROMISES = ("intact", "nothing lost", "converges", "once", "clean")
 # Whose files are written by Arrow (C++), safetensors (Rust) and NumPy, and the bundle.
 CORE = ("convert", "normalize", "train", "publish")
 
@@ -45,8 +45,8 @@ def test_in_the_middle_of_a_file(
     lab.lay("first")
     at = int(share * largest(lab.root, stage))
     scenario = scenario_of(f"no-{stage}", "first", "first", "first")
-    lab.num_told = 0
+    lab.num_reported = 0
     assert lab.meet(scenario, fault, at) == []
-    assert lab.num_told == (fault == "full at byte")
+    assert lab.num_reported == (fault == "full at byte")
     held(f"{fault}, {stage}", *PROMISES)
-    held(f"{fault}, {stage}", "told", times=lab.num_told)
+    held(f"{fault}, {stage}", "reported", times=lab.num_reported)

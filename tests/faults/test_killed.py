@@ -22,7 +22,7 @@ from tasks.runtime.stages import STAGE_NAMES
 
 Held = Callable[..., None]
 
-PROMISES = ("whole", "nothing lost", "converges", "once", "swept")
+PROMISES = ("intact", "nothing lost", "converges", "once", "clean")
 # Template before, job, template after, what is done next.
 RUNS = {
     "a first run": ("empty", "first", "first", "first"),
@@ -81,13 +81,13 @@ def test_again_and_again(lab: Any, scenario_of: Any, held: Held, name: str, faul
     """One root, met at one place after the other; then the run that nothing disturbs."""
     scenario, places = scenario_of(*RUNS[name]), PLACES[name][:: 2 if fault == "full" else 1]
     lab.lay(scenario.before)
-    lab.num_told = 0
+    lab.num_reported = 0
     met = {place: lab.befall(scenario, fault, place) for place in places}
     met["the end"] = lab.converge(scenario)
     assert not {place: broken for place, broken in met.items() if broken}
-    held(f"{fault}, {name}", "whole", "nothing lost", times=len(places))
-    held(f"{fault}, {name}", "converges", "once", "swept")
-    held(f"{fault}, {name}", "told", times=lab.num_told)
+    held(f"{fault}, {name}", "intact", "nothing lost", times=len(places))
+    held(f"{fault}, {name}", "converges", "once", "clean")
+    held(f"{fault}, {name}", "reported", times=lab.num_reported)
 
 
 def at_steps(lab: Any, held: Held, name: str, scenario: Any, fault: str, stride: int) -> None:
@@ -95,11 +95,11 @@ def at_steps(lab: Any, held: Held, name: str, scenario: Any, fault: str, stride:
     lab.lay(scenario.before)
     steps = lab.ok(scenario.job)["steps"]
     places = [at for at, step in enumerate(steps) if re.search(MATTERS[fault], step)][::stride]
-    lab.num_told = 0
+    lab.num_reported = 0
     met = {f"{at}: {steps[at]}": lab.meet(scenario, fault, at) for at in places}
     assert not {step: broken for step, broken in met.items() if broken}
     held(f"{fault}, {name}", *PROMISES, times=len(places))
-    held(f"{fault}, {name}", "told", times=lab.num_told)
+    held(f"{fault}, {name}", "reported", times=lab.num_reported)
 
 
 @pytest.mark.parametrize(
@@ -128,11 +128,11 @@ def test_a_training_that_is_stopped_saves_first(
 ) -> None:
     scenario = scenario_of("no-train", "first", "first", "first")
     lab.lay(scenario.before)
-    told = lab.do(scenario.job, fault=signal, at="rename checkpoints/")
-    assert told["code"] != 0 or told["error"] == "KeyboardInterrupt"
+    report = lab.do(scenario.job, fault=signal, at="rename checkpoints/")
+    assert report["code"] != 0 or report["error"] == "KeyboardInterrupt"
     assert list(lab.root.glob("checkpoints/train-*.safetensors"))
     assert lab.converge(scenario) == []
-    held(f"{signal} in a training", "whole", "converges", "once", "swept")
+    held(f"{signal} in a training", "intact", "converges", "once", "clean")
 
 
 @contextmanager
@@ -168,13 +168,13 @@ def test_in_the_middle_of_a_download(
     with web(raw, num_bytes) as address:
         given = {**lab.jobs["first"]["given"], "web": address}
         if num_bytes is None:
-            told = lab.do("first", given=given, fault="killed at byte", at=40_000)
-            assert told["result"] is None
+            report = lab.do("first", given=given, fault="killed at byte", at=40_000)
+            assert report["result"] is None
         else:
-            told = lab.do("first", given=given)
-            assert told["error"] == "FetchError"
+            report = lab.do("first", given=given)
+            assert report["error"] == "FetchError"
             assert lab.temporaries() == []
-            held("a download that breaks off", "told")
+            held("a download that breaks off", "reported")
     assert lab.halves() == []
     assert lab.converge(scenario) == []
     fault = "killed in a download" if num_bytes is None else "a download that breaks off"

@@ -67,14 +67,14 @@ def finish(child: subprocess.Popen[str]) -> dict[str, Any]:
     """What a run that must succeed says."""
     out, err = child.communicate(timeout=900)
     assert child.returncode == 0, err
-    told: dict[str, Any] = json.loads(out)
-    return told
+    report: dict[str, Any] = json.loads(out)
+    return report
 
 
 def test_that_dies_in_a_run(
     lab: Any, environment: dict[str, str], server: tuple[Any, str], held: Callable[..., None]
 ) -> None:
-    """Told in words; the next run has its own server and goes on from what is finished."""
+    """Report in words; the next run has its own server and goes on from what is finished."""
     shutil.rmtree(lab.root, ignore_errors=True)
     process, address = server
     # How long Prefect waits for a server to come back: by default it asks five times a call.
@@ -97,7 +97,13 @@ def test_that_dies_in_a_run(
     assert lab.halves() == []
     assert lab.temporaries() == []
     held(
-        "a server that dies in a run", "whole", "nothing lost", "converges", "once", "swept", "told"
+        "a server that dies in a run",
+        "intact",
+        "nothing lost",
+        "converges",
+        "once",
+        "clean",
+        "reported",
     )
 
 
@@ -123,5 +129,5 @@ def test_kills_at_random_moments(
     shutil.rmtree(lab.root)
     finish(start(environment))
     assert lab.digests() == digests, f"seed {seed}"
-    held("kill at random moments of a real run", "whole", "nothing lost", times=number)
+    held("kill at random moments of a real run", "intact", "nothing lost", times=number)
     held("kill at random moments of a real run", "converges", "once")

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.flow, pytest.mark.exhaustive]
 RUN = ("retrain/on-demand", "dataset=digits8x8", "device=cpu")
 # A run that holds a deployment's slot renews its lease after so many seconds.
 RENEWAL_S = 225
-# How long the server gives a run that is cancelled: five minutes, unless it is told otherwise.
+# How long the server gives a run that is cancelled: five minutes, unless told otherwise.
 CANCELLING = "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS"
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic_core import from_json
 
 from pipeline_config.sections import ConfigError, read_yaml
@@ -99,7 +98,7 @@ def diff_versions(*folders: Path) -> dict[str, Any]:
     names = bundle.RECIPE, bundle.PROBABILITIES
     one, two = manifests = [bundle.intact_bundle(folder, *names) for folder in folders]
     old, new = map(read_metrics, folders, manifests)
-    (rows, before), (others, after) = map(_correct_rows, folders)
+    (rows, before), (others, after) = map(bundle.correct_rows, folders)
     if not np.array_equal(rows, others) or one.dataset != two.dataset:
         what, expected = f"{one.version} and {two.version}", "two versions of one data set"
         raise ConfigError(what, found="scores on different test rows", expected=expected)
@@ -118,27 +117,6 @@ def diff_versions(*folders: Path) -> dict[str, Any]:
         "origin": differences(*({name: each[name] for name in ORIGIN} for each in made)),
         "code": list(differences(*(each["modules"] for each in made))),
     }
-
-
-def _correct_rows(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the test rows, counted from the first, and whether each is predicted correctly."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path, names = folder / bundle.PROBABILITIES, ["index", "label", "prediction"]
-    try:
-        with pq.ParquetFile(path) as file:
-            kinds = [file.schema_arrow.field(name).type for name in names]
-            # A real row takes more than a byte, however it is packed.
-            is_possible = 0 < file.metadata.num_rows < path.stat().st_size
-            if not is_possible or not all(map(pa.types.is_integer, kinds)):
-                raise ValueError(f"{file.metadata.num_rows:,} rows of {kinds}")
-            columns = file.read(columns=names)
-    except (OSError, KeyError, ValueError) as error:
-        found = "no readable probabilities; bundles of very large test splits have none"
-        raise ReleaseError(path, found=found) from error
-    index, labels, predictions = (columns[name].to_numpy() for name in names)
-    return index - index.min(), labels == predictions
 
 
 def differences(first: Any, second: Any) -> dict[str, tuple[str | None, str | None]]:

@@ -26,6 +26,7 @@ from pipeline_config.settings import settings
 from tasks.raw.folder import content_of
 from tasks.release import bundle
 from tasks.release.bundle import GOLDEN, BundleManifest
+from tasks.release.gate import LEVEL, by_chance
 from tasks.release.journal import count_look, pinned_digest
 from tasks.runtime.devices import Machine
 from tasks.runtime.files import digest_of, locked, root_lock
@@ -149,9 +150,12 @@ def compare(published: Path, rebuilt: Path) -> Reproduction:
     set, since another CPU's rounding has the effect of another seed.
     """
     old, new = read_manifest(published), read_manifest(rebuilt)
-    before = read_metrics(published, old)["accuracy"]
+    metrics = read_metrics(published, old)
+    before, num_rows = metrics["accuracy"], metrics["num_rows"]
     after = read_metrics(rebuilt, new)["accuracy"]
     margin = gate_for(old.dataset).accuracy_margin
+    if margin is None:
+        margin = by_chance(round(before * num_rows), num_rows, LEVEL)
     apart = f"where two seeds may be {100 * margin:.2f} points apart"
     reason = f"accuracy {before:.2%} and {after:.2%}, {apart}"
     verdict = "within tolerance" if abs(before - after) <= margin else "differs"

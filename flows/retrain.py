@@ -8,8 +8,9 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Annotated, Any
 
-from prefect import Task, flow
+from prefect import State, Task, flow
 from prefect.runtime import flow_run
+from prefect.states import Failed
 from pydantic import Field, WithJsonSchema
 
 from flows.diagram import Call, label_audit, retraining
@@ -63,13 +64,14 @@ def retrain(
     classes: NumClasses | None = None,
     refresh_from: StageName | None = None,
     force_promote: Reason | None = None,
-) -> Summary:
+) -> Summary | State[Summary]:
     """Retrain on a data set and publish the model. Stages whose inputs did not change are skipped.
 
     `overrides` are `a.b=value` changes to the recipe; `source` is a folder that is tried first for
     the data set's files; `refresh_from` names the first stage that runs again whatever is cached;
-    `force_promote` is the reason to make the model champion even if the gate refuses it. Raises
-    GateRefused, which holds the summary, when the gate refuses the model in this run.
+    `force_promote` is the reason to make the model champion even if the gate refuses it. When the
+    gate refuses the model in this run, the run's state is named Refused, and the caller gets
+    GateRefused, which holds the summary.
     """
     choice = Choice(**locals())
     plan = planned.get() or make_plan(choice)
@@ -77,10 +79,10 @@ def retrain(
         published = pipeline(plan)
         summary = summarize(published.dataset, published.version, outcomes.values())
     if published.refused:
-        what, expected = f"version {summary.version}", "a model that passes the gate"
-        remedy = "See the report; `idxflow models promote` overrules the gate."
-        found = summary.decision
-        raise GateRefused(what, found=found, expected=expected, remedy=remedy, result=summary)
+        words = f"version {summary.version} was refused: {summary.decision}"
+        error = GateRefused(f"version {summary.version}", found=summary.decision, result=summary)
+        # A state is returned in place of raising the error, so that its traceback is not logged.
+        return Failed(name="Refused", message=words, data=error)
     return summary
 
 

@@ -1,8 +1,8 @@
-"""The gate's margins: how much worse than the champion a candidate may measure."""
+"""The gate's margins: how much worse than the reference a candidate may measure."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,22 +12,24 @@ Margin = Annotated[float, Field(ge=0, le=1)]
 
 
 class Gate(Section):
-    """The margins of one data set.
+    """The margins of one data set; null where nobody measured them: then they follow from the rows.
 
     `accuracy_margin` is δ: the lower bound of the paired difference in accuracy must lie above −δ.
     `loss_margin` (nats) and `ece_margin` are how much higher either may be. `recall_spread` is the
-    standard deviation of each class's recall over `num_seeds` runs; null where not measured.
+    standard deviation of each class's recall over `num_seeds` runs. `promote`: whether a model that
+    passes becomes champion at once, or waits for a person.
     """
 
-    accuracy_margin: Margin
-    loss_margin: Annotated[float, Field(ge=0)]
-    ece_margin: Margin
-    recall_spread: tuple[Margin, ...] | None
-    num_seeds: Annotated[int, Field(ge=2)] | None
+    promote: Literal["automatic", "by-hand"] = "automatic"
+    accuracy_margin: Margin | None = None
+    loss_margin: Annotated[float, Field(ge=0)] | None = None
+    ece_margin: Margin | None = None
+    recall_spread: tuple[Margin, ...] | None = None
+    num_seeds: Annotated[int, Field(ge=2)] | None = None
 
 
 def gate_for(dataset: str) -> Gate:
-    """Return a data set's margins, or those of `default` where it has none of its own."""
+    """Return a data set's margins from `gate.yaml`."""
     entries = read_yaml(HERE / "gate.yaml")
-    name = dataset if dataset in entries else "default"
-    return checked(Gate, entries[name], f"{name} in gate.yaml")
+    entry = {"promote": entries.pop("promote", "automatic"), **entries.get(dataset, {})}
+    return checked(Gate, entry, f"{dataset} in gate.yaml")

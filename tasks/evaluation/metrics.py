@@ -74,10 +74,15 @@ def measure(probabilities_NC: Probabilities, labels_N: Labels, names: Sequence[s
     )
 
 
-def mean_loss(probabilities_NC: Probabilities, labels_N: Labels) -> float:
-    """Return the mean negative log-likelihood in nats. A probability below TINY counts as TINY."""
+def losses(probabilities_NC: Probabilities, labels_N: Labels) -> NDArray[np.float64]:
+    """Return the negative log-likelihoods in nats. A probability below TINY counts as TINY."""
     of_label_N = probabilities_NC[np.arange(len(labels_N)), labels_N].astype(np.float64)
-    return float(-np.log(np.clip(of_label_N, TINY, 1.0)).mean())
+    return -np.log(np.clip(of_label_N, TINY, 1.0))
+
+
+def mean_loss(probabilities_NC: Probabilities, labels_N: Labels) -> float:
+    """Return the mean negative log-likelihood in nats."""
+    return float(losses(probabilities_NC, labels_N).mean())
 
 
 def wilson_interval(num_right: int, num_rows: int) -> list[float]:

@@ -7,6 +7,7 @@ Axes: N golden images, M rows, H × W pixels, C classes.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_config.recipe import Recipe
-from pipeline_config.sections import Record, Section
+from pipeline_config.sections import ConfigError, Record, Section, read_yaml
 from pipeline_config.settings import settings
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import canonical_json, digest_of
@@ -132,6 +133,40 @@ def intact_bundle(folder: Path, *names: str) -> BundleManifest:
         remedy = "Run its recipe again, which builds it again, or choose another version."
         raise ReleaseError(what, found=found, expected=expected, remedy=remedy)
     return manifest
+
+
+def is_pooled(folder: Path) -> bool:
+    """Return whether a bundle's model was trained on rows of the data set's own test split.
+
+    A bundle without a readable recipe is not taken for one.
+    """
+    with suppress(ConfigError):
+        return bool(read_yaml(folder / RECIPE)["split"]["test"]["kind"] == "pooled")
+    return False
+
+
+def correct_rows(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the test rows, counted from the first, and whether each is predicted correctly.
+
+    Raises ReleaseError for a bundle without readable probabilities.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path, names = folder / PROBABILITIES, ["index", "label", "prediction"]
+    try:
+        with pq.ParquetFile(path) as file:
+            kinds = [file.schema_arrow.field(name).type for name in names]
+            # A real row takes more than a byte, however it is packed.
+            is_possible = 0 < file.metadata.num_rows < path.stat().st_size
+            if not is_possible or not all(map(pa.types.is_integer, kinds)):
+                raise ValueError(f"{file.metadata.num_rows:,} rows of {kinds}")
+            columns = file.read(columns=names)
+    except (OSError, KeyError, ValueError) as error:
+        found = "no readable probabilities; bundles of very large test splits have none"
+        raise ReleaseError(path, found=found) from error
+    index, labels, predictions = (columns[name].to_numpy() for name in names)
+    return index - index.min(), labels == predictions
 
 
 def golden_rows(rows_M: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,9 +1,10 @@
 """Finding and removing what is no longer needed.
 
-Kept are the champion and those before it (at least one, for rollbacks), the latest versions of each
-data set, the latest label audits, and each stage output that one of these was made from; and every
-output for a day, since its run may go on. Of a local folder without a decision for a month, only
-the champion's bundle is kept. Journals and lists of looks are never removed.
+Kept are the champion and those before it (at least one, for rollbacks) with their references, the
+latest versions of each data set, the latest label audits, and each stage output that one of these
+was made from; and every output for a day, since its run may go on. Of a local folder without a
+decision for a month, only the champion's bundle is kept, and its reference. Journals and lists of
+looks are never removed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pipeline_config.sections import Section
 from pipeline_config.settings import settings
 from tasks.release import bundle
 from tasks.release.bundle import bundle_folder, published_datasets, published_versions
-from tasks.release.journal import Entry, champion_of, finish, read_journal
+from tasks.release.journal import Entry, champion_of, finish, read_journal, reference_of
 from tasks.release.pages import page_path
 from tasks.runtime.files import locked, root_lock, storage_errors
 from tasks.runtime.manifest import MANIFEST, read_regular
@@ -100,10 +101,10 @@ def _leftovers(root: Path) -> Iterator[Item]:
 
 
 def _champions(entries: list[Entry], most: int) -> set[str]:
-    """Return the champion and the champions before it, `most` of them."""
+    """Return the champion and the champions before it, `most` of them, with their references."""
     champions: set[str] = set()
     while (champion := champion_of(entries)) and most:
-        champions.add(champion.version)
+        champions |= {champion.version, reference_of(entries) or champion.version}
         entries, most = [entry for entry in entries if entry.seq < champion.since], most - 1
     return champions
 

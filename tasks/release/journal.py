@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 # journal had lost its end, and `champion.json` named this version.
 PROMOTED, REFUSED, KEPT = "promoted", "refused", "kept"
 FORCED, ROLLED_BACK, ADOPTED = "forced", "rolled back", "adopted"
+# It passed the gate and waits for a person; a person promoted it then.
+WAITING, APPROVED = "waiting", "approved"
+NOT_PROMOTED = (REFUSED, KEPT, WAITING)
 
 
 class Scored(Record):
@@ -57,12 +60,17 @@ class Champion(Scored):
 
 
 class Entry(Line, Scored):
-    """A line of the journal. `champion` is the champion after it, `why` a person's reason."""
+    """A line of the journal. `champion` is the champion after it, `why` a person's reason.
+
+    `reference` is the version that candidates are compared with after it. Earlier versions of this
+    project wrote none, and compared with the champion.
+    """
 
     seq: int
     time: str
     event: str
     champion: Champion | None
+    reference: str | None = None
     reason: str
     why: str | None = None
     gate: Judgement | None = None
@@ -72,6 +80,7 @@ class Pointer(Record):
     """The content of `champion.json`: the champion, and the journal's last line and its digest."""
 
     champion: Champion
+    reference: str | None = None
     seq: int
     journal: str
 
@@ -118,6 +127,13 @@ def champion_of(entries: list[Entry]) -> Champion | None:
     return entries[-1].champion if entries else None
 
 
+def reference_of(entries: list[Entry]) -> str | None:
+    """Return the version that candidates are compared with: the reference, or the champion."""
+    champion = champion_of(entries)
+    known = entries[-1].reference if entries else None
+    return champion.version if champion and known is None else known
+
+
 def read_pointer(dataset: str) -> Pointer | None:
     """Return the content of `champion.json`; None for a missing and for a damaged one."""
     try:
@@ -137,7 +153,9 @@ def pointer_fault(dataset: str, entries: list[Entry]) -> str | None:
 
 def _pointer_of(entries: list[Entry]) -> Pointer | None:
     if champion := champion_of(entries):
-        return Pointer(champion=champion, seq=entries[-1].seq, journal=entries[-1].digest)
+        last = entries[-1]
+        facts = {"reference": last.reference, "seq": last.seq, "journal": last.digest}
+        return Pointer(champion=champion, **facts)
     return None
 
 
@@ -154,11 +172,11 @@ def write_pointer(dataset: str, entries: list[Entry]) -> None:
 def append(
     dataset: str, entries: list[Entry], subject: Candidate | Champion, event: str, **more: Any
 ) -> None:
-    """Append an entry. Unless it is `refused` or `kept`, its `subject` is champion after it."""
+    """Append an entry. Unless it is NOT_PROMOTED, its `subject` is champion after it."""
     last, champion = entries[-1] if entries else None, champion_of(entries)
     facts = subject.model_dump(include={"version", "recipe", "accuracy"})
-    more = {"seq": last.seq + 1 if last else 1, **more}
-    if event not in (REFUSED, KEPT):
+    more = {"seq": last.seq + 1 if last else 1, "reference": reference_of(entries), **more}
+    if event not in NOT_PROMOTED:
         since = subject.since if isinstance(subject, Champion) else more["seq"]
         champion = Champion(**facts, since=since)
     time = datetime.now(UTC).isoformat(timespec="seconds")
@@ -173,7 +191,8 @@ def repaired(dataset: str) -> list[Entry]:
     if pointer is not None and pointer.seq > last:
         lines = f"lines {last + 1} to {pointer.seq} of the journal were lost"
         reason = f"{lines}; {pointer_path(dataset).name} named this version"
-        append(dataset, entries, pointer.champion, ADOPTED, reason=reason, seq=pointer.seq + 1)
+        facts = {"reference": pointer.reference, "seq": pointer.seq + 1}
+        append(dataset, entries, pointer.champion, ADOPTED, reason=reason, **facts)
     return entries
 
 

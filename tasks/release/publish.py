@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,17 +17,41 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from pipeline_config.gate import gate_for
-from pipeline_config.sections import read_yaml
 from tasks.dataset.table import read_rows
 from tasks.release.assemble import Lineage, ensure_bundle
-from tasks.release.bundle import METRICS, ONNX, RECIPE, bundle_folder, models_lock
-from tasks.release.gate import Judgement, Scores, above_floor, compare_scores, criterion, unseen
-from tasks.release.journal import Champion, count_look, pinned_digest, read_journal, read_looks
+from tasks.release.bundle import METRICS, ONNX, bundle_folder, is_pooled, models_lock
+from tasks.release.gate import (
+    Judgement,
+    Scores,
+    above_floor,
+    compare_scores,
+    criterion,
+    paired_difference,
+    unseen,
+)
+from tasks.release.journal import (
+    FORCED,
+    PROMOTED,
+    REFUSED,
+    WAITING,
+    count_look,
+    pinned_digest,
+    read_journal,
+    read_looks,
+)
 from tasks.release.pages import page_path
 from tasks.release.registry import Decision, candidate_of, settle
 from tasks.runtime.files import locked
 from tasks.runtime.show import emit, show_image, show_markdown, show_table
 from tasks.runtime.stages import PUBLISH, Outcome, record
+
+# The Prefect event of a new decision, by the journal's event.
+EVENTS = {
+    REFUSED: "idxflow.gate.refused",
+    WAITING: "idxflow.promotion.waiting",
+    PROMOTED: "idxflow.model.promoted",
+    FORCED: "idxflow.model.promoted",
+}
 
 
 def _count_evaluation(lineage: Lineage, version: str) -> None:
@@ -40,20 +65,21 @@ def _count_evaluation(lineage: Lineage, version: str) -> None:
         count_look(dataset, "evaluate", lineage.recipe.name, version, networks, rows, key)
 
 
-def judge_version(lineage: Lineage, version: str, champion: Champion | None) -> Judgement:
-    """Return the gate's judgement of a version: against the champion, or the recipe's floor alone.
+def judge_version(
+    lineage: Lineage, version: str, reference: str | None, champion: str | None
+) -> Judgement:
+    """Return the gate's judgement of a version: against the reference, or the recipe's floor alone.
 
     Both models are scored here by their ONNX models, on the pinned test rows: the data set's own
     test split, complete and in order. The look at these rows is counted before it is taken.
     """
     dataset, recipe, facts = lineage.dataset.name, lineage.recipe, lineage.table.facts
-    pinned, num_rows, rival = pinned_digest(facts["sha256"]), facts["rows"]["test"], None
+    pinned, num_rows, is_better = pinned_digest(facts["sha256"]), facts["rows"]["test"], False
     checks = [unseen(is_pooled=lineage.normalized.facts["pooled"])]
+    rival = None
     if checks[0].passed:
-        if champion is not None:
-            made_with = read_yaml(bundle_folder(dataset, champion.version) / RECIPE)
-            is_pooled = made_with["split"]["test"]["kind"] == "pooled"
-            rival = None if is_pooled else champion.version
+        if reference is not None and not is_pooled(bundle_folder(dataset, reference)):
+            rival = reference
         # After a kill it is the same look. Judged by force later, it is another one.
         key = f"gate {version} {rival} {len(read_journal(dataset))}"
         count_look(dataset, "gate", recipe.name, version, 2 if rival else 1, pinned, key)
@@ -62,16 +88,18 @@ def judge_version(lineage: Lineage, version: str, champion: Champion | None) -> 
         images_NHW = images_NP.reshape(-1, *facts["image_shape"])
         scores = _scores_of(dataset, version, images_NHW, labels_N)
         checks = [above_floor(scores.accuracy, recipe.floors.get(dataset)), *checks]
+        is_better = rival is None
         if rival is not None:
             other = _scores_of(dataset, rival, images_NHW, labels_N)
             names = lineage.dataset.class_names
             checks = [*compare_scores(scores, other, labels_N, gate_for(dataset), names), *checks]
-        elif champion is not None:
-            words = f"champion {champion.version} was trained on rows of the pinned test set"
-            checks.append(criterion("champion", 1.0, 1.0, f"{words}: nothing to compare"))
+            is_better = paired_difference(scores.right_N, other.right_N)[2][0] > 0
+        elif reference is not None:
+            words = f"version {reference} was trained on rows of the pinned test set"
+            checks.append(criterion("reference", 1.0, 1.0, f"{words}: nothing to compare"))
     looks = len(read_looks(dataset))
-    shown = {"test_rows": pinned, "num_rows": num_rows, "looks": looks, "champion": rival}
-    return Judgement(checks=tuple(checks), **shown)
+    shown = {"test_rows": pinned, "num_rows": num_rows, "looks": looks, "champion": champion}
+    return Judgement(checks=tuple(checks), reference=rival, is_better=is_better, **shown)
 
 
 def _scores_of(
@@ -79,14 +107,14 @@ def _scores_of(
 ) -> Scores:
     """Return the scores of a version's ONNX model on the rows."""
     from tasks.evaluation.calibration import calibration_error, error_by_chance, sureness
-    from tasks.evaluation.metrics import mean_loss
+    from tasks.evaluation.metrics import losses
     from tasks.release.onnx_model import read_model
 
     content = (bundle_folder(dataset, version) / ONNX).read_bytes()
     likely_NC = read_model(content, ONNX).probabilities(images_NHW)
     sure, right_N = sureness(likely_NC, labels_N), likely_NC.argmax(axis=1) == labels_N
     by_chance = error_by_chance(sure)[1][1]
-    return Scores(right_N, mean_loss(likely_NC, labels_N), calibration_error(sure), by_chance)
+    return Scores(right_N, losses(likely_NC, labels_N), calibration_error(sure), by_chance)
 
 
 def decision_in_markdown(decision: Decision) -> str:
@@ -94,6 +122,8 @@ def decision_in_markdown(decision: Decision) -> str:
     accuracy = json.loads((decision.path / METRICS).read_bytes())["accuracy"]
     is_champion = decision.champion == decision.version
     standing = "champion" if is_champion else f"champion: `{decision.champion}`"
+    if decision.event in (REFUSED, WAITING):
+        standing = f"**{decision.event}**; {standing}"
     return (
         f"# {decision.dataset} `{decision.version}`: {accuracy:.2%}\n\n"
         f"- {standing}: {decision.reason}\n"
@@ -103,16 +133,17 @@ def decision_in_markdown(decision: Decision) -> str:
 
 
 def show_decision(decision: Decision) -> None:
-    """Attach figures and criteria to the task run, and emit an event if the gate refused it."""
+    """Attach figures and criteria to the task run, and emit the event of a new decision."""
     dataset, version = decision.dataset, decision.version
-    show_markdown("published", decision_in_markdown(decision), f"{dataset} {version}")
+    words = "refused: " if decision.refused else ""
+    show_markdown("published", decision_in_markdown(decision), f"{words}{dataset} {version}")
     entries = [entry for entry in read_journal(dataset) if entry.version == version and entry.gate]
     for entry in entries[-1:]:
         rows = [check.model_dump(mode="json") for check in entry.gate.checks] if entry.gate else []
         show_table("gate", rows, f"{entry.event}: {entry.reason}")
-        if decision.refused:
+        if decision.is_new and entry.event in EVENTS:
             payload = entry.model_dump(mode="json")
-            emit("idxflow.gate.refused", f"idxflow.model.{dataset}.{version}", payload)
+            emit(EVENTS[entry.event], f"idxflow.model.{dataset}.{version}", payload)
     matrix = decision.path / "figures" / "confusion_matrix.png"
     show_image("confusion-matrix-published", matrix, "Confusion matrix on the test split")
 
@@ -125,7 +156,9 @@ def publish(lineage: Lineage, why: str | None = None) -> Decision:
     dataset, version = manifest.dataset, manifest.version
     _count_evaluation(lineage, version)
     candidate = candidate_of(dataset, version, lineage.recipe.competes)
-    decision = settle(dataset, candidate, lambda rival: judge_version(lineage, version, rival), why)
+    judge = partial(judge_version, lineage, version)
+    by_hand = gate_for(dataset).promote == "by-hand"
+    decision = settle(dataset, candidate, judge, why, by_hand=by_hand)
     seconds = round(time.perf_counter() - since, 3)
     reason = f"{done}; {decision.event}: {decision.reason}"
     record(Outcome(PUBLISH.name, "ran", seconds, version, str(decision.path), reason))

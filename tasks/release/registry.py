@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import numpy as np
 
 from pipeline_config.datasets import named_datasets
 from pipeline_config.sections import Section, did_you_mean, given_path
 from tasks.release import bundle, journal
-from tasks.release.gate import Judgement
-from tasks.release.journal import Candidate, Champion, Entry, append, champion_of, follow
+from tasks.release.gate import Judgement, paired_difference
+from tasks.release.journal import Candidate, Entry, append, champion_of, follow
 from tasks.release.pages import stale_pages
 from tasks.runtime.errors import ConfigError, ReleaseError
 from tasks.runtime.files import locked
@@ -19,8 +22,9 @@ from tasks.runtime.manifest import MANIFEST
 CHAMPION = "champion"
 DEFAULT_DATASET = "mnist"
 
-# Judges the candidate against the champion, or by itself if there is no intact champion.
-Judge = Callable[[Champion | None], Judgement]
+# Judges the candidate against the reference, or by itself if there is no intact one. The second
+# version is the champion.
+Judge = Callable[[str | None, str | None], Judgement]
 
 
 class Decision(Section):
@@ -90,14 +94,24 @@ def candidate_of(dataset: str, version: str, competes: bool) -> Candidate:
     return Candidate(version=version, recipe=recipe, accuracy=accuracy, competes=competes)
 
 
-def settle(dataset: str, candidate: Candidate, judge: Judge, why: str | None = None) -> Decision:
-    """Judge a candidate once and record the decision. `why` makes it champion in any case."""
+def settle(
+    dataset: str,
+    candidate: Candidate,
+    judge: Judge,
+    why: str | None = None,
+    *,
+    by_hand: bool = False,
+) -> Decision:
+    """Judge a candidate once and record the decision. `why` makes it champion in any case.
+
+    `by_hand`: a candidate that passes waits for a person.
+    """
     version = candidate.version
     with locked(bundle.models_lock(dataset)):
         entries = journal.repaired(dataset)
         known = decided(entries, version, why)
         if known is None:
-            _judge(dataset, entries, candidate, judge, why)
+            _judge(dataset, entries, candidate, judge, why, by_hand=by_hand)
         follow(dataset, entries, version)
     event, reason = known or (entries[-1].event, entries[-1].reason)
     facts = {"dataset": dataset, "version": version, "event": event, "reason": reason}
@@ -122,33 +136,66 @@ def decided(entries: list[Entry], version: str, why: str | None) -> tuple[str, s
 
 
 def _judge(
-    dataset: str, entries: list[Entry], candidate: Candidate, judge: Judge, why: str | None
+    dataset: str,
+    entries: list[Entry],
+    candidate: Candidate,
+    judge: Judge,
+    why: str | None,
+    *,
+    by_hand: bool,
 ) -> None:
     """Append the decision on a candidate that is judged for the first time or promoted by force."""
     if not candidate.competes and why is None:
         reason = f"recipe {candidate.recipe} does not compete"
         return append(dataset, entries, candidate, journal.KEPT, reason=reason)
-    champion = rival = champion_of(entries)
-    if champion is not None:
+    rival = journal.reference_of(entries)
+    if rival is not None:
         try:
-            # Damage to a figure of the champion does not matter to the comparison.
-            folder = bundle.bundle_folder(dataset, champion.version)
+            # Damage to a figure of the reference does not matter to the comparison.
+            folder = bundle.bundle_folder(dataset, rival)
             bundle.intact_bundle(folder, bundle.ONNX, bundle.RECIPE)
         except ReleaseError:
             if why is None:
                 raise
             rival = None
-    gate = judge(rival)
-    event = journal.PROMOTED if gate.passed else journal.REFUSED
+    champion, facts = champion_of(entries), {}
+    gate = judge(rival, champion.version if champion else None)
+    event = journal.WAITING if by_hand else journal.PROMOTED
+    event = event if gate.passed else journal.REFUSED
     reason = gate.reason + ("; there was no champion" if champion is None else "")
     if why is not None:
         passed = "it passed the gate" if gate.passed else "it did not pass the gate"
         event, reason = journal.FORCED, f"by force: {why}; {passed}: {reason}"
-    return append(dataset, entries, candidate, event, reason=reason, why=why, gate=gate)
+    if gate.is_better and event not in journal.NOT_PROMOTED:
+        facts = {"reference": candidate.version}
+    append(dataset, entries, candidate, event, reason=reason, why=why, gate=gate, **facts)
+    return None
+
+
+def _reference_after(dataset: str, entries: list[Entry], version: str) -> str | None:
+    """Return the reference after a person promotes `version`.
+
+    It is the version if that is better than the reference beyond doubt, by their answers for the
+    test rows. A version that was trained on rows of the test set is never the reference.
+    """
+    present = journal.reference_of(entries)
+    if bundle.is_pooled(bundle.bundle_folder(dataset, version)):
+        return present
+    if present is None or bundle.is_pooled(bundle.bundle_folder(dataset, present)):
+        return version
+    folders = (bundle.bundle_folder(dataset, name) for name in (version, present))
+    with suppress(ReleaseError):
+        (rows, new_N), (others, old_N) = map(bundle.correct_rows, folders)
+        if np.array_equal(rows, others) and paired_difference(new_N, old_N)[2][0] > 0:
+            return version
+    return present
 
 
 def promote(dataset: str, candidate: Candidate, why: str) -> Entry | None:
-    """Make a version champion in any case; None if it is champion already."""
+    """Make a version champion in any case; None if it is champion already.
+
+    The event is `approved` for a version that passed the gate and waits, otherwise `forced`.
+    """
     if not why.strip():
         what, remedy = f"promoting {dataset}/{candidate.version}", 'Say why: --why "…".'
         found, expected = "an empty reason", "a few words for the journal"
@@ -158,8 +205,11 @@ def promote(dataset: str, candidate: Candidate, why: str) -> Entry | None:
         champion = champion_of(entries)
         is_new = champion is None or champion.version != candidate.version
         if is_new:
-            reason = f"by hand: {why}"
-            append(dataset, entries, candidate, journal.FORCED, reason=reason, why=why)
+            version = candidate.version
+            known = [entry.event for entry in entries if entry.version == version]
+            event = journal.APPROVED if known[-1:] == [journal.WAITING] else journal.FORCED
+            facts = {"reference": _reference_after(dataset, entries, version), "why": why}
+            append(dataset, entries, candidate, event, reason=f"by hand: {why}", **facts)
         follow(dataset, entries, candidate.version)
     return entries[-1] if is_new else None
 
@@ -179,7 +229,8 @@ def rollback(dataset: str, why: str | None = None, version: str | None = None) -
         if is_other or (was_killed and entries[-1].event == journal.ROLLED_BACK):
             follow(dataset, entries)
             return None if is_other else entries[-1]
-        former = present and champion_of([each for each in entries if each.seq < present.since])
+        before = [each for each in entries if present and each.seq < present.since]
+        former = champion_of(before)
         if present is None or former is None:
             found = f"none before {present.version}" if present else "none"
             remedy = "See `idxflow models history`; `idxflow models promote` takes any version."
@@ -187,7 +238,8 @@ def rollback(dataset: str, why: str | None = None, version: str | None = None) -
             raise ReleaseError(what, found=found, expected=expected, remedy=remedy)
         bundle.intact_bundle(bundle.bundle_folder(dataset, former.version))
         reason = f"from {present.version} back to {former.version}" + (f": {why}" if why else "")
-        append(dataset, entries, former, journal.ROLLED_BACK, reason=reason, why=why)
+        facts = {"reference": journal.reference_of(before), "why": why}
+        append(dataset, entries, former, journal.ROLLED_BACK, reason=reason, **facts)
         follow(dataset, entries)
     return entries[-1]
 

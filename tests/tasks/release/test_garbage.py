@@ -59,7 +59,8 @@ def kinds(keep: int, *, dry_run: bool = False) -> dict[str, int]:
 def test_old_versions_are_removed_with_what_only_they_needed(publish):
     made = [publish(seed) for seed in range(4)]
     assert made[-1].champion == made[-1].version
-    keep = {made[-1].version, made[-2].version}
+    # The first champion is the reference of them all.
+    keep = {made[0].version, made[-1].version, made[-2].version}
     grow_old()
     before = journal_path("mnist").read_bytes()
     told = kinds(1, dry_run=True)
@@ -67,7 +68,7 @@ def test_old_versions_are_removed_with_what_only_they_needed(publish):
     assert kinds(1) == told
     assert set(published_versions("mnist")) == keep
     # Trainings alone: all evaluations of this fixture have the same bytes, and stay for it.
-    assert told == {"lock": 2, "page": 2, "stage output": 2, "version": 2}
+    assert told == {"lock": 1, "page": 1, "stage output": 1, "version": 1}
     assert journal_path("mnist").read_bytes() == before
     assert all(inspect(path)[1] == [] for path in settings().stages.iterdir())
     assert scrub().damage == ()
@@ -75,13 +76,14 @@ def test_old_versions_are_removed_with_what_only_they_needed(publish):
 
 
 def test_kept_versions_are_hits_and_removed_ones_can_be_rebuilt(publish, make_lineage):
-    made = [publish(seed) for seed in range(3)]
+    made = [publish(seed) for seed in range(4)]
     grow_old()
     collect(0)
-    assert set(published_versions("mnist")) == {made[1].version, made[2].version}
-    assert is_current("mnist", made[2].version) == []
-    again = publish_task.fn(make_lineage(recipe=recipe_with(0)))
-    assert again.version == made[0].version
+    kept = {made[place].version for place in (0, 2, 3)}
+    assert set(published_versions("mnist")) == kept
+    assert is_current("mnist", made[3].version) == []
+    again = publish_task.fn(make_lineage(recipe=recipe_with(1)))
+    assert again.version == made[1].version
     assert not again.is_new, "the journal remembers what was decided"
 
 
@@ -98,12 +100,13 @@ def test_the_same_bytes_under_another_key_are_kept(publish):
 
 
 def test_the_target_of_a_rollback_is_kept(publish):
-    first, second, third = (publish(seed) for seed in range(3))
-    assert third.champion == third.version
+    first, second, third, last = (publish(seed) for seed in range(4))
+    assert last.champion == last.version
     grow_old()
     collect(0)
-    assert rollback("mnist").version == second.version
-    with pytest.raises(ReleaseError, match=f"{first.version}.* it is missing"):
+    entry = rollback("mnist")
+    assert (entry.version, entry.reference) == (third.version, first.version)
+    with pytest.raises(ReleaseError, match=f"{second.version}.* it is missing"):
         rollback("mnist")
 
 
@@ -210,8 +213,10 @@ def test_unneeded_pages_locks_and_scratch_folders_are_removed(publish):
 @pytest.mark.parametrize("name", ["mnist", "digits-12345678"])
 def test_only_the_champion_of_an_abandoned_folder_is_kept(make_lineage, monkeypatch, name):
     dataset = named_dataset("mnist").model_copy(update={"name": name, "content": "0" * 64})
-    for seed in range(2):
-        made = publish_task.fn(make_lineage(recipe=recipe_with(seed), dataset=dataset))
+    first, _, made = (
+        publish_task.fn(make_lineage(recipe=recipe_with(seed), dataset=dataset))
+        for seed in range(3)
+    )
     grow_old()
     assert len(kinds(5)) == 0
     later = datetime.now(UTC) + garbage.ABANDONED + timedelta(hours=1)
@@ -224,10 +229,10 @@ def test_only_the_champion_of_an_abandoned_folder_is_kept(make_lineage, monkeypa
     versions = set(published_versions(name))
     if name == "mnist":
         assert told == {}
-        assert len(versions) == 2
+        assert len(versions) == 3
     else:
-        assert told == {"lock": 8, "page": 1, "stage output": 8, "version": 1}
-        assert versions == {made.version}
+        assert told == {"lock": 10, "page": 1, "stage output": 10, "version": 1}
+        assert versions == {first.version, made.version}
         assert verify_bundles([made.path])[0].verdict == "ok"
 
 

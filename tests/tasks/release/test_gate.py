@@ -15,6 +15,8 @@ from tasks.release.gate import (
     Scores,
     above_floor,
     compare_scores,
+    loss_margin,
+    not_worse,
     paired_interval,
     recall_margin,
     unseen,
@@ -35,7 +37,7 @@ GATE = Gate(
 def scores(wrong: np.ndarray, loss: float = 0.05, ece: float = 0.003) -> Scores:
     right = np.ones(ROWS, bool)
     right[wrong] = False
-    return Scores(right_N=right, loss=loss, ece=ece, ece_by_chance=0.003)
+    return Scores(right_N=right, loss_N=np.full(ROWS, loss), ece=ece, ece_by_chance=0.003)
 
 
 def failed(candidate: Scores, champion: Scores) -> list[str]:
@@ -127,6 +129,43 @@ def test_a_class_without_test_rows_is_not_judged():
     assert len(names) == 3 + 9
 
 
+def test_what_is_worse_beyond_doubt_is_refused_whatever_the_margin():
+    champion, worse = scores(np.arange(30)), scores(np.arange(60))
+    wide = Gate(accuracy_margin=0.5)
+    check = not_worse(worse.right_N, champion.right_N, wide)
+    assert not check.passed
+    assert check.words.startswith("it is worse: ")
+    assert not_worse(champion.right_N, champion.right_N, wide).passed
+
+
+@pytest.mark.parametrize("num_rows", [20, 100, 300, 1_000, 10_000])
+@pytest.mark.parametrize("disagreement", [0.0, 0.01, 0.1])
+def test_an_equal_model_passes_where_nobody_measured(num_rows, disagreement):
+    chance = np.random.default_rng(num_rows)
+    passed = 0
+    for _ in range(300):
+        differs, is_gained = chance.random(num_rows) < disagreement, chance.random(num_rows) < 0.5
+        passed += not_worse(~differs | is_gained, ~differs | ~is_gained, Gate()).passed
+    assert passed >= 0.93 * 300  # 95 % are expected; four standard errors are 5 points below
+
+
+def test_a_split_that_cannot_tell_says_so():
+    right = np.ones(360, bool)
+    other = right.copy()
+    other[:6] = False
+    words = not_worse(other, right, Gate()).words
+    assert "360 rows do not show a loss of up to 3.0 points" in words
+    assert not_worse(right[:1], right[:1], Gate()).passed
+
+
+def test_the_loss_may_rise_by_what_its_rows_do_not_tell():
+    chance = np.random.default_rng(0)
+    old = scores(np.arange(50))._replace(loss_N=chance.exponential(0.05, ROWS))
+    assert loss_margin(old, old, Gate()) == pytest.approx(0.1 * old.loss_N.mean())
+    noisy = old._replace(loss_N=old.loss_N + chance.normal(0, 1, ROWS))
+    assert loss_margin(noisy, old, Gate()) == pytest.approx(0.005 + 2.33 / 100, rel=0.05)
+
+
 def test_floor_and_unseen_rows():
     assert above_floor(0.98, 0.98).passed
     assert not above_floor(0.9799, 0.98).passed
@@ -139,4 +178,4 @@ def test_every_data_set_has_margins_that_fit_it():
     for dataset in named_datasets().values():
         gate = gate_for(dataset.name)
         assert gate.recall_spread is None or len(gate.recall_spread) == dataset.num_classes
-    assert gate_for("somebodys-folder-12345678") == gate_for("default")
+    assert gate_for("somebodys-folder-12345678") == Gate()

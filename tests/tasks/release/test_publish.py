@@ -9,7 +9,13 @@ from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
 from pipeline_config.settings import settings
 from tasks.release import pages
-from tasks.release.journal import journal_path, looks_in_words, read_journal, read_looks
+from tasks.release.journal import (
+    journal_path,
+    looks_in_words,
+    read_journal,
+    read_looks,
+    reference_of,
+)
 from tasks.release.pages import page_path
 from tasks.release.publish import decision_in_markdown, publish
 from tasks.release.registry import is_current, rollback
@@ -97,7 +103,8 @@ def test_a_champion_trained_on_the_pinned_rows_is_not_compared(make_lineage):
     published = publish.fn(make_lineage())
     assert published.event == "promoted"
     gate = read_journal("mnist")[-1].gate
-    assert gate.champion is None
+    assert gate.reference is None
+    assert reference_of(read_journal("mnist")) == published.version
     assert "nothing to compare" in gate.checks[-1].words
 
 
@@ -106,7 +113,7 @@ def test_both_models_are_scored_on_the_pinned_rows_and_every_look_is_counted(mak
     other = recipe_with(description="another", scaling="unit")
     second = publish.fn(make_lineage(recipe=other, accuracy=0.8))
     gate = read_journal("mnist")[-1].gate
-    assert (gate.champion, gate.num_rows, gate.looks) == (first.version, 20, 4)
+    assert (gate.reference, gate.num_rows, gate.looks) == (first.version, 20, 4)
     assert {check.name for check in gate.checks} >= {"accuracy", "loss", "calibration", "floor"}
     looks = [(look.by, look.version, look.networks) for look in read_looks("mnist")]
     assert looks == [

@@ -25,7 +25,7 @@ from stages_alone import Rows, read_rows, scratch_root
 from pipeline_config.gate import gate_for
 from pipeline_config.recipe_files import load_recipe
 from tasks.evaluation.calibration import calibration_error, error_by_chance, sureness
-from tasks.evaluation.metrics import mean_loss
+from tasks.evaluation.metrics import losses
 from tasks.release.gate import Scores, compare_scores, paired_interval
 
 NUM_SEEDS = 10
@@ -43,7 +43,7 @@ def scored(rows: Rows, seed: int) -> tuple[Scores, np.ndarray[Any, Any]]:
     sure = sureness(probabilities, labels)
     scores = Scores(
         right_N=probabilities.argmax(axis=1) == labels,
-        loss=mean_loss(probabilities, labels),
+        loss_N=losses(probabilities, labels),
         ece=calibration_error(sure),
         ece_by_chance=error_by_chance(sure)[1][1],
     )
@@ -71,7 +71,7 @@ def measure(name: str, folder: Path | None) -> None:
     print(f"\n{name}, {rows.dataset.default_recipe}, {NUM_SEEDS} seeds, {len(labels)} test rows")
     print(f"  accuracy {statistics.mean(accuracies):.4f}, s {statistics.stdev(accuracies):.4f}")
     print(f"  accuracy_margin  {-np.quantile(lows, 1 - LEVEL):.4f}  (of 95 in 100 pairs)")
-    print(f"  loss_margin      {between_runs([run.loss for run in runs]):.4f}")
+    print(f"  loss_margin      {between_runs([float(run.loss_N.mean()) for run in runs]):.4f}")
     print(f"  ece_margin       {between_runs([run.ece for run in runs]):.4f}")
     print(f"  recall_spread    [{', '.join(f'{s:.4f}' for s in spread)}]")
     gate, names = gate_for(name), rows.dataset.class_names

@@ -169,7 +169,7 @@ def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
     model = onnx_bytes(network, (height, width), num_classes, words)
     split = read_split(lineage.normalized)
     rows = split.validation if len(split.validation) else split.train
-    golden, compared = bundle.golden_rows(rows), rows[:NUM_COMPARED]
+    golden, compared = rows[bundle.evenly(len(rows), bundle.NUM_GOLDEN)], rows[:NUM_COMPARED]
     images_RD, _ = read_rows(lineage.table, np.concatenate([golden, compared]))
     golden_NHW, compared_NHW = np.split(images_RD.reshape(-1, height, width), [len(golden)])
     compare_with_torch(model, network, compared_NHW)

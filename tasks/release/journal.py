@@ -14,7 +14,7 @@ The caller of a function that writes holds the data set's lock.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -116,6 +116,13 @@ def journal_faults(dataset: str) -> list[str]:
 def champion_of(entries: list[Entry]) -> Champion | None:
     """Return the champion that the last entry names."""
     return entries[-1].champion if entries else None
+
+
+def champions_of(entries: list[Entry]) -> Iterator[Champion]:
+    """Yield the champion, then the one before it, and so on: the targets of rollbacks."""
+    while champion := champion_of(entries):
+        yield champion
+        entries = [entry for entry in entries if entry.seq < champion.since]
 
 
 def read_pointer(dataset: str) -> Pointer | None:

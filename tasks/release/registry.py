@@ -173,13 +173,13 @@ def rollback(dataset: str, why: str | None = None, version: str | None = None) -
     """
     with locked(bundle.models_lock(dataset)):
         entries = journal.repaired(dataset)
-        present = champion_of(entries)
+        champions = journal.champions_of(entries)
+        present, former = next(champions, None), next(champions, None)
         is_other = version is not None and (present is None or present.version != version)
         was_killed = version is None and journal.is_unfinished(dataset, entries)
         if is_other or (was_killed and entries[-1].event == journal.ROLLED_BACK):
             follow(dataset, entries)
             return None if is_other else entries[-1]
-        former = present and champion_of([each for each in entries if each.seq < present.since])
         if present is None or former is None:
             found = f"none before {present.version}" if present else "none"
             remedy = "See `idxflow models history`; `idxflow models promote` takes any version."

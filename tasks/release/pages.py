@@ -40,10 +40,10 @@ View = dict[str, Any]
 
 def write_report(lineage: Lineage, version: str, provenance: View, folder: Path) -> None:
     """Write `report.html` and `model_card.md` into a bundle that has everything else."""
-    dataset, table, trained = lineage.dataset, lineage.table.facts, lineage.trained
+    dataset, raw_digests = lineage.dataset, lineage.table.facts["sha256"]
     metrics = json.loads((folder / METRICS).read_bytes())
     curve = metrics["test_curve"]
-    history = json.loads((trained.path / "history.json").read_bytes())
+    history = json.loads((lineage.trained.path / "history.json").read_bytes())
     validation = json.loads((folder / "validation" / "report.json").read_bytes())
     view = {
         # The title of a local folder is its path, which is not published.
@@ -51,16 +51,13 @@ def write_report(lineage: Lineage, version: str, provenance: View, folder: Path)
         "dataset": dataset.name,
         "version": version,
         "recipe": lineage.recipe,
+        **{name: ref.facts for name, ref in lineage.refs.items()},
         "cautions": cautions_of(lineage.recipe),
         "metrics": metrics,
         "corrections_source": dataset.corrections.source if dataset.corrections else "",
         "test_curve": [curve[place] for place in evenly(len(curve), MAX_HISTORY_ROWS)],
-        "normalized": lineage.normalized.facts,
-        "table": table,
-        "digests": {name: table["sha256"][name] for name in FILES},
-        "checked": lineage.checked.facts,
+        "digests": {name: raw_digests[name] for name in FILES},
         "findings": [row for row in validation["expectations"] if not row["success"]],
-        "trained": trained.facts,
         "history": [history[place] for place in evenly(len(history), MAX_HISTORY_ROWS)],
         "num_epochs": len(history),
         "figures": {path.stem: path for path in sorted((folder / "figures").glob("*.png"))},

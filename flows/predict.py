@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from prefect import flow
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from tasks.prediction.answers import Predicted, Request
-from tasks.prediction.predict import answer
+from tasks.prediction.answers import Predicted, Request, predict_files
 from tasks.release.registry import CHAMPION
+from tasks.runtime.show import show_table
 
 
 @flow(name="predict", flow_run_name="{model} → {out}", timeout_seconds=24 * 3600)
@@ -26,3 +27,15 @@ def predict(
     confidence `threshold` there is no answer. `out` is a .parquet or .json file.
     """
     return answer(Request(**locals()))
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, timeout_seconds=24 * 3600, tags=["predict"])
+def answer(request: Request) -> Predicted:
+    """Classify the images and show how many each class has. Never cached: files may change."""
+    predicted = predict_files(request)
+    counts = {**predicted.counts, "no answer": predicted.num_abstained}
+    limit = f"no answer below the probability {predicted.threshold:g}. In `{predicted.out}`."
+    words = f"{predicted.num_images:,} images, answered by {predicted.model}; {limit}"
+    rows = [{"class": name, "images": count} for name, count in counts.items()]
+    show_table("predictions", rows, words)
+    return predicted

@@ -15,7 +15,7 @@ from tasks.runtime.stages import AUDIT, STAGES
 ROOMS = ("raw", "dataset", "model", "evaluation", "release", "prediction")
 LAYERS = ("pipeline_config", "tasks", "flows")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-MAX_LINES, MAX_FILES = 10_102, 82
+MAX_LINES, MAX_FILES = 10_278, 83
 SOURCES = sorted(path for layer in LAYERS for path in (CHECKOUT / layer).rglob("*.py"))
 
 
@@ -63,14 +63,13 @@ def test_a_stage_never_imports_another_stages_task() -> None:
 
 
 def test_prefect_is_known_where_tasks_are_made_and_shown() -> None:
-    """The stage modules themselves know the decorator; these two tasks are no cached stages."""
+    """The stage modules themselves know the decorator; publish is no cached stage."""
     knowing = {
         module_of(path)
         for path in (CHECKOUT / "tasks").rglob("*.py")
         if any(name.split(".")[0] == "prefect" for name in imports_of(path))
     }
-    others = {"tasks.release.publish", "tasks.prediction.predict"}
-    assert knowing == {"tasks.runtime.task", "tasks.runtime.show", *others}
+    assert knowing == {"tasks.runtime.task", "tasks.runtime.show", "tasks.release.publish"}
 
 
 def test_no_module_outgrows_its_screen() -> None:

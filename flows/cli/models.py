@@ -11,7 +11,8 @@ from flows.catalogue import as_published, describe, diff_versions, list_versions
 from flows.cli.run import Json
 from tasks.release import registry
 from tasks.release.bundle import published_datasets
-from tasks.release.journal import looks_in_words, read_journal
+from tasks.release.journal import read_journal
+from tasks.release.looks import looks_in_words
 from tasks.release.registry import DEFAULT_DATASET, find_bundle, known_dataset
 from tasks.runtime.files import root_lock
 from tasks.runtime.show import confidence_in_words

@@ -19,7 +19,6 @@ from pipeline_config.datasets import Dataset
 from pipeline_config.recipe import Recipe
 from pipeline_config.settings import CHECKOUT
 from tasks.release import bundle
-from tasks.release.bundle import BundleManifest, Determinants
 from tasks.release.pages import write_report
 from tasks.runtime.devices import Machine
 from tasks.runtime.errors import ReleaseError
@@ -53,15 +52,14 @@ class Lineage:
     evaluated: StageRef
 
     @property
-    def stages(self) -> dict[str, Manifest]:
-        """The manifest of each stage by the stage's name, in the order of the pipeline."""
-        refs = (value for value in vars(self).values() if isinstance(value, StageRef))
-        return {ref.stage: ref.manifest for ref in refs}
+    def refs(self) -> dict[str, StageRef]:
+        """The outputs of the stages by their names here, in the order of the pipeline."""
+        return {name: ref for name, ref in vars(self).items() if isinstance(ref, StageRef)}
 
     @property
-    def determinants(self) -> Determinants:
+    def determinants(self) -> bundle.Determinants:
         """What determines the model, read from manifests alone."""
-        return Determinants(
+        return bundle.Determinants(
             model=self.trained.manifest.files[bundle.MODEL].sha256,
             metrics=self.evaluated.manifest.files[bundle.METRICS].sha256,
             recipe=bundle.recipe_digest(self.recipe),
@@ -83,7 +81,7 @@ class Lineage:
         return f"# {self.command}\n{yaml.safe_dump(content, width=90, **style)}"
 
 
-def ensure_bundle(lineage: Lineage) -> tuple[BundleManifest, str]:
+def ensure_bundle(lineage: Lineage) -> tuple[bundle.BundleManifest, str]:
     """Return a lineage's bundle, and what was done, in words. Raises ReleaseError for damage."""
     dataset, determinants = lineage.dataset.name, lineage.determinants
     version = determinants.version
@@ -102,14 +100,14 @@ def ensure_bundle(lineage: Lineage) -> tuple[BundleManifest, str]:
             write_model_files(lineage, version, aside)
             write_report(lineage, version, provenance, aside)
             facts = {"dataset": dataset, "recipe": lineage.recipe.name, "provenance": provenance}
-            manifest = BundleManifest.of(determinants, files=list_files(aside), **facts)
+            manifest = bundle.BundleManifest.of(determinants, files=list_files(aside), **facts)
             (aside / MANIFEST).write_bytes(manifest.content())
     return manifest, done
 
 
 def provenance_of(lineage: Lineage) -> dict[str, Any]:
     """Return what made the model: choices, machine, code, libraries, and outputs of the stages."""
-    stages = lineage.stages
+    stages = {ref.stage: ref.manifest for ref in lineage.refs.values()}
     code = _components(stages, "code ") | code_digests("tasks.release.publish")
     code |= {name: sha256_bytes((CHECKOUT / name).read_bytes()) for name in TEMPLATES}
     libraries = _components(stages, "library ")
@@ -139,10 +137,10 @@ def copy_outputs(lineage: Lineage, folder: Path) -> None:
         if damage := inspect(ref.path)[1]:
             remedy = "Run the same command again: the damaged stage is run again."
             raise ReleaseError(ref.path, found="; ".join(damage), remedy=remedy)
-    evaluated, skipped = lineage.evaluated.manifest.files, {MANIFEST}
-    if evaluated[bundle.PROBABILITIES].num_bytes > MAX_PROBABILITIES_BYTES:
-        skipped.add(bundle.PROBABILITIES)
-    for name in evaluated.keys() - skipped:
+    files = dict(lineage.evaluated.manifest.files)
+    if files[bundle.PROBABILITIES].num_bytes > MAX_PROBABILITIES_BYTES:
+        del files[bundle.PROBABILITIES]
+    for name in files:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(lineage.evaluated.path / name, folder / name)
     shutil.copyfile(lineage.trained.path / bundle.MODEL, folder / bundle.MODEL)
@@ -169,7 +167,7 @@ def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
     model = onnx_bytes(network, (height, width), num_classes, words)
     split = read_split(lineage.normalized)
     rows = split.validation if len(split.validation) else split.train
-    golden, compared = bundle.golden_rows(rows), rows[:NUM_COMPARED]
+    golden, compared = rows[bundle.evenly(len(rows), bundle.NUM_GOLDEN)], rows[:NUM_COMPARED]
     images_RD, _ = read_rows(lineage.table, np.concatenate([golden, compared]))
     golden_NHW, compared_NHW = np.split(images_RD.reshape(-1, height, width), [len(golden)])
     compare_with_torch(model, network, compared_NHW)

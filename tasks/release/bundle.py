@@ -2,7 +2,7 @@
 
 Neither Prefect nor torch is imported, so that looking at a bundle takes milliseconds.
 
-Axes: N golden images, M rows, H × W pixels, C classes.
+Axes: N golden images, H × W pixels, C classes.
 """
 
 from __future__ import annotations
@@ -169,10 +169,9 @@ def correct_rows(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     return index - index.min(), labels == predictions
 
 
-def golden_rows(rows_M: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return at most NUM_GOLDEN of the rows, evenly spaced, with the first and the last."""
-    num_golden = min(NUM_GOLDEN, len(rows_M))
-    return rows_M[np.linspace(0, len(rows_M) - 1, num_golden).round().astype(np.int64)]
+def evenly(num_rows: int, most: int) -> NDArray[np.int64]:
+    """Return at most `most` of the places of rows, evenly spaced, with the first and the last."""
+    return np.linspace(0, num_rows - 1, min(most, num_rows)).round().astype(np.int64)
 
 
 def golden_output(network: nn.Sequential, images_NHW: NDArray[np.uint8]) -> NDArray[np.float32]:

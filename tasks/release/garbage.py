@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 
 from pipeline_config.datasets import named_datasets
@@ -21,7 +22,7 @@ from pipeline_config.sections import Section
 from pipeline_config.settings import settings
 from tasks.release import bundle
 from tasks.release.bundle import bundle_folder, published_datasets, published_versions
-from tasks.release.journal import Entry, champion_of, finish, read_journal, reference_of
+from tasks.release.journal import finish, read_journal, reigns_of
 from tasks.release.pages import page_path
 from tasks.runtime.files import locked, root_lock, storage_errors
 from tasks.runtime.manifest import MANIFEST, read_regular
@@ -71,7 +72,9 @@ def find_garbage(keep: int) -> Iterator[Item]:
         entries, there = read_journal(dataset), published_versions(dataset)
         last = datetime.fromisoformat(entries[-1].time) if entries else None
         is_abandoned = dataset not in named_datasets() and last and last < month_ago
-        kept = _champions(entries, 1 if is_abandoned else 1 + max(keep, 1))
+        num_champions = 1 if is_abandoned else 1 + max(keep, 1)
+        reigns = [*islice(reigns_of(entries), num_champions)]
+        kept = {name for each in reigns for name in (each.champion.version, each.reference)}
         if not is_abandoned:
             latest = list(dict.fromkeys(entry.version for entry in reversed(entries)))
             kept |= {*[version for version in latest if version in there][:keep]}
@@ -98,15 +101,6 @@ def _leftovers(root: Path) -> Iterator[Item]:
         if path.stem != "embedded-1" or path.stat().st_size > MAX_DATABASE_BYTES:
             for part in sorted(path.parent.glob(f"{path.stem}.*")):
                 yield _item("database", part, "it is too large, or of a run that has ended")
-
-
-def _champions(entries: list[Entry], most: int) -> set[str]:
-    """Return the champion and the champions before it, `most` of them, with their references."""
-    champions: set[str] = set()
-    while (champion := champion_of(entries)) and most:
-        champions |= {champion.version, reference_of(entries) or champion.version}
-        entries, most = [entry for entry in entries if entry.seq < champion.since], most - 1
-    return champions
 
 
 def _provenance(folder: Path) -> set[str]:

@@ -5,27 +5,23 @@ appended first; then the pages are written, and last `champion.json`, which repe
 for other programs. So the next command completes what a killed one left. The journal decides,
 unless it is shorter than `champion.json` says: then it has lost its end.
 
-`looks.jsonl` has a line for each time that the test rows were scored: the more often, the less the
-next figure on them proves.
-
 The caller of a function that writes holds the data set's lock.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
-from pipeline_config.datasets import FILES
 from pipeline_config.sections import Record
 from pipeline_config.settings import settings
 from tasks.release.gate import Judgement
 from tasks.release.pages import stale_pages
 from tasks.runtime.chain import Line, append_line, chain_faults, read_chain
-from tasks.runtime.files import canonical_json, digest_of, write_atomically
+from tasks.runtime.files import canonical_json, write_atomically
 from tasks.runtime.manifest import read_regular, read_sealed, sealed
 
 logger = logging.getLogger(__name__)
@@ -48,9 +44,10 @@ class Scored(Record):
 
 
 class Candidate(Scored):
-    """A version that may become champion."""
+    """A version that may become champion; `by_hand`: if it passes, it waits for a person."""
 
     competes: bool
+    by_hand: bool = False
 
 
 class Champion(Scored):
@@ -76,6 +73,13 @@ class Entry(Line, Scored):
     gate: Judgement | None = None
 
 
+class Reign(NamedTuple):
+    """A champion, and the version that candidates were compared with last."""
+
+    champion: Champion
+    reference: str
+
+
 class Pointer(Record):
     """The content of `champion.json`: the champion, and the journal's last line and its digest."""
 
@@ -83,19 +87,6 @@ class Pointer(Record):
     reference: str | None = None
     seq: int
     journal: str
-
-
-class Look(Line):
-    """One scoring of networks on the test rows with the digest `rows`; a `key` is counted once."""
-
-    may_lack_digest: ClassVar[bool] = True
-    time: str
-    by: str
-    recipe: str
-    version: str
-    networks: int
-    rows: str
-    key: str
 
 
 def journal_path(dataset: str) -> Path:
@@ -128,10 +119,15 @@ def champion_of(entries: list[Entry]) -> Champion | None:
 
 
 def reference_of(entries: list[Entry]) -> str | None:
-    """Return the version that candidates are compared with: the reference, or the champion."""
-    champion = champion_of(entries)
-    known = entries[-1].reference if entries else None
-    return champion.version if champion and known is None else known
+    """Return the version that candidates are compared with."""
+    return next((each.reference for each in reigns_of(entries)), None)
+
+
+def reigns_of(entries: list[Entry]) -> Iterator[Reign]:
+    """Yield the champion with its reference, then those before it: the targets of rollbacks."""
+    while champion := champion_of(entries):
+        yield Reign(champion, entries[-1].reference or champion.version)
+        entries = [entry for entry in entries if entry.seq < champion.since]
 
 
 def read_pointer(dataset: str) -> Pointer | None:
@@ -222,37 +218,3 @@ def finish(dataset: str) -> None:
     entries = read_journal(dataset)
     if is_unfinished(dataset, entries):
         follow(dataset, entries)
-
-
-def looks_path(dataset: str) -> Path:
-    """Return the path of a data set's list of looks."""
-    return settings().models / dataset / "looks.jsonl"
-
-
-def pinned_digest(digests: Mapping[str, str]) -> str:
-    """Return the digest of a data set's test rows, from the digests of its raw files."""
-    return digest_of({name: digests[name] for name in FILES[2:]})
-
-
-def read_looks(dataset: str) -> list[Look]:
-    """Return every look at the test rows, oldest first. A damaged line is skipped."""
-    return [look for look in read_chain(looks_path(dataset), Look) if look is not None]
-
-
-def count_look(
-    dataset: str, by: str, recipe: str, version: str, networks: int, rows: str, key: str
-) -> None:
-    """Append a look, unless its key is there. The caller holds the data set's lock."""
-    looks, facts = read_looks(dataset), {"recipe": recipe, "version": version, "rows": rows}
-    if all(look.key != key for look in looks):
-        time = datetime.now(UTC).isoformat(timespec="seconds")
-        look = Look(time=time, by=by, key=key, networks=networks, **facts)
-        append_line(looks_path(dataset), look, looks[-1] if looks else None)
-
-
-def looks_in_words(dataset: str) -> str:
-    """Return how often the test rows were scored so far, in a sentence."""
-    looks = read_looks(dataset)
-    versions, recipes = {look.version for look in looks}, {look.recipe for look in looks}
-    words = f"{len(looks)}; versions: {len(versions)}; recipes: {len(recipes)}; networks scored"
-    return f"Looks at the test rows: {words}: {sum(look.networks for look in looks)}."

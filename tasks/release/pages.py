@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline_config.datasets import FILES
 from pipeline_config.recipe_files import cautions_of
 from pipeline_config.settings import settings
-from tasks.release.bundle import CARD, METRICS, REPORT, BundleManifest, bundle_folder
+from tasks.release.bundle import CARD, METRICS, REPORT, BundleManifest, bundle_folder, evenly
 from tasks.runtime.files import digest_of, sha256_bytes
 from tasks.runtime.manifest import MANIFEST, read_regular
 
@@ -40,9 +40,10 @@ View = dict[str, Any]
 
 def write_report(lineage: Lineage, version: str, provenance: View, folder: Path) -> None:
     """Write `report.html` and `model_card.md` into a bundle that has everything else."""
-    dataset, table, trained = lineage.dataset, lineage.table.facts, lineage.trained
+    dataset, raw_digests = lineage.dataset, lineage.table.facts["sha256"]
     metrics = json.loads((folder / METRICS).read_bytes())
-    history = json.loads((trained.path / "history.json").read_bytes())
+    curve = metrics["test_curve"]
+    history = json.loads((lineage.trained.path / "history.json").read_bytes())
     validation = json.loads((folder / "validation" / "report.json").read_bytes())
     view = {
         # The title of a local folder is its path, which is not published.
@@ -50,17 +51,14 @@ def write_report(lineage: Lineage, version: str, provenance: View, folder: Path)
         "dataset": dataset.name,
         "version": version,
         "recipe": lineage.recipe,
+        **{name: ref.facts for name, ref in lineage.refs.items()},
         "cautions": cautions_of(lineage.recipe),
         "metrics": metrics,
         "corrections_source": dataset.corrections.source if dataset.corrections else "",
-        "test_curve": thinned(metrics["test_curve"]),
-        "normalized": lineage.normalized.facts,
-        "table": table,
-        "digests": {name: table["sha256"][name] for name in FILES},
-        "checked": lineage.checked.facts,
+        "test_curve": [curve[place] for place in evenly(len(curve), MAX_HISTORY_ROWS)],
+        "digests": {name: raw_digests[name] for name in FILES},
         "findings": [row for row in validation["expectations"] if not row["success"]],
-        "trained": trained.facts,
-        "history": thinned(history),
+        "history": [history[place] for place in evenly(len(history), MAX_HISTORY_ROWS)],
         "num_epochs": len(history),
         "figures": {path.stem: path for path in sorted((folder / "figures").glob("*.png"))},
         "provenance": provenance,
@@ -69,13 +67,6 @@ def write_report(lineage: Lineage, version: str, provenance: View, folder: Path)
     }
     for name in (REPORT, CARD):
         (folder / name).write_text(_templates().get_template(name).render(view), encoding="utf-8")
-
-
-def thinned(history: list[View]) -> list[View]:
-    """Return at most MAX_HISTORY_ROWS epochs, evenly spaced, with the first and the last."""
-    steps = min(MAX_HISTORY_ROWS, len(history)) - 1
-    places = (round(step * (len(history) - 1) / max(steps, 1)) for step in range(steps + 1))
-    return [history[place] for place in places]
 
 
 @cache

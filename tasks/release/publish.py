@@ -29,16 +29,8 @@ from tasks.release.gate import (
     paired_difference,
     unseen,
 )
-from tasks.release.journal import (
-    FORCED,
-    PROMOTED,
-    REFUSED,
-    WAITING,
-    count_look,
-    pinned_digest,
-    read_journal,
-    read_looks,
-)
+from tasks.release.journal import FORCED, PROMOTED, REFUSED, WAITING, read_journal
+from tasks.release.looks import count_look, pinned_digest, read_looks
 from tasks.release.pages import page_path
 from tasks.release.registry import Decision, candidate_of, settle
 from tasks.runtime.files import locked
@@ -155,10 +147,10 @@ def publish(lineage: Lineage, why: str | None = None) -> Decision:
     manifest, done = ensure_bundle(lineage)
     dataset, version = manifest.dataset, manifest.version
     _count_evaluation(lineage, version)
-    candidate = candidate_of(dataset, version, lineage.recipe.competes)
+    is_by_hand = gate_for(dataset).promote == "by-hand"
+    candidate = candidate_of(dataset, version, lineage.recipe.competes, by_hand=is_by_hand)
     judge = partial(judge_version, lineage, version)
-    by_hand = gate_for(dataset).promote == "by-hand"
-    decision = settle(dataset, candidate, judge, why, by_hand=by_hand)
+    decision = settle(dataset, candidate, judge, why)
     seconds = round(time.perf_counter() - since, 3)
     reason = f"{done}; {decision.event}: {decision.reason}"
     record(Outcome(PUBLISH.name, "ran", seconds, version, str(decision.path), reason))

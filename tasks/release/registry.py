@@ -86,32 +86,24 @@ def find_bundle(text: str, dataset: str | None = None) -> Path:
     raise ReleaseError(what, found=found, expected=expected, remedy=remedy)
 
 
-def candidate_of(dataset: str, version: str, competes: bool) -> Candidate:
+def candidate_of(dataset: str, version: str, competes: bool, *, by_hand: bool = False) -> Candidate:
     """Return a published version as a candidate. Raises ReleaseError unless it is intact."""
     folder = bundle.bundle_folder(dataset, version)
     recipe = bundle.intact_bundle(folder).recipe
     accuracy = json.loads((folder / bundle.METRICS).read_bytes())["accuracy"]
-    return Candidate(version=version, recipe=recipe, accuracy=accuracy, competes=competes)
+    return Candidate(
+        version=version, recipe=recipe, accuracy=accuracy, competes=competes, by_hand=by_hand
+    )
 
 
-def settle(
-    dataset: str,
-    candidate: Candidate,
-    judge: Judge,
-    why: str | None = None,
-    *,
-    by_hand: bool = False,
-) -> Decision:
-    """Judge a candidate once and record the decision. `why` makes it champion in any case.
-
-    `by_hand`: a candidate that passes waits for a person.
-    """
+def settle(dataset: str, candidate: Candidate, judge: Judge, why: str | None = None) -> Decision:
+    """Judge a candidate once and record the decision. `why` makes it champion in any case."""
     version = candidate.version
     with locked(bundle.models_lock(dataset)):
         entries = journal.repaired(dataset)
         known = decided(entries, version, why)
         if known is None:
-            _judge(dataset, entries, candidate, judge, why, by_hand=by_hand)
+            _judge(dataset, entries, candidate, judge, why)
         follow(dataset, entries, version)
     event, reason = known or (entries[-1].event, entries[-1].reason)
     facts = {"dataset": dataset, "version": version, "event": event, "reason": reason}
@@ -136,13 +128,7 @@ def decided(entries: list[Entry], version: str, why: str | None) -> tuple[str, s
 
 
 def _judge(
-    dataset: str,
-    entries: list[Entry],
-    candidate: Candidate,
-    judge: Judge,
-    why: str | None,
-    *,
-    by_hand: bool,
+    dataset: str, entries: list[Entry], candidate: Candidate, judge: Judge, why: str | None
 ) -> None:
     """Append the decision on a candidate that is judged for the first time or promoted by force."""
     if not candidate.competes and why is None:
@@ -160,7 +146,7 @@ def _judge(
             rival = None
     champion, facts = champion_of(entries), {}
     gate = judge(rival, champion.version if champion else None)
-    event = journal.WAITING if by_hand else journal.PROMOTED
+    event = journal.WAITING if candidate.by_hand else journal.PROMOTED
     event = event if gate.passed else journal.REFUSED
     reason = gate.reason + ("; there was no champion" if champion is None else "")
     if why is not None:
@@ -223,23 +209,23 @@ def rollback(dataset: str, why: str | None = None, version: str | None = None) -
     """
     with locked(bundle.models_lock(dataset)):
         entries = journal.repaired(dataset)
-        present = champion_of(entries)
-        is_other = version is not None and (present is None or present.version != version)
+        reigns = journal.reigns_of(entries)
+        present, former = next(reigns, None), next(reigns, None)
+        is_other = version is not None and (present is None or present.champion.version != version)
         was_killed = version is None and journal.is_unfinished(dataset, entries)
         if is_other or (was_killed and entries[-1].event == journal.ROLLED_BACK):
             follow(dataset, entries)
             return None if is_other else entries[-1]
-        before = [each for each in entries if present and each.seq < present.since]
-        former = champion_of(before)
         if present is None or former is None:
-            found = f"none before {present.version}" if present else "none"
+            found = f"none before {present.champion.version}" if present else "none"
             remedy = "See `idxflow models history`; `idxflow models promote` takes any version."
             what, expected = f"the champion of {dataset}", "a champion with one before it"
             raise ReleaseError(what, found=found, expected=expected, remedy=remedy)
-        bundle.intact_bundle(bundle.bundle_folder(dataset, former.version))
-        reason = f"from {present.version} back to {former.version}" + (f": {why}" if why else "")
-        facts = {"reference": journal.reference_of(before), "why": why}
-        append(dataset, entries, former, journal.ROLLED_BACK, reason=reason, **facts)
+        target = former.champion
+        bundle.intact_bundle(bundle.bundle_folder(dataset, target.version))
+        reason = f"from {present.champion.version} back to {target.version}"
+        facts = {"reason": reason + (f": {why}" if why else ""), "why": why}
+        append(dataset, entries, target, journal.ROLLED_BACK, reference=former.reference, **facts)
         follow(dataset, entries)
     return entries[-1]
 

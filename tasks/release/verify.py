@@ -17,7 +17,7 @@ from pipeline_config.sections import Section
 from pipeline_config.settings import settings
 from tasks.release import bundle, journal
 from tasks.release.bundle import GOLDEN, MODEL, ONNX, RECIPE, published_datasets, published_versions
-from tasks.release.journal import Look, looks_path, read_looks
+from tasks.release.looks import Look, looks_path, read_looks
 from tasks.release.pages import stale_pages
 from tasks.runtime.chain import chain_faults
 from tasks.runtime.files import locked, root_lock, write_atomically

@@ -98,7 +98,7 @@ class ReleaseError(IdxflowError):
 class GateRefused(IdxflowError):
     """A candidate that the gate refused; exit code 3. `result` is the summary of the run."""
 
-    expected = "a model that is not worse than the champion"
+    expected = "a model that passes the gate"
     remedy = "See the report; `idxflow models promote` overrules the gate."
 
     def __init__(self, what: object, *, result: Any = None, **words: str) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.release.journal import journal_path, read_journal, read_looks
+from tasks.release.journal import journal_path, read_journal
+from tasks.release.looks import read_looks
 
 Shell = Callable[..., tuple[int, str, str]]
 

@@ -29,7 +29,7 @@ from pipeline_config.gate import gate_for
 from tasks.raw.folder import folder_dataset
 from tasks.raw.idx import write_idx
 from tasks.release.bundle import GOLDEN, BundleManifest, inspect_bundle
-from tasks.release.journal import read_looks
+from tasks.release.looks import read_looks
 from tasks.runtime import devices
 from tasks.runtime.errors import ConfigError, DeviceError, GateRefused, ReleaseError
 from tasks.runtime.manifest import list_files

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from flows.predict import answer
 from tasks.prediction import answers, inputs
 from tasks.prediction.answers import NUM_FIRST, Predicted, Request, load_classifier, predict_files
-from tasks.prediction.predict import answer
 from tasks.raw.idx import write_idx
 from tasks.runtime.errors import ConfigError, IdxflowError, RawDataError, ReleaseError
 

@@ -19,8 +19,8 @@ from pipeline_config.datasets import named_dataset
 from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import cautions_of, load_recipe
 from tasks.release.assemble import Lineage, copy_outputs, provenance_of
-from tasks.release.bundle import CARD, METRICS, REPORT
-from tasks.release.pages import thinned, write_report
+from tasks.release.bundle import CARD, METRICS, REPORT, evenly
+from tasks.release.pages import MAX_HISTORY_ROWS, write_report
 
 PLUGINS = ["table", "strikethrough", "url", "math"]
 Pages = Callable[[Lineage], tuple[str, str]]
@@ -211,8 +211,7 @@ def test_the_report_is_well_formed_and_self_contained(make_lineage, tmp_path, po
 
 
 def test_a_long_history_is_thinned():
-    history = [{"epoch": epoch} for epoch in range(1, 501)]
-    shown = [row["epoch"] for row in thinned(history)]
-    assert (len(shown), shown[0], shown[-1]) == (20, 1, 500)
+    shown = evenly(500, MAX_HISTORY_ROWS).tolist()
+    assert (len(shown), shown[0], shown[-1]) == (20, 0, 499)
     assert shown == sorted(set(shown))
-    assert thinned(history[:20]) == history[:20]
+    assert evenly(20, MAX_HISTORY_ROWS).tolist() == [*range(20)]

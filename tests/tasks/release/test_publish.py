@@ -9,13 +9,8 @@ from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
 from pipeline_config.settings import settings
 from tasks.release import pages
-from tasks.release.journal import (
-    journal_path,
-    looks_in_words,
-    read_journal,
-    read_looks,
-    reference_of,
-)
+from tasks.release.journal import journal_path, read_journal, reference_of
+from tasks.release.looks import looks_in_words, read_looks
 from tasks.release.pages import page_path
 from tasks.release.publish import decision_in_markdown, publish
 from tasks.release.registry import is_current, rollback

@@ -65,7 +65,7 @@ def settle(
         facts = {"test_rows": NO_LINE, "num_rows": 9, "looks": 1, "checks": (check,)}
         return Judgement(is_better=is_better, **compared, **facts)
 
-    return settle_with(dataset, candidate, judge, why, by_hand=by_hand)
+    return settle_with(dataset, candidate.model_copy(update={"by_hand": by_hand}), judge, why)
 
 
 def current(candidate: Candidate) -> list[str]:

@@ -7,7 +7,9 @@ on every machine. (scikit-learn's NearestCentroid rounds its distances as the ma
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,8 @@ SAMPLE_ROWS = 2000
 # Every n-th pixel is taken, so that the longer side of an image has at most this many.
 SAMPLE_SIDE = 32
 SEED = 0
+# The longer side of a picture on a page has at most this many pixels.
+PICTURE_SIDE = 64
 
 
 def profile(images_NHW: NDArray[np.uint8], labels_N: NDArray[np.uint8]) -> pa.Table:
@@ -86,6 +90,17 @@ def _figures(images_BHW: NDArray[np.uint8]) -> dict[str, Any]:
         "centre_x": pa.array((columns_BW @ np.arange(width)) / divisor_B, mask=blank_B),
         **{side: np.where(blank_B, 0, places_B).astype(np.int32) for side, places_B in box.items()},
     }
+
+
+def picture_of(image_HW: NDArray[np.uint8]) -> str:
+    """Return an image as a data: URL; of a large one, every n-th pixel."""
+    from PIL import Image
+
+    step = -(-max(image_HW.shape) // PICTURE_SIDE)
+    content = io.BytesIO()
+    # Not compressed, so that the bytes do not depend on the zlib in use.
+    Image.fromarray(image_HW[::step, ::step].copy()).save(content, "PNG", compress_level=0)
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def frame_of(train: pa.Table, test: pa.Table, agreement: Mapping[str, float]) -> pd.DataFrame:

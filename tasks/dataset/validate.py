@@ -6,8 +6,6 @@ expectation leaves no output of the stage, but its report is kept under `rejecte
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
 from collections.abc import Mapping
@@ -20,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline_config.settings import settings
-from tasks.dataset.profile import agreements, frame_of, profile
+from tasks.dataset.profile import agreements, frame_of, picture_of, profile
 from tasks.raw.idx import read_splits
 from tasks.runtime.errors import ValidationError
 from tasks.runtime.files import built_aside, canonical_json
@@ -37,8 +35,6 @@ NAMED_ROWS = 5
 # Rows of each expectation that the page shows with their image, and rows that it names.
 MAX_PICTURES = 12
 MAX_NAMES = 400
-# Every n-th pixel is shown, so that the longer side of a picture has at most this many.
-PICTURE_SIDE = 64
 
 Outcomes = list[dict[str, Any]]
 Report = dict[str, Any]
@@ -106,15 +102,8 @@ def page_of(report: Report, images: Mapping[str, NDArray[np.uint8]]) -> str:
 
 def _picture(name: str, images: Mapping[str, NDArray[np.uint8]]) -> str:
     """Return a data: URL of the image of a row named like `train[17]` or `test[3] = train[17]`."""
-    from PIL import Image
-
     split, index = re.split(r"[\[\]]", name)[:2]
-    image_HW = images[split][int(index)]
-    step = -(-max(image_HW.shape) // PICTURE_SIDE)
-    content = io.BytesIO()
-    # Not compressed, so that the bytes do not depend on the zlib in use.
-    Image.fromarray(image_HW[::step, ::step].copy()).save(content, "PNG", compress_level=0)
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return picture_of(images[split][int(index)])
 
 
 def _write_report(folder: Path, report: Report, page: str) -> None:

@@ -29,7 +29,7 @@ class Stage:
     `ignores` are dotted inputs that are places or words, and so not part of the key.
     """
 
-    name: StageName | Literal["audit"]
+    name: StageName | Literal["admit", "audit"]
     module: str
     libraries: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
@@ -56,6 +56,14 @@ VALIDATE = Stage(
     libraries=("numpy", "pandas", "pyarrow", "great-expectations", "jinja2", "pillow"),
     data=("tasks/dataset/expectations.yaml", "tasks/dataset/validation.html"),
     ignores=("title",),
+)
+# Once for each shard of new rows, before convert.
+ADMIT = Stage(
+    "admit",
+    "tasks.dataset.admit",
+    libraries=("numpy", "pandas", "pyarrow", "jinja2", "pillow"),
+    data=("tasks/dataset/admission.html",),
+    ignores=("shard.dataset",),
 )
 CONVERT = Stage("convert", "tasks.dataset.convert", libraries=("numpy", "pyarrow"))
 NORMALIZE = Stage(

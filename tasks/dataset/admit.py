@@ -69,10 +69,8 @@ def judge_shard(
     is_enough = len(frame) >= ROWS_A_CLASS * num_classes
     fits = "too few rows to tell whether the labels fit the images"
     if is_enough:
-        fits = (
-            f"labels fit the images with kappa {fit:.2f}; as many created rows: {expected_fit:.2f}"
-        )
-
+        fits = f"labels fit the images with kappa {fit:.2f}, as many created rows with "
+        fits += f"{expected_fit:.2f}"
     share = f"{is_blank.sum():,} of {len(frame):,} images are blank"
     leaks = f"{is_test.sum():,} rows are test rows of the data set"
     copies = f"{(is_copy & ~is_conflict).sum():,} rows are there already and are left out"
@@ -112,10 +110,8 @@ def _page(report: Mapping[str, Any], images_NHW: NDArray[np.uint8]) -> str:
         lstrip_blocks=True,
     )
     pictures = {
-        finding["check"]: [
-            (row, picture_of(images_NHW[row])) for row in finding["rows"][:MOST_SHOWN]
-        ]
-        for finding in report["findings"]
+        each["check"]: [(row, picture_of(images_NHW[row])) for row in each["rows"][:MOST_SHOWN]]
+        for each in report["findings"]
     }
     return str(template.render(report=report, pictures=pictures))
 

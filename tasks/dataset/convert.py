@@ -88,13 +88,14 @@ def convert(
         "dataset": dataset_name,
         "sha256": raw.facts["sha256"],
     }
+    # The files of the created rows are the same with any shards.
+    metadata = {f"idxflow.{name}": json.dumps(facts[name]) for name in sorted(facts)}
     more: dict[str, pa.Table] = {}
     if shards:
         tables = [pq.read_table(shard.path / "rows.parquet") for shard in shards]
         more["shards"], more["recent"], left_out = assemble(tables)
         facts["rows"] = {**facts["rows"], **{name: len(rows) for name, rows in more.items()}}
         facts |= {"shards": [shard.facts["shard"] for shard in shards], "left_out": left_out}
-    metadata = {f"idxflow.{name}": json.dumps(facts[name]) for name in sorted(facts)}
     num_pixels = math.prod(facts["image_shape"])
     for split, (name, _) in SPLITS.items():
         images_NHW = read_idx(raw.path / name)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_config.recipe import PooledTest, Split
-from tasks.dataset.table import read_labels, read_rows, split_rows
+from tasks.dataset.table import read_rows, split_with_shards
 from tasks.runtime.errors import ValidationError
 from tasks.runtime.show import show_table
 from tasks.runtime.stages import NORMALIZE
@@ -65,7 +65,7 @@ def show_scaling(ref: StageRef) -> None:
 @stage_task(NORMALIZE, timeout_s=300, show=show_scaling)
 def normalize(folder: Path, table: StageRef, split: Split, scaling: Scaling) -> Facts:
     """Write `train.npy`, `validation.npy`, `test.npy` (int64) and return the fitted numbers."""
-    indices = split_rows(split, read_labels(table), table.facts["rows"]["train"])
+    indices = split_with_shards(split, table)
     images, _ = read_rows(table, indices.train if scaling == "standard" else indices.train[:0])
     mean, std = fit(scaling, images)
     for part, rows in indices._asdict().items():

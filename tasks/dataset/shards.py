@@ -150,7 +150,7 @@ def find_shard(dataset: str, text: str) -> Shard:
 def _digest_of(images_NHW: NDArray[np.uint8], labels_N: NDArray[np.uint8]) -> str:
     """Return the first digits of the SHA-256 over the sorted rows."""
     rows = sorted(
-        hashlib.sha256(np.ascontiguousarray(image)).digest() + bytes([label])
+        hashlib.sha256(image.tobytes()).digest() + bytes([label])
         for image, label in zip(images_NHW, labels_N, strict=True)
     )
     shape = repr(images_NHW.shape[1:]).encode()

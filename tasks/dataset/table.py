@@ -1,12 +1,13 @@
 """The pooled rows of a data set: reading them, and dividing them into parts.
 
-Row i of the N pooled rows is row i of the training split for i below its length, and of the test
-split after that. Images have H×W pixels.
+The N pooled rows are those of the training split, of the test split, of the shards that train, and
+the recent rows of the shards, one after the other. Images have H×W pixels.
 """
 
 from __future__ import annotations
 
 from itertools import zip_longest
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -30,13 +31,23 @@ class PartIndices(NamedTuple):
 
 
 PARTS = PartIndices._fields
-# The files of the pooled table, in the order of its rows.
-PARQUET = ("train.parquet", "test.parquet")
+# The files of the pooled table, in the order of its rows. The last two are there with shards.
+FILES_OF_TABLE = ("train", "test", "shards", "recent")
+
+
+def row_ranges(table: StageRef) -> list[tuple[Path, range]]:
+    """Return each file of a convert stage's output with the pooled rows that it holds."""
+    counts, start, found = table.facts["rows"], 0, []
+    for name in FILES_OF_TABLE:
+        if name in counts:
+            found.append((table.path / f"{name}.parquet", range(start, start + counts[name])))
+            start += counts[name]
+    return found
 
 
 def read_labels(table: StageRef) -> NDArray[np.int64]:
-    """Return the labels, int64 (N,), of a convert stage's output: N = train + test rows."""
-    files = [table.path / name for name in PARQUET]
+    """Return the labels, int64 (N,), of a convert stage's output."""
+    files = [path for path, _ in row_ranges(table)]
     labels = [pq.read_table(file, columns=["label"])["label"].to_numpy() for file in files]
     return np.concatenate(labels).astype(np.int64)
 
@@ -50,8 +61,8 @@ def read_rows(table: StageRef, rows_R: Indices) -> tuple[NDArray[np.uint8], NDAr
     images_RP = np.empty((len(rows_R), height * width), np.uint8)
     labels_R = np.empty(len(rows_R), np.int64)
     start = 0
-    for name in PARQUET:
-        with pq.ParquetFile(table.path / name) as file:
+    for path, _ in row_ranges(table):
+        with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
                 stop = start + file.metadata.row_group(group).num_rows
                 places = np.flatnonzero((rows_R >= start) & (rows_R < stop))
@@ -74,6 +85,22 @@ def pixels(images_B: pa.FixedSizeBinaryArray, num_pixels: int) -> NDArray[np.uin
 def read_split(normalized: StageRef) -> PartIndices:
     """Return the indices that a normalize stage wrote."""
     return PartIndices(*(np.load(normalized.path / f"{part}.npy") for part in PARTS))
+
+
+def split_with_shards(split: Split, table: StageRef) -> PartIndices:
+    """Return the rows of each part of a table. The rows of shards are added to those that train.
+
+    Validation and test rows are created ones. Raises ConfigError as `split_rows`, and for shards in
+    a split that mixes training and test rows.
+    """
+    (_, train), (_, test), *more = row_ranges(table)
+    parts = split_rows(split, read_labels(table)[: test.stop], train.stop)
+    if not more:
+        return parts
+    if isinstance(split.test, PooledTest):
+        what, found = "split.test.kind = pooled", "a data set with shards"
+        raise ConfigError(what, found=found, expected="kind official, or no shards")
+    return parts._replace(train=np.concatenate([parts.train, np.array(more[0][1], np.int64)]))
 
 
 def split_rows(split: Split, labels_N: NDArray[np.int64], num_train: int) -> PartIndices:

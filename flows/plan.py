@@ -11,6 +11,7 @@ from pipeline_config.datasets import Dataset, named_dataset, named_datasets
 from pipeline_config.recipe import OfficialTest, Recipe, Split, StratifiedFold
 from pipeline_config.recipe_files import load_recipe
 from pipeline_config.sections import ConfigError, Section, given_path
+from tasks.dataset.shards import Shard, training_shards
 from tasks.runtime.devices import DeviceChoice, Machine, probe
 from tasks.runtime.stages import STAGE_NAMES, StageName
 
@@ -33,7 +34,7 @@ class Choice(Section):
 
 
 class Plan(Section):
-    """A data set, a recipe and a machine, with the stages to run again."""
+    """A data set with its shards, a recipe and a machine, with the stages to run again."""
 
     dataset: Dataset
     recipe: Recipe
@@ -41,6 +42,7 @@ class Plan(Section):
     source: str | None
     refreshed: tuple[str, ...]
     force_promote: str | None
+    shards: tuple[Shard, ...] = ()
 
 
 # The plan of the command line that runs a flow in this process: a choice is resolved once.
@@ -64,6 +66,7 @@ def make_plan(choice: Choice) -> Plan:
         source=None if source is None else str(source),
         refreshed=STAGE_NAMES[first:],
         force_promote=choice.force_promote,
+        shards=training_shards(dataset.name),
     )
 
 
@@ -96,7 +99,8 @@ def _dataset(choice: str, classes: int | None) -> Dataset:
 def fold_plans(plan: Plan, num_folds: int) -> list[Plan]:
     """Return the plan with each fold of the training split in turn as its validation rows.
 
-    The test split is not used. Raises ConfigError for a recipe that gives no probabilities.
+    Neither the test split nor shards are used. Raises ConfigError for a recipe that gives no
+    probabilities.
     """
     recipe, training = plan.recipe, plan.recipe.training
     if not training.gives_logits:
@@ -109,5 +113,5 @@ def fold_plans(plan: Plan, num_folds: int) -> list[Plan]:
         rows = StratifiedFold(kind="fold", fold=fold, folds=num_folds, seed=training.seed)
         split = Split(test=OfficialTest(kind="official"), validation=rows)
         of_fold = recipe.model_copy(update={"split": split, "training": training})
-        plans.append(plan.model_copy(update={"recipe": of_fold}))
+        plans.append(plan.model_copy(update={"recipe": of_fold, "shards": ()}))
     return plans

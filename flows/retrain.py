@@ -19,8 +19,10 @@ from flows.summary import LabelAudit, Summary, audited, summarize
 from pipeline_config.datasets import named_datasets
 from pipeline_config.recipe_files import recipe_names
 from pipeline_config.sections import IdxflowError
+from tasks.dataset.admit import PAGE, admit
 from tasks.dataset.convert import convert
 from tasks.dataset.normalize import normalize
+from tasks.dataset.shards import decide
 from tasks.dataset.validate import validate
 from tasks.evaluation.evaluate import evaluate
 from tasks.evaluation.label_audit import audit
@@ -31,7 +33,7 @@ from tasks.release.registry import Decision
 from tasks.runtime.devices import DeviceChoice
 from tasks.runtime.errors import GateRefused
 from tasks.runtime.files import root_lock
-from tasks.runtime.stages import PUBLISH, Stage, StageName, recording
+from tasks.runtime.stages import ADMIT, PUBLISH, Stage, StageName, recording
 
 # A deployment's form offers these names. A call from Python may also name a folder or a file.
 DatasetChoice = Annotated[str, WithJsonSchema({"type": "string", "enum": list(named_datasets())})]
@@ -41,7 +43,7 @@ RecipeChoice = Annotated[
 NumClasses = Annotated[int, Field(ge=2, le=256)]
 TASKS: dict[str, Task[..., Any]] = {
     task.name: task
-    for task in (fetch, validate, convert, normalize, train, evaluate, audit, publish)
+    for task in (fetch, validate, admit, convert, normalize, train, evaluate, audit, publish)
 }
 
 
@@ -123,6 +125,11 @@ def run_stages(refreshed: tuple[str, ...] = ()) -> Call:
     def call(stage: Stage, **inputs: Any) -> Any:
         if stage.name in refreshed and stage is not PUBLISH:
             inputs["refresh"] = True
-        return TASKS[stage.name](**inputs)
+        made = TASKS[stage.name](**inputs)
+        if stage is ADMIT:
+            facts = made.facts
+            page = (made.path / PAGE).read_bytes()
+            decide(inputs["shard"], facts["verdict"], facts["reason"], facts["rows"], page)
+        return made
 
     return call

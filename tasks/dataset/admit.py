@@ -76,9 +76,9 @@ def judge_shard(
     copies = f"{(is_copy & ~is_conflict).sum():,} rows are there already and are left out"
     conflicts = f"{is_conflict.sum():,} rows have an image with another label and are left out"
     findings = [
-        Finding("test rows", not is_test.any(), leaks, rows_of(is_test)),
+        Finding("test rows", not bool(is_test.any()), leaks, rows_of(is_test)),
         Finding("labels fit", not is_enough or fit >= LEAST_FIT * expected_fit, fits),
-        Finding("blank images", is_blank.mean() <= MOST_BLANK, share, rows_of(is_blank)),
+        Finding("blank images", bool(is_blank.mean() <= MOST_BLANK), share, rows_of(is_blank)),
         Finding("copies", passed=True, found=copies, rows=rows_of(is_copy & ~is_conflict)),
         Finding("one label an image", passed=True, found=conflicts, rows=rows_of(is_conflict)),
     ]

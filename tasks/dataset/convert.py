@@ -51,7 +51,7 @@ def assemble(shards: Sequence[pa.Table]) -> tuple[pa.Table, pa.Table, int]:
     is_clear = frame.groupby("sha256")["label"].transform("nunique") == 1
     place = frame["sha256"][is_clear].drop_duplicates().sort_values(kind="stable")
     is_recent = place.map(lambda digest: int.from_bytes(digest[:4])) < RECENT_SHARE * 2**32
-    trained, recent = (rows.take(place.index[which]) for which in (~is_recent, is_recent))
+    trained, recent = (rows.take(pa.array(place.index[which])) for which in (~is_recent, is_recent))
     return trained, recent, int((~is_clear).sum())
 
 
@@ -95,7 +95,7 @@ def convert(
         tables = [pq.read_table(shard.path / "rows.parquet") for shard in shards]
         more["shards"], more["recent"], left_out = assemble(tables)
         facts["rows"] = {**facts["rows"], **{name: len(rows) for name, rows in more.items()}}
-        facts |= {"shards": [shard.facts["shard"] for shard in shards], "left_out": left_out}
+        facts |= {"shards": sorted(shard.facts["shard"] for shard in shards), "left_out": left_out}
     num_pixels = math.prod(facts["image_shape"])
     for split, (name, _) in SPLITS.items():
         images_NHW = read_idx(raw.path / name)

@@ -20,7 +20,7 @@ from pipeline_config.sections import ConfigError, Section
 from pipeline_config.settings import settings
 from tasks.raw.idx import read_idx, write_idx
 from tasks.runtime.chain import Line, append_line, read_chain
-from tasks.runtime.files import built_aside, locked
+from tasks.runtime.files import built_aside, locked, write_atomically
 
 # The files of a shard are named as those of a training split.
 IMAGES, LABELS = FILES[:2]
@@ -41,10 +41,14 @@ class ShardEvent(Line):
 
 
 class Shard(Section):
-    """A shard of a data set. Its digest covers images and labels, in any order of the rows."""
+    """A shard of a data set. Its digest covers images and labels, in any order of the rows.
+
+    `released`: a person lets it train whatever admission finds.
+    """
 
     dataset: str
     digest: str
+    released: bool = False
 
     @property
     def path(self) -> Path:
@@ -75,11 +79,14 @@ def standing(dataset: str) -> dict[str, ShardEvent]:
 
 def training_shards(dataset: str) -> tuple[Shard, ...]:
     """Return the shards that train: admitted or released, and those that are not judged yet."""
-    known = standing(dataset)
-    names = [name for name, last in known.items() if last.event in (ADMITTED, RELEASED)]
-    folders = sorted(shards_journal(dataset).parent.glob("[!.]*/"))
-    names += [path.name for path in folders if path.name not in known]
-    return tuple(Shard(dataset=dataset, digest=name) for name in names)
+    known = {name: last.event for name, last in standing(dataset).items()}
+    folders = sorted(shards_journal(dataset).parent.glob(f"[!.]*/{IMAGES}"))
+    known |= {path.parent.name: "" for path in folders if path.parent.name not in known}
+    return tuple(
+        Shard(dataset=dataset, digest=name, released=event == RELEASED)
+        for name, event in known.items()
+        if event in (ADMITTED, RELEASED, "")
+    )
 
 
 def arrive(dataset: str, images_NHW: NDArray[np.uint8], labels_N: NDArray[np.uint8]) -> Shard:
@@ -103,10 +110,13 @@ def read_shard(shard: Shard) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return images_NHW, labels_N
 
 
-def decide(shard: Shard, event: str, reason: str, rows: int | None = None) -> bool:
+def decide(
+    shard: Shard, event: str, reason: str, rows: int | None = None, page: bytes | None = None
+) -> bool:
     """Append an event, unless it changes nothing; return whether it did.
 
-    Admission judges a shard once. `rows` is its number of rows, by default the one known.
+    Admission judges a shard once; its `page` is kept beside the rows. `rows` is their number, by
+    default the one known.
     """
     with locked(f"shards-{shard.dataset}"):
         events = read_events(shard.dataset)
@@ -114,6 +124,8 @@ def decide(shard: Shard, event: str, reason: str, rows: int | None = None) -> bo
         is_judged = last is not None and event in (ADMITTED, QUARANTINED)
         is_new = not is_judged and (last is None or last.event != event)
         if is_new:
+            if page is not None:
+                write_atomically(shard.path / "report.html", page)
             count = rows if rows is not None else last.rows if last else 0
             time = datetime.now(UTC).isoformat(timespec="seconds")
             facts = {"event": event, "shard": shard.digest, "rows": count, "reason": reason}

@@ -50,6 +50,7 @@ class Lineage:
     normalized: StageRef
     trained: StageRef
     evaluated: StageRef
+    shards: tuple[StageRef, ...] = ()
 
     @property
     def refs(self) -> dict[str, StageRef]:
@@ -116,6 +117,7 @@ def provenance_of(lineage: Lineage) -> dict[str, Any]:
         "dataset": lineage.dataset.name,
         "recipe": lineage.recipe.name,
         "data": lineage.table.facts["sha256"],
+        "shards": {ref.facts["shard"]: ref.key for ref in lineage.shards},
         "seed": lineage.recipe.training.seed,
         **lineage.machine.model_dump(),
         "code": digest_of(code),

@@ -108,7 +108,10 @@ def _provenance(folder: Path) -> set[str]:
     try:
         manifest = bundle.BundleManifest.model_validate_json(read_regular(folder / MANIFEST))
         stages = manifest.provenance["stages"].items()
-        return {name for stage, of in stages for name in (f"{stage}-{of['key']}", of["digest"])}
+        admitted = {f"admit-{key}" for key in manifest.provenance.get("shards", {}).values()}
+        return admitted | {
+            name for stage, of in stages for name in (f"{stage}-{of['key']}", of["digest"])
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()
 

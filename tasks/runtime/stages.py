@@ -63,7 +63,7 @@ ADMIT = Stage(
     "tasks.dataset.admit",
     libraries=("numpy", "pandas", "pyarrow", "jinja2", "pillow"),
     data=("tasks/dataset/admission.html",),
-    ignores=("shard.dataset",),
+    ignores=("shard.dataset", "shard.released"),
 )
 CONVERT = Stage("convert", "tasks.dataset.convert", libraries=("numpy", "pyarrow"))
 NORMALIZE = Stage(

@@ -24,7 +24,8 @@ from pipeline_config.gate import Gate, gate_for
 from pipeline_config.recipe_files import load_recipe
 from tasks.evaluation.calibration import calibration_error, error_by_chance, sureness
 from tasks.evaluation.metrics import losses
-from tasks.release.gate import Scores, compare_scores, paired_difference
+from tasks.release.gate import Scores, compare_scores
+from tasks.release.margins import paired_difference
 
 NUM_SEEDS, NUM_PAIRS, NUM_ORDERS = 60, 400, 20
 POINTS = (0.1, 0.2, 0.35, 0.5)

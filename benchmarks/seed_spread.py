@@ -26,7 +26,8 @@ from pipeline_config.gate import gate_for
 from pipeline_config.recipe_files import load_recipe
 from tasks.evaluation.calibration import calibration_error, error_by_chance, sureness
 from tasks.evaluation.metrics import losses
-from tasks.release.gate import Scores, compare_scores, paired_interval
+from tasks.release.gate import Scores, compare_scores
+from tasks.release.margins import paired_interval
 
 NUM_SEEDS = 10
 LEVEL = 0.95

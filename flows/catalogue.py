@@ -13,8 +13,8 @@ from pydantic_core import from_json
 
 from pipeline_config.sections import ConfigError, read_yaml
 from tasks.release import bundle
-from tasks.release.gate import paired_interval
 from tasks.release.journal import champion_of, read_journal
+from tasks.release.margins import paired_interval
 from tasks.release.pages import page_path
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import sha256_bytes

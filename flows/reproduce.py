@@ -26,8 +26,8 @@ from pipeline_config.settings import settings
 from tasks.raw.folder import content_of
 from tasks.release import bundle
 from tasks.release.bundle import GOLDEN, BundleManifest
-from tasks.release.gate import LEVEL, by_chance
 from tasks.release.looks import count_look, pinned_digest
+from tasks.release.margins import LEVEL, by_chance
 from tasks.runtime.devices import Machine
 from tasks.runtime.files import digest_of, locked, root_lock
 from tasks.runtime.keys import changes_between

@@ -17,10 +17,12 @@ class Gate(Section):
     `accuracy_margin` is δ: the lower bound of the paired difference in accuracy must lie above −δ.
     `loss_margin` (nats) and `ece_margin` are how much higher either may be. `recall_spread` is the
     standard deviation of each class's recall over `num_seeds` runs. `promote`: whether a model that
-    passes becomes champion at once, or waits for a person.
+    passes becomes champion at once, or waits for a person. `recent_shards`: the recent rows of that
+    many shards, the last ones, are asked.
     """
 
     promote: Literal["automatic", "by-hand"] = "automatic"
+    recent_shards: Annotated[int, Field(ge=1)] = 10
     accuracy_margin: Margin | None = None
     loss_margin: Annotated[float, Field(ge=0)] | None = None
     ece_margin: Margin | None = None
@@ -31,5 +33,6 @@ class Gate(Section):
 def gate_for(dataset: str) -> Gate:
     """Return a data set's margins from `gate.yaml`."""
     entries = read_yaml(HERE / "gate.yaml")
-    entry = {"promote": entries.pop("promote", "automatic"), **entries.get(dataset, {})}
+    common = {name: entries.pop(name) for name in ("promote", "recent_shards") if name in entries}
+    entry = {**common, **entries.get(dataset, {})}
     return checked(Gate, entry, f"{dataset} in gate.yaml")

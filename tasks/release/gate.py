@@ -10,8 +10,6 @@ Axes: N pinned test rows, C classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import sqrt
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +17,17 @@ from numpy.typing import NDArray
 
 from pipeline_config.gate import Gate
 from pipeline_config.sections import Record
+from tasks.release.margins import (
+    LEVEL,
+    by_chance,
+    loss_margin,
+    paired_difference,
+    recall_margin,
+    unmeasured_margin,
+)
 
-# Two-sided for accuracy; one-sided, and for all classes together, for recall.
-LEVEL = 0.95
-# The losses of two seeds of one recipe differ by up to this share: 3 to 17 % (gate.yaml).
-SEED_LOSS = 0.1
+# With fewer recent rows the gate does not ask them.
+LEAST_RECENT = 50
 
 
 class Criterion(Record):
@@ -104,7 +108,11 @@ def compare_scores(
 ) -> Iterator[Criterion]:
     """Yield the criteria of a candidate, `new`, against the reference, `old`."""
     yield not_worse(new.right_N, old.right_N, gate)
-    loss, before, margin = new.loss_N.mean(), old.loss_N.mean(), loss_margin(new, old, gate)
+    loss, before, margin = (
+        new.loss_N.mean(),
+        old.loss_N.mean(),
+        loss_margin(new.loss_N, old.loss_N, gate),
+    )
     words = f"loss {loss:.4f} nats, the reference's {before:.4f}; an increase of up to "
     words += f"{margin:.4f} is allowed"
     yield criterion("loss", float(before - loss), -margin, words)
@@ -126,7 +134,19 @@ def compare_scores(
             yield criterion(f"recall of {name}", found - before, -margin, words)
 
 
-def not_worse(new_N: NDArray[np.bool_], old_N: NDArray[np.bool_], gate: Gate) -> Criterion:
+def on_recent_rows(new_N: NDArray[np.bool_], champion_N: NDArray[np.bool_]) -> Criterion:
+    """Return whether a candidate is not worse than the champion on the recent rows of shards."""
+    if len(new_N) < LEAST_RECENT:
+        words = f"{len(new_N)} recent rows are too few to tell; the pinned test rows decide"
+        return criterion("recent rows", 0.0, 0.0, words)
+    check = not_worse(new_N, champion_N, Gate(), "champion")
+    words = f"on {len(new_N):,} recent rows: {check.words}"
+    return check.model_copy(update={"name": "recent rows", "words": words})
+
+
+def not_worse(
+    new_N: NDArray[np.bool_], old_N: NDArray[np.bool_], gate: Gate, rival: str = "reference"
+) -> Criterion:
     """Return whether the accuracy is not worse: from which rows are right, before and now.
 
     The paired interval must reach above 0 and lie above −δ.
@@ -135,7 +155,7 @@ def not_worse(new_N: NDArray[np.bool_], old_N: NDArray[np.bool_], gate: Gate) ->
     margin = gate.accuracy_margin
     if margin is None:
         margin = unmeasured_margin(gained + lost, len(new_N))
-    words = f"accuracy {new_N.mean():.4f}, the reference's {old_N.mean():.4f}: {gained} rows "
+    words = f"accuracy {new_N.mean():.4f}, the {rival}'s {old_N.mean():.4f}: {gained} rows "
     words += f"gained, {lost} lost; the difference is {100 * low:+.2f} to {100 * high:+.2f} points "
     words += f"(95 %, Tango 1998) and must be above {-100 * margin:.2f}"
     if gate.accuracy_margin is None:
@@ -143,102 +163,3 @@ def not_worse(new_N: NDArray[np.bool_], old_N: NDArray[np.bool_], gate: Gate) ->
     if high < 0:
         return criterion("accuracy", high, 0.0, f"it is worse: {words}, and reach above 0")
     return criterion("accuracy", low, -margin, words)
-
-
-def paired_difference(
-    new_N: NDArray[np.bool_], old_N: NDArray[np.bool_]
-) -> tuple[int, int, tuple[float, float]]:
-    """Return the rows gained and lost, and the interval of the difference in accuracy."""
-    gained, lost = int((new_N & ~old_N).sum()), int((old_N & ~new_N).sum())
-    return gained, lost, paired_interval(gained, lost, len(new_N))
-
-
-def unmeasured_margin(num_discordant: int, num_rows: int) -> float:
-    """Return δ where nobody measured it: an equal model then passes in at least 95 % of cases.
-
-    Of the rows that only one of two equal models predicts correctly, half are gained on average.
-    The margin allows the fewest gained rows that McNemar's exact test (1947) does not reject at
-    5 %, one-sided.
-    """
-    from scipy.stats import binom
-
-    gained = int(binom.ppf(1 - LEVEL, num_discordant, 0.5))
-    return -paired_interval(gained, num_discordant - gained, num_rows)[0]
-
-
-def loss_margin(new: Scores, old: Scores, gate: Gate) -> float:
-    """Return by how much the mean loss may rise, in nats.
-
-    Where it was not measured, that is SEED_LOSS of the reference's loss, and the mean of the
-    differences by row at the level of 99 % (a paired z-test).
-    """
-    if gate.loss_margin is not None:
-        return gate.loss_margin
-    difference_N = new.loss_N - old.loss_N
-    error = float(difference_N.std()) / sqrt(len(difference_N))
-    return SEED_LOSS * float(old.loss_N.mean()) + NormalDist().inv_cdf(0.99) * error
-
-
-def by_chance(num_right: int, num_rows: int, level: float) -> float:
-    """Return by how much the shares of right rows of two equal models differ: q · s · √2.
-
-    s is binomial, with a right and a wrong row added so that it is never 0; q is the normal
-    quantile of `level`.
-    """
-    share = (num_right + 1) / (num_rows + 2)
-    return NormalDist().inv_cdf(level) * sqrt(share * (1 - share) / num_rows) * sqrt(2)
-
-
-def recall_margin(gate: Gate, label: int, num_right: int, num_rows: int, num_classes: int) -> float:
-    """Return how far a class's recall may fall: q · s · √2, for two runs of one recipe.
-
-    s is the class's measured standard deviation over seeds, and q Student's quantile for the number
-    of seeds; where it was not measured, see `by_chance`, a wider margin. Bonferroni: the level is
-    divided among the classes, so all together refuse an equal candidate in at most 5 of 100 cases.
-    """
-    level = 1 - (1 - LEVEL) / num_classes
-    spread = gate.recall_spread
-    if spread is None or gate.num_seeds is None or len(spread) != num_classes:
-        return by_chance(num_right, num_rows, level)
-    from scipy.stats import t as student_t
-
-    # A class with the same recall for every seed may still lose a row.
-    s = max(spread[label], 1 / num_rows)
-    return float(student_t.ppf(level, gate.num_seeds - 1)) * s * sqrt(2)
-
-
-def paired_interval(gained: int, lost: int, num_rows: int) -> tuple[float, float]:
-    """Return the score interval (low, high) of the difference of two accuracies on the same rows.
-
-    `gained` rows are right with the first model only, `lost` with the second only. The interval is
-    the set of differences that the score test does not reject: Tango 1998, "Equivalence test and
-    confidence interval for the difference in proportions for the paired-sample design", Statistics
-    in Medicine 17:891-908, eq. 9 to 11.
-    """
-    from scipy.optimize import brentq
-
-    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-    found = (gained - lost) / num_rows
-
-    def bound(sign: float, end: float) -> float:
-        def beyond(difference: float) -> float:
-            return _score(gained, lost, num_rows, difference) - sign * z
-
-        # The score falls from +∞ to −∞. Where it does not reach ±z, the end is the bound.
-        return float(brentq(beyond, found, end)) if sign * beyond(end) > 0 else end
-
-    almost = 1 - 1e-9
-    return bound(1.0, -almost), bound(-1.0, almost)
-
-
-def _score(gained: int, lost: int, num_rows: int, difference: float) -> float:
-    """Return Tango's test statistic of a difference, in standard deviations."""
-    a = 2 * num_rows
-    b = -gained - lost + (2 * num_rows - gained + lost) * difference
-    c = -lost * difference * (1 - difference)
-    only_second = (sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
-    variance = num_rows * (2 * only_second + difference * (1 - difference))
-    distance = gained - lost - num_rows * difference
-    if variance <= 0:
-        return 0.0 if distance == 0 else distance * float("inf")
-    return distance / sqrt(variance)

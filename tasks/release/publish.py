@@ -12,25 +12,30 @@ import time
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from pipeline_config.gate import gate_for
-from tasks.dataset.table import read_rows
+from tasks.dataset.table import FILES_OF_TABLE, read_rows, row_ranges
 from tasks.release.assemble import Lineage, ensure_bundle
 from tasks.release.bundle import METRICS, ONNX, bundle_folder, is_pooled, models_lock
 from tasks.release.gate import (
+    Criterion,
     Judgement,
     Scores,
     above_floor,
     compare_scores,
     criterion,
-    paired_difference,
+    on_recent_rows,
     unseen,
 )
 from tasks.release.journal import FORCED, PROMOTED, REFUSED, WAITING, read_journal
 from tasks.release.looks import count_look, pinned_digest, read_looks
+from tasks.release.margins import paired_difference
 from tasks.release.pages import page_path
 from tasks.release.registry import Decision, candidate_of, settle
 from tasks.runtime.files import locked
@@ -62,13 +67,13 @@ def judge_version(
 ) -> Judgement:
     """Return the gate's judgement of a version: against the reference, or the recipe's floor alone.
 
-    Both models are scored here by their ONNX models, on the pinned test rows: the data set's own
-    test split, complete and in order. The look at these rows is counted before it is taken.
+    The models are scored here by their ONNX models, on the pinned test rows: the data set's own
+    test split, complete and in order. The look at these rows is counted before it is taken. With
+    shards, candidate and champion are also compared on the recent rows.
     """
     dataset, recipe, facts = lineage.dataset.name, lineage.recipe, lineage.table.facts
     pinned, num_rows, is_better = pinned_digest(facts["sha256"]), facts["rows"]["test"], False
-    checks = [unseen(is_pooled=lineage.normalized.facts["pooled"])]
-    rival = None
+    checks, rival = [unseen(is_pooled=lineage.normalized.facts["pooled"])], None
     if checks[0].passed:
         if reference is not None and not is_pooled(bundle_folder(dataset, reference)):
             rival = reference
@@ -76,34 +81,67 @@ def judge_version(
         key = f"gate {version} {rival} {len(read_journal(dataset))}"
         count_look(dataset, "gate", recipe.name, version, 2 if rival else 1, pinned, key)
         rows = facts["rows"]["train"] + np.arange(num_rows)
-        images_NP, labels_N = read_rows(lineage.table, rows)
-        images_NHW = images_NP.reshape(-1, *facts["image_shape"])
-        scores = _scores_of(dataset, version, images_NHW, labels_N)
-        checks = [above_floor(scores.accuracy, recipe.floors.get(dataset)), *checks]
-        is_better = rival is None
-        if rival is not None:
-            other = _scores_of(dataset, rival, images_NHW, labels_N)
-            names = lineage.dataset.class_names
-            checks = [*compare_scores(scores, other, labels_N, gate_for(dataset), names), *checks]
-            is_better = paired_difference(scores.right_N, other.right_N)[2][0] > 0
-        elif reference is not None:
+        on_pinned, is_better = _on_pinned_rows(lineage, version, rival, rows)
+        checks = [*on_pinned, *checks]
+        if rival != reference:
             words = f"version {reference} was trained on rows of the pinned test set"
             checks.append(criterion("reference", 1.0, 1.0, f"{words}: nothing to compare"))
+        if lineage.shards and champion is not None:
+            recent = recent_rows(lineage, gate_for(dataset).recent_shards)
+            labels_N, new_NC = _answers(lineage, version, recent)
+            old_NC = _answers(lineage, champion, recent)[1]
+            right = (answers.argmax(axis=1) == labels_N for answers in (new_NC, old_NC))
+            checks.append(on_recent_rows(*right))
     looks = len(read_looks(dataset))
     shown = {"test_rows": pinned, "num_rows": num_rows, "looks": looks, "champion": champion}
     return Judgement(checks=tuple(checks), reference=rival, is_better=is_better, **shown)
 
 
-def _scores_of(
-    dataset: str, version: str, images_NHW: NDArray[np.uint8], labels_N: NDArray[np.int64]
-) -> Scores:
-    """Return the scores of a version's ONNX model on the rows."""
-    from tasks.evaluation.calibration import calibration_error, error_by_chance, sureness
-    from tasks.evaluation.metrics import losses
+def _on_pinned_rows(
+    lineage: Lineage, version: str, rival: str | None, rows: NDArray[np.int64]
+) -> tuple[list[Criterion], bool]:
+    """Return the criteria on the pinned rows, and whether `version` is better beyond doubt."""
+    dataset, recipe = lineage.dataset.name, lineage.recipe
+    labels_N, candidate_NC = _answers(lineage, version, rows)
+    scores = _scores_of(candidate_NC, labels_N)
+    floor = above_floor(scores.accuracy, recipe.floors.get(dataset))
+    if rival is None:
+        return [floor], True
+    other = _scores_of(_answers(lineage, rival, rows)[1], labels_N)
+    names = lineage.dataset.class_names
+    checks = [*compare_scores(scores, other, labels_N, gate_for(dataset), names), floor]
+    return checks, paired_difference(scores.right_N, other.right_N)[2][0] > 0
+
+
+def recent_rows(lineage: Lineage, num_shards: int) -> NDArray[np.int64]:
+    """Return the rows of the table that are recent rows of the last shards that were admitted."""
+    files = dict(zip(FILES_OF_TABLE, row_ranges(lineage.table), strict=False))
+    path, rows = files["recent"]
+    digests = pq.read_table(path, columns=["sha256"])["sha256"]
+    shards = [ref.path / "rows.parquet" for ref in lineage.shards[-num_shards:]]
+    last = pa.concat_tables(pq.read_table(shard, columns=["sha256"]) for shard in shards)
+    is_last = pc.is_in(digests, last["sha256"].combine_chunks())
+    chosen: NDArray[np.int64] = np.array(rows, np.int64)[is_last.to_numpy()]
+    return chosen
+
+
+def _answers(
+    lineage: Lineage, version: str, rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the labels (N,) of some rows, and a version's probabilities for them (N, C)."""
     from tasks.release.onnx_model import read_model
 
-    content = (bundle_folder(dataset, version) / ONNX).read_bytes()
-    likely_NC = read_model(content, ONNX).probabilities(images_NHW)
+    images_NP, labels_N = read_rows(lineage.table, rows)
+    images_NHW = images_NP.reshape(-1, *lineage.table.facts["image_shape"])
+    content = (bundle_folder(lineage.dataset.name, version) / ONNX).read_bytes()
+    return labels_N, read_model(content, ONNX).probabilities(images_NHW)
+
+
+def _scores_of(likely_NC: NDArray[np.float32], labels_N: NDArray[np.int64]) -> Scores:
+    """Return the scores of a version by its probabilities for the rows."""
+    from tasks.evaluation.calibration import calibration_error, error_by_chance, sureness
+    from tasks.evaluation.metrics import losses
+
     sure, right_N = sureness(likely_NC, labels_N), likely_NC.argmax(axis=1) == labels_N
     by_chance = error_by_chance(sure)[1][1]
     return Scores(right_N, losses(likely_NC, labels_N), calibration_error(sure), by_chance)

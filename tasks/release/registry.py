@@ -12,8 +12,9 @@ import numpy as np
 from pipeline_config.datasets import named_datasets
 from pipeline_config.sections import Section, did_you_mean, given_path
 from tasks.release import bundle, journal
-from tasks.release.gate import Judgement, paired_difference
+from tasks.release.gate import Judgement
 from tasks.release.journal import Candidate, Entry, append, champion_of, follow
+from tasks.release.margins import paired_difference
 from tasks.release.pages import stale_pages
 from tasks.runtime.errors import ConfigError, ReleaseError
 from tasks.runtime.files import locked

@@ -11,16 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline_config.datasets import named_datasets
 from pipeline_config.gate import Gate, gate_for
-from tasks.release.gate import (
-    Scores,
-    above_floor,
-    compare_scores,
-    loss_margin,
-    not_worse,
-    paired_interval,
-    recall_margin,
-    unseen,
-)
+from tasks.release.gate import Scores, above_floor, compare_scores, not_worse, unseen
+from tasks.release.margins import loss_margin, paired_interval, recall_margin
 
 NAMES = tuple("0123456789")
 ROWS, CLASSES = 10_000, 10
@@ -161,9 +153,11 @@ def test_a_split_that_cannot_tell_says_so():
 def test_the_loss_may_rise_by_what_its_rows_do_not_tell():
     chance = np.random.default_rng(0)
     old = scores(np.arange(50))._replace(loss_N=chance.exponential(0.05, ROWS))
-    assert loss_margin(old, old, Gate()) == pytest.approx(0.1 * old.loss_N.mean())
+    assert loss_margin(old.loss_N, old.loss_N, Gate()) == pytest.approx(0.1 * old.loss_N.mean())
     noisy = old._replace(loss_N=old.loss_N + chance.normal(0, 1, ROWS))
-    assert loss_margin(noisy, old, Gate()) == pytest.approx(0.005 + 2.33 / 100, rel=0.05)
+    assert loss_margin(noisy.loss_N, old.loss_N, Gate()) == pytest.approx(
+        0.005 + 2.33 / 100, rel=0.05
+    )
 
 
 def test_floor_and_unseen_rows():

@@ -23,6 +23,7 @@ from pipeline_config.datasets import named_datasets
 from pipeline_config.gate import gate_for
 from pipeline_config.sections import ConfigError, Section, given_path
 from pipeline_config.settings import settings
+from tasks.dataset.shards import RELEASED, Shard, arrive, decide, read_shard
 from tasks.raw.folder import content_of
 from tasks.release import bundle
 from tasks.release.bundle import GOLDEN, BundleManifest
@@ -69,7 +70,10 @@ def reproduce(folder: Path, source: str | None = None, keep: Path | None = None)
             key = f"reproduce {version} {time.time_ns()}"
             with locked(bundle.models_lock(dataset)):
                 count_look(dataset, "reproduce", manifest.recipe, version, 2, rows, key)
+        shards = [read_shard(shard) for shard in _shards_of(manifest)]
         with _other_root(root, threads):
+            for images_NHW, labels_N in shards:
+                decide(arrive(dataset, images_NHW, labels_N), RELEASED, "built again")
             plan, wanted = make_plan(choice), choice.model_dump()
             summary = launch("flows.retrain:retrain", plan, wanted, explain(plan), verbose=False)
         return compare(folder, Path(summary.bundle))
@@ -96,6 +100,12 @@ def _choice(manifest: BundleManifest, folder: Path, source: str | None) -> Choic
         classes=num_classes,
         force_promote="built again, for a comparison",  # the gate has no say here
     )
+
+
+def _shards_of(manifest: BundleManifest) -> list[Shard]:
+    """Return the shards that the version was trained on, in their order."""
+    names = manifest.provenance.get("shards", {})
+    return [Shard(dataset=manifest.dataset, digest=name) for name in names]
 
 
 def _fetched(manifest: BundleManifest) -> Path | None:

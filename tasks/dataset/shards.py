@@ -77,6 +77,12 @@ def standing(dataset: str) -> dict[str, ShardEvent]:
     return {event.shard: event for event in read_events(dataset)}
 
 
+def retracted_shards(dataset: str) -> dict[str, str]:
+    """Return the shards that train no longer, with the time of their retraction."""
+    known = standing(dataset).items()
+    return {name: last.time for name, last in known if last.event == RETRACTED}
+
+
 def training_shards(dataset: str) -> tuple[Shard, ...]:
     """Return the shards that train: admitted or released, and those that are not judged yet."""
     known = {name: last.event for name, last in standing(dataset).items()}

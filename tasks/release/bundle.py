@@ -135,6 +135,15 @@ def intact_bundle(folder: Path, *names: str) -> BundleManifest:
     return manifest
 
 
+def shards_of(dataset: str, version: str) -> set[str]:
+    """Return the digests of the shards that a version was trained on; none without a manifest."""
+    with suppress(OSError, ValueError, AttributeError):
+        path = bundle_folder(dataset, version) / MANIFEST
+        manifest = BundleManifest.model_validate_json(read_regular(path))
+        return {*manifest.provenance.get("shards", {})}
+    return set()
+
+
 def is_pooled(folder: Path) -> bool:
     """Return whether a bundle's model was trained on rows of the data set's own test split.
 

@@ -108,11 +108,8 @@ def compare_scores(
 ) -> Iterator[Criterion]:
     """Yield the criteria of a candidate, `new`, against the reference, `old`."""
     yield not_worse(new.right_N, old.right_N, gate)
-    loss, before, margin = (
-        new.loss_N.mean(),
-        old.loss_N.mean(),
-        loss_margin(new.loss_N, old.loss_N, gate),
-    )
+    loss, before = new.loss_N.mean(), old.loss_N.mean()
+    margin = loss_margin(new.loss_N, old.loss_N, gate)
     words = f"loss {loss:.4f} nats, the reference's {before:.4f}; an increase of up to "
     words += f"{margin:.4f} is allowed"
     yield criterion("loss", float(before - loss), -margin, words)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-
-import numpy as np
 
 from pipeline_config.datasets import named_datasets
 from pipeline_config.sections import Section, did_you_mean, given_path
 from tasks.release import bundle, journal
 from tasks.release.gate import Judgement
 from tasks.release.journal import Candidate, Entry, append, champion_of, follow
-from tasks.release.margins import paired_difference
 from tasks.release.pages import stale_pages
+from tasks.release.rivals import reference_after, rivals_of, saw_retracted
 from tasks.runtime.errors import ConfigError, ReleaseError
 from tasks.runtime.files import locked
 from tasks.runtime.manifest import MANIFEST
@@ -102,7 +99,7 @@ def settle(dataset: str, candidate: Candidate, judge: Judge, why: str | None = N
     version = candidate.version
     with locked(bundle.models_lock(dataset)):
         entries = journal.repaired(dataset)
-        known = decided(entries, version, why)
+        known = decided(dataset, entries, version, why)
         if known is None:
             _judge(dataset, entries, candidate, judge, why)
         follow(dataset, entries, version)
@@ -112,17 +109,23 @@ def settle(dataset: str, candidate: Candidate, judge: Judge, why: str | None = N
     return Decision(champion=champion and champion.version, is_new=known is None, **facts)
 
 
-def decided(entries: list[Entry], version: str, why: str | None) -> tuple[str, str] | None:
+def decided(
+    dataset: str, entries: list[Entry], version: str, why: str | None
+) -> tuple[str, str] | None:
     """Return the earlier decision about a version, (event, reason); None if it has to be judged.
 
     A version is judged once: reruns never alternate between two champions, and a rollback holds
-    until a person gives a reason to undo it.
+    until a person gives a reason to undo it. After a shard of the champion was retracted, a version
+    without it is judged once more.
     """
     champion = champion_of(entries)
     if champion is not None and champion.version == version:
         return journal.PROMOTED, "it is the champion already"
     known = [entry for entry in entries if entry.version == version]
     if why is not None or not known:
+        return None
+    since = saw_retracted(dataset, champion.version) if champion is not None else []
+    if since and known[-1].time <= since[-1] and not saw_retracted(dataset, version):
         return None
     before = f"decided before, in line {known[-1].seq} of the journal"
     return journal.KEPT, f"{before}: {known[-1].event}, {known[-1].reason}"
@@ -135,7 +138,7 @@ def _judge(
     if not candidate.competes and why is None:
         reason = f"recipe {candidate.recipe} does not compete"
         return append(dataset, entries, candidate, journal.KEPT, reason=reason)
-    rival = journal.reference_of(entries)
+    rival, champion = rivals_of(dataset, entries)
     if rival is not None:
         try:
             # Damage to a figure of the reference does not matter to the comparison.
@@ -145,8 +148,7 @@ def _judge(
             if why is None:
                 raise
             rival = None
-    champion, facts = champion_of(entries), {}
-    gate = judge(rival, champion.version if champion else None)
+    gate, facts = judge(rival, champion), {}
     event = journal.WAITING if candidate.by_hand else journal.PROMOTED
     event = event if gate.passed else journal.REFUSED
     reason = gate.reason + ("; there was no champion" if champion is None else "")
@@ -157,25 +159,6 @@ def _judge(
         facts = {"reference": candidate.version}
     append(dataset, entries, candidate, event, reason=reason, why=why, gate=gate, **facts)
     return None
-
-
-def _reference_after(dataset: str, entries: list[Entry], version: str) -> str | None:
-    """Return the reference after a person promotes `version`.
-
-    It is the version if that is better than the reference beyond doubt, by their answers for the
-    test rows. A version that was trained on rows of the test set is never the reference.
-    """
-    present = journal.reference_of(entries)
-    if bundle.is_pooled(bundle.bundle_folder(dataset, version)):
-        return present
-    if present is None or bundle.is_pooled(bundle.bundle_folder(dataset, present)):
-        return version
-    folders = (bundle.bundle_folder(dataset, name) for name in (version, present))
-    with suppress(ReleaseError):
-        (rows, new_N), (others, old_N) = map(bundle.correct_rows, folders)
-        if np.array_equal(rows, others) and paired_difference(new_N, old_N)[2][0] > 0:
-            return version
-    return present
 
 
 def promote(dataset: str, candidate: Candidate, why: str) -> Entry | None:
@@ -195,7 +178,7 @@ def promote(dataset: str, candidate: Candidate, why: str) -> Entry | None:
             version = candidate.version
             known = [entry.event for entry in entries if entry.version == version]
             event = journal.APPROVED if known[-1:] == [journal.WAITING] else journal.FORCED
-            facts = {"reference": _reference_after(dataset, entries, version), "why": why}
+            facts = {"reference": reference_after(dataset, entries, version), "why": why}
             append(dataset, entries, candidate, event, reason=f"by hand: {why}", **facts)
         follow(dataset, entries, candidate.version)
     return entries[-1] if is_new else None
@@ -237,7 +220,7 @@ def is_current(dataset: str, version: str, why: str | None = None) -> list[str]:
     if damage:
         return [f"bundle {version}: {line}" for line in damage]
     entries = journal.read_journal(dataset)
-    if decided(entries, version, why) is None:
+    if decided(dataset, entries, version, why) is None:
         return [f"the journal has no decision about {version}"]
     stale = stale_pages(dataset, entries, [version])
     faults = [f"{path.name} does not show what is in the journal" for path, *_ in stale]

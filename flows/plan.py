@@ -11,8 +11,10 @@ from pipeline_config.datasets import Dataset, named_dataset, named_datasets
 from pipeline_config.recipe import OfficialTest, Recipe, Split, StratifiedFold
 from pipeline_config.recipe_files import load_recipe
 from pipeline_config.sections import ConfigError, Section, given_path
+from tasks.dataset.incoming import collect_incoming, waiting_files
 from tasks.dataset.shards import Shard, training_shards
 from tasks.runtime.devices import DeviceChoice, Machine, probe
+from tasks.runtime.files import root_lock
 from tasks.runtime.stages import STAGE_NAMES, StageName
 
 # Means the recipe that the data set names.
@@ -68,6 +70,13 @@ def make_plan(choice: Choice) -> Plan:
         force_promote=choice.force_promote,
         shards=training_shards(dataset.name),
     )
+
+
+def take_in_waiting(choice: Choice) -> None:
+    """Take in the new rows that wait for a named data set. The run then judges them."""
+    if choice.dataset in named_datasets() and waiting_files(choice.dataset):
+        with root_lock():
+            collect_incoming(named_dataset(choice.dataset))
 
 
 def _machine(device: DeviceChoice, recipe: Recipe) -> Machine:

@@ -14,7 +14,16 @@ from prefect.states import Failed
 from pydantic import Field, WithJsonSchema
 
 from flows.diagram import Call, label_audit, retraining
-from flows.plan import DEFAULT, Choice, Plan, Reason, fold_plans, make_plan, planned
+from flows.plan import (
+    DEFAULT,
+    Choice,
+    Plan,
+    Reason,
+    fold_plans,
+    make_plan,
+    planned,
+    take_in_waiting,
+)
 from flows.summary import LabelAudit, Summary, audited, summarize
 from pipeline_config.datasets import named_datasets
 from pipeline_config.recipe_files import recipe_names
@@ -76,7 +85,10 @@ def retrain(
     GateRefused, which holds the summary.
     """
     choice = Choice(**locals())
-    plan = planned.get() or make_plan(choice)
+    plan = planned.get()
+    if plan is None:
+        take_in_waiting(choice)
+        plan = make_plan(choice)
     with root_lock(), recording() as outcomes:
         published = pipeline(plan)
         summary = summarize(published.dataset, published.version, outcomes.values())

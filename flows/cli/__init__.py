@@ -14,7 +14,7 @@ from typing import Annotated
 from typer import Exit, Option, Typer
 
 from flows import console
-from flows.cli import checks, data, models, run
+from flows.cli import checks, data, models, run, shards
 from pipeline_config.sections import IdxflowError
 
 app = Typer(
@@ -27,6 +27,7 @@ app = Typer(
 for group in (run, data, checks):
     app.add_typer(group.app)
 app.add_typer(models.app, name="models")
+app.add_typer(shards.app, name="data")
 
 
 @app.callback(invoke_without_command=True)

@@ -12,7 +12,7 @@ from typer import Argument, Exit, Option, Typer
 from flows import console
 from flows.explain import explain as look_at_stages
 from flows.explain import explain_audit
-from flows.plan import Choice, fold_plans, make_plan
+from flows.plan import Choice, fold_plans, make_plan, take_in_waiting
 from flows.summary import audited, named_suspects, summarize
 from pipeline_config.recipe_files import cautions_of
 from pipeline_config.sections import checked
@@ -73,6 +73,7 @@ def run(
     Stages whose inputs did not change are skipped; if nothing changed at all, nothing is started.
     Exit code 3: the model is published, and the gate refused to make it champion.
     """
+    take_in_waiting(choice)
     plan, refusal = make_plan(choice), None
     console.print_cautions(cautions_of(plan.recipe))
     outlook = look_at_stages(plan)

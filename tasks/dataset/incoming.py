@@ -1,0 +1,96 @@
+"""What lies in `incoming/DATASET/`: files and folders of new labelled rows, taken in as shards.
+
+A name that starts with a dot or ends in `.part` is not complete yet. What cannot be read goes to
+quarantine with the reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from pipeline_config.datasets import Dataset
+from pipeline_config.sections import ConfigError, IdxflowError
+from pipeline_config.settings import settings
+from tasks.dataset.shards import DIGITS, QUARANTINED, Shard, arrive, decide
+from tasks.raw.forms import Part, read_parts
+from tasks.runtime.errors import RawDataError
+from tasks.runtime.files import sha256_file
+
+
+def incoming_folder(dataset: str) -> Path:
+    """Return the folder that new files of a data set are put into."""
+    return settings().root / "incoming" / dataset
+
+
+def waiting_files(dataset: str) -> list[Path]:
+    """Return the complete files and folders in the data set's incoming folder, by name."""
+    paths = sorted(incoming_folder(dataset).glob("[!.]*"))
+    return [path for path in paths if path.suffix != ".part"]
+
+
+def collect_incoming(dataset: Dataset) -> None:
+    """Take in what is complete in the incoming folder. The next run judges it."""
+    for path in waiting_files(dataset.name):
+        try:
+            take_in(dataset, path)
+        except IdxflowError as error:
+            _quarantine(dataset.name, path, str(error))
+            continue
+        _remove(path)
+
+
+def take_in(dataset: Dataset, path: Path) -> Shard:
+    """Return the shard with the rows of a file or folder of any form, of all its splits together.
+
+    Raises RawDataError and ConfigError for what is no labelled images of the data set's form.
+    """
+    with TemporaryDirectory(prefix="shard-", dir=_scratch()) as scratch:
+        parts = list(read_parts(path, Path(scratch)).values())
+        shapes = {part.images_NHW.shape[1:] for part in parts}
+        if len(shapes) > 1:
+            raise RawDataError(path, found=f"images of {len(shapes)} sizes", expected="one size")
+        images_NHW = np.concatenate([part.images_NHW for part in parts])
+        labels_N = np.concatenate([_labels(dataset, part, path) for part in parts])
+        return arrive(dataset.name, images_NHW, labels_N)
+
+
+def _labels(dataset: Dataset, part: Part, path: Path) -> np.ndarray:
+    """Return labels uint8 (N,) by the names of the data set's classes, where a part has names."""
+    known = list(dataset.class_names)
+    names = part.class_names or known
+    if unknown := [name for name in names if name not in known]:
+        expected = f"classes of {dataset.name}: {', '.join(known)}"
+        raise ConfigError(path, found=f"the class {unknown[0]!r}", expected=expected)
+    if not len(part.labels_N) or part.labels_N.max() >= len(names):
+        found = f"labels up to {part.labels_N.max()}" if len(part.labels_N) else "no rows"
+        raise RawDataError(path, found=found, expected=f"labels from 0 to {len(names) - 1}")
+    return np.array([known.index(name) for name in names], np.uint8)[part.labels_N]
+
+
+def _quarantine(dataset: str, path: Path, reason: str) -> None:
+    """Move an unreadable file or folder to quarantine, with the reason in the journal."""
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    content = "".join(sha256_file(file) for file in files)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:DIGITS]
+    shard = Shard(dataset=dataset, digest=digest)
+    decide(shard, QUARANTINED, " ".join(reason.split()), rows=0)
+    shard.quarantine.mkdir(parents=True, exist_ok=True)
+    _remove(shard.quarantine / path.name)
+    path.rename(shard.quarantine / path.name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _scratch() -> Path:
+    settings().scratch.mkdir(parents=True, exist_ok=True)
+    return settings().scratch

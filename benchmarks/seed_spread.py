@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from scipy.stats import t as student_t
 from stages_alone import Rows, read_rows, scratch_root
 
-from pipeline_config.gate import gate_for
 from pipeline_config.recipe_files import load_recipe
+from pipeline_config.settings import gate_for
 from tasks.evaluation.calibration import calibration_error, error_by_chance, sureness
 from tasks.evaluation.metrics import mean_loss
 from tasks.release.gate import Scores, compare_scores, paired_interval

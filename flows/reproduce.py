@@ -20,9 +20,8 @@ from flows.explain import explain
 from flows.launch import launch
 from flows.plan import Choice, make_plan
 from pipeline_config.datasets import named_datasets
-from pipeline_config.gate import gate_for
 from pipeline_config.sections import ConfigError, Section, given_path
-from pipeline_config.settings import settings
+from pipeline_config.settings import gate_for, settings
 from tasks.raw.folder import content_of
 from tasks.release import bundle
 from tasks.release.bundle import GOLDEN, BundleManifest

@@ -1,4 +1,7 @@
-"""The settings of this machine, from the environment variables `IDXFLOW_*`."""
+"""What no recipe has: the settings of this machine, and the gate's margins for each data set.
+
+The settings are read from the environment variables `IDXFLOW_*`. No stage's key has this module.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from pipeline_config.sections import Section, checked, given_path
+from pipeline_config.sections import HERE, Section, checked, given_path, read_yaml
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+Margin = Annotated[float, Field(ge=0, le=1)]
 
 
 def _cores() -> int:
@@ -66,3 +70,25 @@ def settings() -> Settings:
     known = {f"IDXFLOW_{name.upper()}": name for name in Settings.model_fields}
     found = {known[key]: value for key, value in os.environ.items() if key in known}
     return checked(Settings, found, "the environment's IDXFLOW_* variables")
+
+
+class Gate(Section):
+    """The margins of one data set.
+
+    `accuracy_margin` is δ: the lower bound of the paired difference in accuracy must lie above −δ.
+    `loss_margin` (nats) and `ece_margin` are how much higher either may be. `recall_spread` is the
+    standard deviation of each class's recall over `num_seeds` runs; null where not measured.
+    """
+
+    accuracy_margin: Margin
+    loss_margin: Annotated[float, Field(ge=0)]
+    ece_margin: Margin
+    recall_spread: tuple[Margin, ...] | None
+    num_seeds: Annotated[int, Field(ge=2)] | None
+
+
+def gate_for(dataset: str) -> Gate:
+    """Return a data set's margins, or those of `default` where it has none of its own."""
+    entries = read_yaml(HERE / "gate.yaml")
+    name = dataset if dataset in entries else "default"
+    return checked(Gate, entries[name], f"{name} in gate.yaml")

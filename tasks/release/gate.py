@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline_config.gate import Gate
 from pipeline_config.sections import Record
+from pipeline_config.settings import Gate
 
 # Two-sided for accuracy; one-sided, and for all classes together, for recall.
 LEVEL = 0.95

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from pipeline_config.gate import gate_for
 from pipeline_config.sections import read_yaml
+from pipeline_config.settings import gate_for
 from tasks.dataset.table import read_rows
 from tasks.release.assemble import Lineage, ensure_bundle
 from tasks.release.bundle import METRICS, ONNX, RECIPE, bundle_folder, models_lock

@@ -25,7 +25,7 @@ from flows.plan import Choice, Plan
 from flows.reproduce import compare, reproduce
 from flows.summary import Summary
 from pipeline_config.datasets import FILES
-from pipeline_config.gate import gate_for
+from pipeline_config.settings import gate_for
 from tasks.raw.folder import folder_dataset
 from tasks.raw.idx import write_idx
 from tasks.release.bundle import GOLDEN, BundleManifest, inspect_bundle

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from pipeline_config.datasets import FILES, Dataset, named_dataset
-from pipeline_config.gate import Gate
 from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
+from pipeline_config.settings import Gate
 from tasks.model.network import build_network, describe_layers, initialize, save_weights
 from tasks.release.assemble import Lineage
 from tasks.release.bundle import BundleManifest, Determinants, bundle_folder

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline_config.datasets import named_datasets
-from pipeline_config.gate import Gate, gate_for
+from pipeline_config.settings import Gate, gate_for
 from tasks.release.gate import (
     Scores,
     above_floor,

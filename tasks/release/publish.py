@@ -25,8 +25,8 @@ from tasks.release.journal import Champion, count_look, pinned_digest, read_jour
 from tasks.release.pages import page_path
 from tasks.release.registry import Decision, candidate_of, settle
 from tasks.runtime.files import locked
-from tasks.runtime.show import emit, show_image, show_markdown, show_table
-from tasks.runtime.stages import PUBLISH, Outcome, record
+from tasks.runtime.show import Outcome, emit, record, show_image, show_markdown, show_table
+from tasks.runtime.stages import PUBLISH
 
 
 def _count_evaluation(lineage: Lineage, version: str) -> None:

@@ -11,7 +11,8 @@ from flows.plan import Plan
 from tasks.release.assemble import Lineage
 from tasks.release.bundle import bundle_folder
 from tasks.release.registry import is_current
-from tasks.runtime.stages import PUBLISH, Outcome, Stage
+from tasks.runtime.show import Outcome
+from tasks.runtime.stages import PUBLISH, Stage
 from tasks.runtime.store import StageRef, look
 
 

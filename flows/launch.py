@@ -15,7 +15,7 @@ from flows.plan import Plan, planned
 from flows.server import prefect_server, prepare_environment, server_error
 from pipeline_config.sections import IdxflowError
 from tasks.runtime.files import root_lock
-from tasks.runtime.stages import Outcome
+from tasks.runtime.show import Outcome
 
 # What a stage imports only when it runs, and what takes long to import.
 HEAVY = {

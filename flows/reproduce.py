@@ -31,7 +31,7 @@ from tasks.release.looks import count_look, pinned_digest
 from tasks.release.margins import LEVEL, by_chance
 from tasks.runtime.devices import Machine
 from tasks.runtime.files import digest_of, locked, root_lock
-from tasks.runtime.keys import changes_between
+from tasks.runtime.stages import changes_between
 from tasks.runtime.store import folder_of, inspect
 
 

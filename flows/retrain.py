@@ -42,7 +42,8 @@ from tasks.release.registry import Decision
 from tasks.runtime.devices import DeviceChoice
 from tasks.runtime.errors import GateRefused
 from tasks.runtime.files import root_lock
-from tasks.runtime.stages import ADMIT, PUBLISH, Stage, StageName, recording
+from tasks.runtime.show import recording
+from tasks.runtime.stages import ADMIT, PUBLISH, Stage, StageName
 
 # A deployment's form offers these names. A call from Python may also name a folder or a file.
 DatasetChoice = Annotated[str, WithJsonSchema({"type": "string", "enum": list(named_datasets())})]

@@ -13,7 +13,7 @@ from pipeline_config.sections import Section
 from tasks.release.bundle import METRICS, bundle_folder
 from tasks.release.journal import champion_of, read_journal
 from tasks.release.pages import page_path
-from tasks.runtime.stages import Outcome
+from tasks.runtime.show import Outcome
 from tasks.runtime.store import StageRef
 
 

@@ -19,8 +19,8 @@ from pipeline_config.datasets import FILES
 from pipeline_config.sections import ConfigError, Section
 from pipeline_config.settings import settings
 from tasks.raw.idx import read_idx, write_idx
-from tasks.runtime.chain import Line, append_line, read_chain
 from tasks.runtime.files import built_aside, locked, write_atomically
+from tasks.runtime.manifest import Line, append_line, read_chain
 
 # The files of a shard are named as those of a training split.
 IMAGES, LABELS = FILES[:2]
@@ -68,7 +68,7 @@ def shards_journal(dataset: str) -> Path:
 
 def read_events(dataset: str) -> list[ShardEvent]:
     """Return the events of a data set's shards, oldest first. A damaged line is skipped."""
-    lines = read_chain(shards_journal(dataset), ShardEvent)
+    lines, _ = read_chain(shards_journal(dataset), ShardEvent)
     return [event for event in lines if event is not None]
 
 

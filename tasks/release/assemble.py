@@ -23,8 +23,8 @@ from tasks.release.pages import write_report
 from tasks.runtime.devices import Machine
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import built_aside, digest_of, locked, sha256_bytes
-from tasks.runtime.keys import code_digests
 from tasks.runtime.manifest import MANIFEST, list_files
+from tasks.runtime.stages import code_digests
 from tasks.runtime.store import Manifest, StageRef, inspect
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """The journal of a data set's decisions, what follows from it, and the looks at the test rows.
 
-`journal.jsonl` is a chain of lines (`tasks/runtime/chain.py`), one for each decision. A decision is
-appended first; then the pages are written, and last `champion.json`, which repeats the last line
+`journal.jsonl` is a chain (`tasks/runtime/manifest.py`) with a line for each decision. A decision
+is appended first; then the pages are written, and last `champion.json`, which repeats the last line
 for other programs. So the next command completes what a killed one left. The journal decides,
 unless it is shorter than `champion.json` says: then it has lost its end.
 
@@ -20,9 +20,8 @@ from pipeline_config.sections import Record
 from pipeline_config.settings import settings
 from tasks.release.gate import Judgement
 from tasks.release.pages import stale_pages
-from tasks.runtime.chain import Line, append_line, chain_faults, read_chain
 from tasks.runtime.files import canonical_json, write_atomically
-from tasks.runtime.manifest import read_regular, read_sealed, sealed
+from tasks.runtime.manifest import Line, append_line, read_chain, read_regular, read_sealed, sealed
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +100,7 @@ def pointer_path(dataset: str) -> Path:
 
 def read_journal(dataset: str) -> list[Entry]:
     """Return the intact entries, oldest first. Damaged lines are skipped with a warning."""
-    lines = read_chain(journal_path(dataset), Entry)
+    lines, _ = read_chain(journal_path(dataset), Entry)
     for number, entry in enumerate(lines, 1):
         if entry is None:
             logger.warning("%s: line %d is damaged and skipped", journal_path(dataset), number)
@@ -110,7 +109,7 @@ def read_journal(dataset: str) -> list[Entry]:
 
 def journal_faults(dataset: str) -> list[str]:
     """Return what is wrong with the journal, in words; [] for an intact one."""
-    return chain_faults(journal_path(dataset), Entry)
+    return read_chain(journal_path(dataset), Entry)[1]
 
 
 def champion_of(entries: list[Entry]) -> Champion | None:

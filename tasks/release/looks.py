@@ -13,8 +13,8 @@ from typing import ClassVar
 
 from pipeline_config.datasets import FILES
 from pipeline_config.settings import settings
-from tasks.runtime.chain import Line, append_line, read_chain
 from tasks.runtime.files import digest_of
+from tasks.runtime.manifest import Line, append_line, read_chain
 
 
 class Look(Line):
@@ -42,7 +42,8 @@ def pinned_digest(digests: Mapping[str, str]) -> str:
 
 def read_looks(dataset: str) -> list[Look]:
     """Return every look at the test rows, oldest first. A damaged line is skipped."""
-    return [look for look in read_chain(looks_path(dataset), Look) if look is not None]
+    lines, _ = read_chain(looks_path(dataset), Look)
+    return [look for look in lines if look is not None]
 
 
 def count_look(

@@ -39,8 +39,8 @@ from tasks.release.margins import paired_difference
 from tasks.release.pages import page_path
 from tasks.release.registry import Decision, candidate_of, settle
 from tasks.runtime.files import locked
-from tasks.runtime.show import emit, show_image, show_markdown, show_table
-from tasks.runtime.stages import PUBLISH, Outcome, record
+from tasks.runtime.show import Outcome, emit, record, show_image, show_markdown, show_table
+from tasks.runtime.stages import PUBLISH
 
 # The Prefect event of a new decision, by the journal's event.
 EVENTS = {

@@ -19,9 +19,8 @@ from tasks.release import bundle, journal
 from tasks.release.bundle import GOLDEN, MODEL, ONNX, RECIPE, published_datasets, published_versions
 from tasks.release.looks import Look, looks_path, read_looks
 from tasks.release.pages import stale_pages
-from tasks.runtime.chain import chain_faults
 from tasks.runtime.files import locked, root_lock, write_atomically
-from tasks.runtime.manifest import MANIFEST
+from tasks.runtime.manifest import MANIFEST, read_chain
 from tasks.runtime.store import inspect
 
 REBUILD = "Running its recipe again builds it anew; `idxflow models rollback` undoes a promotion."
@@ -111,7 +110,7 @@ def verify_records(dataset: str) -> list[Check]:
         unknown = sorted({*versions} - {entry.version for entry in entries})
         faults += [f"no line is about {version}" for version in unknown]
     chained = "lines, each with the digest of the one before"
-    num_looks, looks_faults = len(read_looks(dataset)), chain_faults(looks_path(dataset), Look)
+    num_looks, looks_faults = len(read_looks(dataset)), read_chain(looks_path(dataset), Look)[1]
     champion, fault = journal.champion_of(entries), journal.pointer_fault(dataset, entries)
     if champion and not fault and champion.version not in versions:
         fault = f"the bundle of {champion.version} is gone"

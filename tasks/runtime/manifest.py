@@ -1,20 +1,30 @@
-"""Manifests: sealed JSON that names every file of a folder with its SHA-256."""
+"""Sealed JSON, which holds its own digest: manifests of folders, and chains of lines.
+
+A manifest names every file of its folder with its SHA-256. A chain is a file to which lines are
+only added, such as a data set's journal: each line also holds the digest of the line before, so
+that a changed or removed line is found. An incomplete last line is ignored, and the next append
+removes it.
+"""
 
 from __future__ import annotations
 
 import errno
 import json
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from pipeline_config.sections import Record
-from tasks.runtime.files import canonical_json, digest_of, sha256_file
+from tasks.runtime.files import canonical_json, digest_of, sha256_file, write_atomically
 
 MANIFEST = "manifest.json"
 # No manifest and no metrics are longer.
 MAX_JSON_BYTES = 16 * 2**20
+# What the first line of a chain holds in place of the digest of a line before it.
+NO_LINE = "0" * 64
+TORN = "its last line is torn; the next append cuts it off"
 
 
 class FileEntry(Record):
@@ -30,8 +40,10 @@ def sealed(content: Mapping[str, Any], seal: str = "digest") -> dict[str, Any]:
     return {**rest, seal: digest_of(rest)}
 
 
-def read_sealed(content: bytes, seal: str = "digest") -> tuple[dict[str, Any], bool]:
-    """Return the mapping in canonical JSON, and whether its seal is right.
+def read_sealed(
+    content: bytes, seal: str = "digest", encode: Callable[[Any], bytes] = canonical_json
+) -> tuple[dict[str, Any], bool]:
+    """Return the mapping in JSON, and whether `encode` gives it back and its seal is right.
 
     The seal also covers fields of other versions. Raises ValueError for anything but a mapping.
     """
@@ -41,7 +53,7 @@ def read_sealed(content: bytes, seal: str = "digest") -> tuple[dict[str, Any], b
         raise ValueError("JSON that is nested too deeply") from error
     if not isinstance(found, dict):
         raise ValueError("not a mapping")
-    return found, canonical_json(found) == content and found == sealed(found, seal)
+    return found, encode(found) == content and found == sealed(found, seal)
 
 
 def read_regular(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
@@ -85,3 +97,65 @@ def list_files(folder: Path) -> dict[str, FileEntry]:
             entry = FileEntry(sha256=sha256_file(path), num_bytes=path.stat().st_size)
             found[str(path.relative_to(folder))] = entry
     return found
+
+
+class Line(Record):
+    """One line of a chain. `digest` covers the rest; `previous` is the digest of the line before.
+
+    `may_lack_digest`: earlier versions wrote such lines without `digest` and `previous`.
+    """
+
+    may_lack_digest: ClassVar[bool] = False
+    previous: str = ""
+    digest: str = ""
+
+
+LineT = TypeVar("LineT", bound=Line)
+
+
+def read_chain(path: Path, cls: type[LineT]) -> tuple[list[LineT | None], list[str]]:
+    """Return a chain's complete lines, oldest first, and a sentence for each fault.
+
+    A damaged line is None.
+    """
+    complete, incomplete = _split(path)
+    lines = [_parsed(line, cls) for line in complete]
+    faults, before = [], NO_LINE
+    for number, line in enumerate(lines, 1):
+        if line is None:
+            faults.append(f"line {number} is damaged")
+        elif before and line.previous not in ("", before):
+            faults.append(f"line {number} does not follow from the line before it")
+        before = line.digest if line else ""
+    return lines, [*faults, TORN] if incomplete else faults
+
+
+def append_line(path: Path, line: LineT, before: LineT | None) -> LineT:
+    """Add `line` after the line `before`, atomically; return it with its digests."""
+    content = line.model_dump(mode="json")
+    content = sealed({**content, "previous": before.digest if before else NO_LINE})
+    lines = [*_split(path)[0], _encoded(content)]
+    write_atomically(path, b"".join(each + b"\n" for each in lines))
+    return type(line).model_validate(content)
+
+
+def _split(path: Path) -> tuple[list[bytes], bytes]:
+    """Return the complete lines of a file, and the incomplete one at its end."""
+    *lines, rest = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    return lines, rest
+
+
+@cache
+def _parsed(encoded: bytes, cls: type[LineT]) -> LineT | None:
+    """Return one line, None for a damaged one. Cached: a run reads its journal several times."""
+    try:
+        content, is_intact = read_sealed(encoded, encode=_encoded)
+        if cls.may_lack_digest and "digest" not in content:
+            return cls.model_validate({**content, "digest": digest_of(content)})
+        return cls.model_validate(content) if is_intact else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _encoded(content: Any) -> bytes:
+    return json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()

@@ -1,4 +1,4 @@
-"""What a run shows: artifacts and events in the Prefect UI, a progress bar at a terminal.
+"""What a run shows: its stages' outcomes, artifacts and events in the Prefect UI, a progress bar.
 
 Artifacts and events are created, and Prefect is imported, only inside a Prefect task run.
 """
@@ -6,17 +6,63 @@ Artifacts and events are created, and Prefect is imported, only inside a Prefect
 from __future__ import annotations
 
 import base64
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import rich.progress
 from rich.console import Console
 
+from tasks.runtime.stages import Change
+
+logger = logging.getLogger(__name__)
+
+State = Literal["ran", "cached", "hit", "miss", "pending"]
 # Advances a bar by an amount, and sets the text after it.
 Advance = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of a stage: in a run `ran` or `cached`, in a look `hit`, `miss` or `pending`.
+
+    A pending stage waits for one that would run, and has no key yet.
+    """
+
+    name: str
+    state: State
+    seconds: float
+    key: str | None
+    path: str | None
+    reason: str
+    changes: tuple[Change, ...] = ()
+
+
+_outcomes: ContextVar[dict[str, Outcome] | None] = ContextVar("outcomes", default=None)
+
+
+@contextmanager
+def recording() -> Iterator[dict[str, Outcome]]:
+    """Collect the outcomes of all stages inside, in order; a key keeps its first outcome."""
+    outcomes: dict[str, Outcome] = {}
+    token = _outcomes.set(outcomes)
+    try:
+        yield outcomes
+    finally:
+        _outcomes.reset(token)
+
+
+def record(each: Outcome) -> None:
+    """Log an outcome, and add it to those that are being collected."""
+    logger.info("%-9s %-6s %6.1f s  %s", each.name, each.state, each.seconds, each.reason)
+    outcomes = _outcomes.get()
+    if outcomes is not None:
+        outcomes.setdefault(f"{each.name}-{each.key}", each)
 
 
 def confidence_in_words(metrics: Mapping[str, Any]) -> str:

@@ -20,9 +20,9 @@ from pipeline_config.sections import Record, Section
 from pipeline_config.settings import settings
 from tasks.runtime import manifest as manifests
 from tasks.runtime.files import built_aside, canonical_json, digest_of, locked
-from tasks.runtime.keys import Components, changes_between, components_of, key_of
 from tasks.runtime.manifest import MANIFEST, FileEntry, read_regular
-from tasks.runtime.stages import Change, Outcome, Stage, State, record
+from tasks.runtime.show import Outcome, State, record
+from tasks.runtime.stages import Change, Components, Stage, changes_between, components_of, key_of
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from typing import Any, Concatenate, ParamSpec
 from prefect import Task, task
 from prefect.results import get_result_store
 
-from tasks.runtime.stages import Stage, record
+from tasks.runtime.show import record
+from tasks.runtime.stages import Stage
 from tasks.runtime.store import Facts, StageRef, build, look
 
 P = ParamSpec("P")

@@ -20,8 +20,8 @@ import pytest
 from tasks.release.bundle import bundle_folder, inspect_bundle, published_versions
 from tasks.release.journal import journal_faults, read_journal, read_pointer
 from tasks.release.pages import stale_pages
-from tasks.runtime.chain import TORN
 from tasks.runtime.files import sha256_file
+from tasks.runtime.manifest import TORN
 from tasks.runtime.stages import STAGES
 from tasks.runtime.store import inspect
 

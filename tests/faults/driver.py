@@ -38,8 +38,7 @@ from flows.plan import Choice, make_plan  # noqa: E402
 from tasks.evaluation import confidence_figures, figures  # noqa: E402
 from tasks.release import garbage, registry  # noqa: E402
 from tasks.release.registry import candidate_of  # noqa: E402
-from tasks.runtime import keys  # noqa: E402
-from tasks.runtime.stages import STAGES  # noqa: E402
+from tasks.runtime import stages  # noqa: E402
 
 DATASET = "digits8x8"
 
@@ -240,9 +239,9 @@ def hurry() -> None:
         for name in vars(module).copy():
             if name.startswith("draw_"):
                 setattr(module, name, draw_nothing)
-    keys.version = cache(keys.version)
-    for stage in STAGES:
-        keys.code_digests(stage.module)
+    stages.version = cache(stages.version)
+    for stage in stages.STAGES:
+        stages.code_digests(stage.module)
 
 
 def main() -> None:

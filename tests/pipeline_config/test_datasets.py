@@ -7,8 +7,7 @@ import pytest
 from pipeline_config.datasets import FILES, named_dataset, named_datasets
 from pipeline_config.recipe_files import recipe_names
 from pipeline_config.sections import ConfigError
-from tasks.runtime.keys import components_of
-from tasks.runtime.stages import FETCH
+from tasks.runtime.stages import FETCH, components_of
 
 
 @pytest.mark.parametrize("name", named_datasets())

@@ -14,7 +14,7 @@ from tasks.release.looks import looks_in_words, read_looks
 from tasks.release.pages import page_path
 from tasks.release.publish import decision_in_markdown, publish
 from tasks.release.registry import is_current, rollback
-from tasks.runtime.stages import recording
+from tasks.runtime.show import recording
 
 
 def recipe_with(**changes: object) -> Recipe:

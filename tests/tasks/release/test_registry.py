@@ -31,9 +31,9 @@ from tasks.release.registry import Decision, candidate_of, is_current, promote, 
 from tasks.release.registry import settle as settle_with
 from tasks.release.verify import scrub
 from tasks.runtime import files
-from tasks.runtime.chain import NO_LINE
 from tasks.runtime.errors import ReleaseError, StorageError
 from tasks.runtime.files import digest_of
+from tasks.runtime.manifest import NO_LINE
 
 
 def champion() -> str | None:

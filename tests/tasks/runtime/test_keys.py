@@ -9,7 +9,7 @@ import pytest
 
 from pipeline_config.datasets import named_dataset
 from pipeline_config.recipe_files import load_recipe
-from tasks.runtime import keys
+from tasks.runtime import stages
 from tasks.runtime.devices import Machine
 from tasks.runtime.stages import AUDIT, EVALUATE, FETCH, STAGES, TRAIN, Stage
 from tasks.runtime.store import StageRef
@@ -85,30 +85,30 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "tasks/helper.py").write_text(
         '"""Words."""\ndef double(x):\n    """Words."""\n    return 2 * x\n'
     )
-    monkeypatch.setattr(keys, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(stages, "CHECKOUT", tmp_path)
     return tmp_path
 
 
 def digest(module: str = "tasks.stage") -> str:
-    keys.code_digests.cache_clear()
-    keys._read.cache_clear()
-    found = keys.digest_of(keys.code_digests(module))
-    keys.code_digests.cache_clear()
-    keys._read.cache_clear()
+    stages.code_digests.cache_clear()
+    stages._read.cache_clear()
+    found = stages.digest_of(stages.code_digests(module))
+    stages.code_digests.cache_clear()
+    stages._read.cache_clear()
     return found
 
 
 @pytest.mark.parametrize("stage", (*STAGES, AUDIT), ids=lambda stage: stage.name)
 def test_a_key_covers_exactly_the_listed_modules(stage: Stage) -> None:
     found: dict[str, str] = {}
-    for name in keys.code_digests(stage.module):
+    for name in stages.code_digests(stage.module):
         package, _, module = name.rpartition(".")
         found[package] = f"{found[package]} {module}" if package in found else module
     assert found == IN_KEY[stage.name]
 
 
 def test_modules_that_are_in_no_key_exist() -> None:
-    assert all(keys._source(name) for name in keys.NOT_IN_KEYS)
+    assert all(stages._source(name) for name in stages.NOT_IN_KEYS)
 
 
 def test_a_comment_a_docstring_and_layout_change_nothing(house: Path) -> None:
@@ -189,8 +189,8 @@ def test_an_errors_class_and_condition_change_the_key(house: Path, old: str, new
 
 
 def test_a_learning_rate_is_one_component() -> None:
-    before = keys.components_of(TRAIN, train_inputs())
-    after = keys.components_of(TRAIN, train_inputs("training.optimizer.learning_rate=0.5"))
+    before = stages.components_of(TRAIN, train_inputs())
+    after = stages.components_of(TRAIN, train_inputs("training.optimizer.learning_rate=0.5"))
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"training.optimizer.learning_rate"}
 
@@ -198,22 +198,22 @@ def test_a_learning_rate_is_one_component() -> None:
 def test_threads_are_part_of_the_train_key() -> None:
     inputs = train_inputs()
     other = {**inputs, "machine": MACHINE.model_copy(update={"threads": 1})}
-    assert keys.components_of(TRAIN, inputs) != keys.components_of(TRAIN, other)
+    assert stages.components_of(TRAIN, inputs) != stages.components_of(TRAIN, other)
 
 
 def test_an_inputs_digest_is_in_the_key_and_its_own_key_is_not() -> None:
     inputs = train_inputs()
     same = {**inputs, "table": TABLE.model_copy(update={"key": "f" * 16})}
     other = {**inputs, "table": TABLE.model_copy(update={"digest": "c" * 64})}
-    assert keys.components_of(TRAIN, inputs) == keys.components_of(TRAIN, same)
-    assert keys.components_of(TRAIN, inputs) != keys.components_of(TRAIN, other)
+    assert stages.components_of(TRAIN, inputs) == stages.components_of(TRAIN, same)
+    assert stages.components_of(TRAIN, inputs) != stages.components_of(TRAIN, other)
 
 
 def test_each_of_several_references_is_in_the_key() -> None:
     inputs = train_inputs()
     several = {**inputs, "normalized": (TABLE, NORMALIZED)}
     for other in ((NORMALIZED, TABLE), (NORMALIZED, NORMALIZED), (TABLE, NORMALIZED, TABLE)):
-        assert keys.components_of(TRAIN, several) != keys.components_of(
+        assert stages.components_of(TRAIN, several) != stages.components_of(
             TRAIN, {**inputs, "normalized": other}
         )
 
@@ -221,15 +221,15 @@ def test_each_of_several_references_is_in_the_key() -> None:
 def test_sources_and_titles_are_not_in_a_key() -> None:
     mnist = named_dataset("mnist")
     moved = mnist.model_copy(update={"sources": ("https://elsewhere/",), "title": "Other"})
-    before = keys.components_of(FETCH, {"dataset": mnist})
-    assert before == keys.components_of(FETCH, {"dataset": moved})
+    before = stages.components_of(FETCH, {"dataset": mnist})
+    assert before == stages.components_of(FETCH, {"dataset": moved})
 
 
 def test_a_library_version_is_part_of_the_key() -> None:
     inputs = train_inputs()
     without = replace(TRAIN, libraries=())
-    assert "library torch" in keys.components_of(TRAIN, inputs)
-    assert keys.components_of(TRAIN, inputs) != keys.components_of(without, inputs)
+    assert "library torch" in stages.components_of(TRAIN, inputs)
+    assert stages.components_of(TRAIN, inputs) != stages.components_of(without, inputs)
 
 
 @pytest.mark.parametrize("stage", [EVALUATE, AUDIT])
@@ -239,4 +239,4 @@ def test_pillow_which_writes_the_figures_is_part_of_the_key(stage: Stage) -> Non
 
 def test_an_input_without_a_stable_form_is_refused() -> None:
     with pytest.raises(TypeError, match="no stable form"):
-        keys.components_of(TRAIN, {**train_inputs(), "machine": {1, 2}})
+        stages.components_of(TRAIN, {**train_inputs(), "machine": {1, 2}})

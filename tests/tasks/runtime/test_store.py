@@ -16,7 +16,8 @@ import pytest
 from pipeline_config.datasets import named_dataset
 from tasks.runtime.errors import StorageError
 from tasks.runtime.manifest import MANIFEST, damaged_files, list_files
-from tasks.runtime.stages import FETCH, NORMALIZE, VALIDATE, Outcome, recording
+from tasks.runtime.show import Outcome, recording
+from tasks.runtime.stages import FETCH, NORMALIZE, VALIDATE
 from tasks.runtime.store import Facts, StageRef, build, inspect, look
 
 STAGE = replace(NORMALIZE, libraries=())

@@ -11,7 +11,7 @@ from pipeline_config.datasets import named_dataset
 from pipeline_config.recipe_files import load_recipe
 from tasks.runtime import stages
 from tasks.runtime.devices import Machine
-from tasks.runtime.stages import AUDIT, EVALUATE, FETCH, STAGES, TRAIN, Stage
+from tasks.runtime.stages import ADMIT, AUDIT, EVALUATE, FETCH, STAGES, TRAIN, Stage
 from tasks.runtime.store import StageRef
 
 # The first-party modules in each stage's key, by package. A new name here means that a change of
@@ -26,6 +26,12 @@ IN_KEY = {
     "validate": {
         "pipeline_config": "datasets",
         "tasks.dataset": "expectations profile validate",
+        "tasks.raw": "idx",
+        "tasks.runtime": "files",
+    },
+    "admit": {
+        "pipeline_config": "datasets",
+        "tasks.dataset": "admit profile shards",
         "tasks.raw": "idx",
         "tasks.runtime": "files",
     },
@@ -98,7 +104,7 @@ def digest(module: str = "tasks.stage") -> str:
     return found
 
 
-@pytest.mark.parametrize("stage", (*STAGES, AUDIT), ids=lambda stage: stage.name)
+@pytest.mark.parametrize("stage", (*STAGES, ADMIT, AUDIT), ids=lambda stage: stage.name)
 def test_a_key_covers_exactly_the_listed_modules(stage: Stage) -> None:
     found: dict[str, str] = {}
     for name in stages.code_digests(stage.module):

@@ -60,7 +60,7 @@ IN_KEY = {
         "pipeline_config": "datasets recipe",
         "tasks": "evaluation",
         "tasks.dataset": "table",
-        "tasks.evaluation": "confident_learning figures label_audit metrics",
+        "tasks.evaluation": "figures label_audit metrics",
         "tasks.model": "network",
         "tasks.runtime": "devices files",
     },

@@ -1,4 +1,4 @@
-"""The flows `retrain` and `audit-labels`, which run the diagrams of `flows/diagram.py`.
+"""The flows `retrain` and `audit-labels`, which run the diagrams of `flows/diagram.py`; `predict`.
 
 Each stage is a Prefect task whose finished output is not made again.
 """
@@ -6,6 +6,7 @@ Each stage is a Prefect task whose finished output is not made again.
 from __future__ import annotations
 
 from contextlib import suppress
+from importlib import import_module
 from typing import Annotated, Any
 
 from prefect import Task, flow
@@ -18,19 +19,13 @@ from flows.summary import LabelAudit, Summary, audited, summarize
 from pipeline_config.datasets import named_datasets
 from pipeline_config.recipe_files import recipe_names
 from pipeline_config.sections import IdxflowError
-from tasks.dataset.convert import convert
-from tasks.dataset.normalize import normalize
-from tasks.dataset.validate import validate
-from tasks.evaluation.evaluate import evaluate
-from tasks.evaluation.label_audit import audit
-from tasks.model.train import train
-from tasks.raw.fetch import fetch
-from tasks.release.publish import publish
-from tasks.release.registry import Decision
+from tasks.prediction.answers import Predicted, Request
+from tasks.prediction.predict import answer
+from tasks.release.registry import CHAMPION, Decision
 from tasks.runtime.devices import DeviceChoice
 from tasks.runtime.errors import GateRefused
 from tasks.runtime.files import root_lock
-from tasks.runtime.stages import PUBLISH, Stage, StageName, recording
+from tasks.runtime.stages import AUDIT, PUBLISH, STAGES, Stage, StageName, recording
 
 # A deployment's form offers these names. A call from Python may also name a folder or a file.
 DatasetChoice = Annotated[str, WithJsonSchema({"type": "string", "enum": list(named_datasets())})]
@@ -38,9 +33,10 @@ RecipeChoice = Annotated[
     str, WithJsonSchema({"type": "string", "enum": [DEFAULT, *recipe_names()]})
 ]
 NumClasses = Annotated[int, Field(ge=2, le=256)]
+# A stage's task has the name of the stage, in the module that its declaration names.
 TASKS: dict[str, Task[..., Any]] = {
-    task.name: task
-    for task in (fetch, validate, convert, normalize, train, evaluate, audit, publish)
+    stage.name: getattr(import_module(stage.module), stage.name)
+    for stage in (*STAGES, PUBLISH, AUDIT)
 }
 
 
@@ -78,9 +74,7 @@ def retrain(
         summary = summarize(published.dataset, published.version, outcomes.values())
     if published.refused:
         what, expected = f"version {summary.version}", "a model that passes the gate"
-        remedy = "See the report; `idxflow models promote` overrules the gate."
-        found = summary.decision
-        raise GateRefused(what, found=found, expected=expected, remedy=remedy, result=summary)
+        raise GateRefused(what, found=summary.decision, expected=expected, result=summary)
     return summary
 
 
@@ -124,3 +118,19 @@ def run_stages(refreshed: tuple[str, ...] = ()) -> Call:
         return TASKS[stage.name](**inputs)
 
     return call
+
+
+@flow(name="predict", flow_run_name="{model} → {out}", timeout_seconds=24 * 3600)
+def predict(
+    files: Annotated[tuple[str, ...], Field(min_length=1)],
+    out: str,
+    model: str = CHAMPION,
+    dataset: str | None = None,
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.0,
+) -> Predicted:
+    """Classify every image of some files or folders and write the answers to `out`.
+
+    `model` is "champion" (of `dataset`), a version, a bundle's folder or an .onnx file. Below the
+    confidence `threshold` there is no answer. `out` is a .parquet or .json file.
+    """
+    return answer(Request(**locals()))

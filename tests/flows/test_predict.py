@@ -69,7 +69,7 @@ def shows_counts_as_an_artifact(published: Summary, images: Path, folder: Path) 
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
-    from flows.predict import predict
+    from flows.retrain import predict
 
     out = folder / "answers.json"
     model = published.version[:6]

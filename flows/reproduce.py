@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn
 
 from flows.catalogue import as_published, read_manifest, read_metrics
 from flows.console import say
-from flows.explain import explain
+from flows.diagram import explain
 from flows.launch import launch
 from flows.plan import Choice, make_plan
 from pipeline_config.datasets import named_datasets

@@ -14,7 +14,7 @@ from typing import Annotated
 from typer import Exit, Option, Typer
 
 from flows import console
-from flows.cli import checks, data, models, run, shards
+from flows.cli import data, models, run, shards
 from pipeline_config.sections import IdxflowError
 
 app = Typer(
@@ -24,8 +24,8 @@ app = Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (run, data, checks):
-    app.add_typer(group.app)
+for group in (run.app, data.app, models.checks):
+    app.add_typer(group)
 app.add_typer(models.app, name="models")
 app.add_typer(shards.app, name="data")
 

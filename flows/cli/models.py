@@ -1,19 +1,23 @@
-"""`idxflow models`: the published versions, and which is champion and why."""
+"""`idxflow models`, and what checks or removes versions: `verify`, `reproduce`, `scrub`, `gc`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Context, Option, Typer
+from typer import Argument, Context, Exit, Option, Typer
 
 from flows import console
 from flows.catalogue import as_published, describe, diff_versions, list_versions
 from flows.cli.run import Json
 from tasks.release import registry
+from tasks.release import verify as checking
 from tasks.release.bundle import published_datasets
+from tasks.release.garbage import collect
 from tasks.release.journal import read_journal
 from tasks.release.looks import looks_in_words
 from tasks.release.registry import DEFAULT_DATASET, find_bundle, known_dataset
+from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import root_lock
 from tasks.runtime.show import confidence_in_words
 
@@ -21,6 +25,8 @@ DECISIONS = "seq time version recipe event reason"
 COMPARED = ("metrics", "recalls", "recipe", "origin")
 
 app = Typer(help="The published versions, and which is champion and why.")
+checks = Typer()
+Bundles = Annotated[list[str] | None, Argument(help="Versions or folders; everything without.")]
 Version = Annotated[str, Argument(help="[DATASET/]VERSION, its beginning, champion or a folder.")]
 OfDataset = Annotated[str | None, Option("--dataset", "-d", help="Only of this data set.")]
 Champions = Annotated[str, Option("--dataset", "-d", help="Whose champion.")]
@@ -114,3 +120,76 @@ def history(dataset: Champions = DEFAULT_DATASET, as_json: Json = False) -> None
     entries = read_journal(known_dataset(dataset))
     console.show(entries, as_json, DECISIONS)
     console.say(looks_in_words(dataset))
+
+
+@checks.command(epilog="Example: idxflow verify champion")
+def verify(bundles: Bundles = None, as_json: Json = False) -> None:
+    """Check bundles and the journals of their data sets.
+
+    Every digest, the recipe, the models' outputs, and champion.json. Works offline, and for a
+    copied bundle. Exit code 1 if something is damaged.
+    """
+    folders = [find_bundle(text) for text in bundles or ()]
+    found = checking.verify_bundles(folders or None)
+    damaged = [check for check in found if check.verdict == "damaged"]
+    content = {"intact": not damaged, "checks": found}
+    console.show(content, as_json, "subject what verdict detail", found)
+    if damaged:
+        first = damaged[0]
+        what = f"{first.subject}, {first.what}"
+        raise ReleaseError(what, found=first.detail, expected="no damage", remedy=first.remedy)
+
+
+@checks.command(epilog="Example: idxflow reproduce champion")
+def reproduce(
+    version: Version,
+    source: Annotated[str | None, Option(help="Where to look first for the raw files.")] = None,
+    keep: Annotated[Path | None, Option(help="Build in this empty folder, and keep it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Build a version again, and compare the two.
+
+    It is built from its manifest in a scratch folder, which takes a training. With the same code,
+    libraries, CPU features and threads it is equal to the bit. Exit code 1 if it differs by more
+    than another seed would.
+    """
+    from flows.reproduce import reproduce as build_again
+
+    result = build_again(find_bundle(version), source, keep)
+    console.show(result, as_json, "what published rebuilt equal", result.comparisons)
+    if not as_json:
+        for change in result.changes or ("code, libraries and machine are the same",):
+            console.line(change)
+        console.line(f"{result.verdict}: {result.reason}")
+    if result.verdict == "differs":
+        what = f"{result.dataset}/{result.version}, built again"
+        expected = "the same version, or one within the gate's margin"
+        raise ReleaseError(what, found=result.reason, expected=expected)
+
+
+@checks.command(epilog="Example: idxflow scrub --json")
+def scrub(as_json: Json = False) -> None:
+    """Check everything under the root; exit code 1 for damage."""
+    result = checking.scrub()
+    console.show(result, as_json, "subject what detail remedy", result.damage)
+    counts = ", ".join(f"{kind}: {count}" for kind, count in result.looked_at.items())
+    console.say(f"checked {counts}; damaged: {len(result.damage) or 'nothing'}")
+    if result.damage:
+        raise Exit(1)
+
+
+@checks.command(epilog="Example: idxflow gc --keep 3 --dry-run")
+def gc(
+    keep: Annotated[int, Option(min=0, help="Versions of each data set to keep.")] = 5,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only print what would go.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove what no kept version needs.
+
+    Kept are the champion and those before it, the latest versions and label audits, and what they
+    were made from. A stage output that none of them needs is kept for a day.
+    """
+    items = collect(keep, dry_run=dry_run)
+    console.show(items, as_json, "kind path num_bytes why")
+    verb, total = "would free" if dry_run else "freed", sum(item.num_bytes for item in items) / 1e6
+    console.say(f"{verb} {total:.1f} MB, {len(items)} things")

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from typer import Argument, Exit, Option, Typer
 
 from flows import console
-from flows.explain import explain as look_at_stages
-from flows.explain import explain_audit
+from flows.diagram import explain as look_at_stages
+from flows.diagram import explain_audit
 from flows.plan import Choice, fold_plans, make_plan, take_in_waiting
 from flows.summary import audited, named_suspects, summarize
 from pipeline_config.recipe_files import cautions_of

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from flows.explain import explain_audit
+from flows.diagram import explain_audit
 from flows.plan import Choice, fold_plans, make_plan
 from tasks.raw.tables import sklearn_digits
 

@@ -20,7 +20,7 @@ import pytest
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 import flows.reproduce as module
-from flows.cli.checks import reproduce as command
+from flows.cli.models import reproduce as command
 from flows.plan import Choice, Plan
 from flows.reproduce import compare, reproduce
 from flows.summary import Summary

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.explain import explain
+from flows.diagram import explain
 from flows.plan import Choice, make_plan
 from flows.summary import Summary
 from pipeline_config.settings import CHECKOUT

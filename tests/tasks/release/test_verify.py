@@ -15,7 +15,7 @@ import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from flows.cli.checks import verify
+from flows.cli.models import verify
 from pipeline_config.settings import settings
 from tasks.dataset.table import read_rows, read_split
 from tasks.model.checkpoint import Checkpoint
@@ -280,7 +280,7 @@ def test_it_works_offline_and_without_prefect(bundle: Path) -> None:
         "import socket, sys\n"
         "def refuse(*given): raise OSError('the network was asked')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "from flows.cli.checks import verify\n"
+        "from flows.cli.models import verify\n"
         "verify(None)\n"
         "sys.exit('prefect' in sys.modules)\n"
     )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from pipeline_config.sections import HERE, ConfigError, Section, checked, did_you_mean, read_yaml
+from pipeline_config.settings import settings
 
+# A created data set is described in this file, which has the form of `datasets.yaml`.
+DESCRIPTION = "dataset.yaml"
 # The names of the four files, in the order that is used everywhere.
 FILES = (
     "train-images-idx3-ubyte",
@@ -62,12 +66,21 @@ class Dataset(Section):
 
 
 @cache
-def named_datasets() -> dict[str, Dataset]:
-    """Return every data set of `datasets.yaml`, by name, in the file's order."""
+def _catalogue(path: Path, changed_ns: int) -> dict[str, Dataset]:
+    """Return the data sets in a file of the form of `datasets.yaml`, by name, in its order."""
     return {
-        name: checked(Dataset, {"name": name, **entry}, f"data set {name} in datasets.yaml")
-        for name, entry in read_yaml(HERE / "datasets.yaml").items()
+        name: checked(Dataset, {"name": name, **entry}, f"data set {name} in {path}")
+        for name, entry in read_yaml(path).items()
     }
+
+
+def named_datasets() -> dict[str, Dataset]:
+    """Return every data set of `datasets.yaml`, then those that were created, by name."""
+    files = [HERE / "datasets.yaml", *sorted(settings().root.glob(f"data/[!.]*/{DESCRIPTION}"))]
+    known: dict[str, Dataset] = {}
+    for path in files:
+        known |= _catalogue(path, path.stat().st_mtime_ns)
+    return known
 
 
 def named_dataset(name: str) -> Dataset:
@@ -75,6 +88,6 @@ def named_dataset(name: str) -> Dataset:
     known = named_datasets()
     if name not in known:
         expected = f"one of {', '.join(known)}, or a folder with the four files"
-        remedy = did_you_mean(name, known) + "See `idxflow datasets`."
+        remedy = did_you_mean(name, known) + "See `idxflow data`."
         raise ConfigError(name, found="no data set or folder", expected=expected, remedy=remedy)
     return known[name]

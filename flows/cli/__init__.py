@@ -14,7 +14,7 @@ from typing import Annotated
 from typer import Exit, Option, Typer
 
 from flows import console
-from flows.cli import data, models, run, shards
+from flows.cli import data, datasets, models, run
 from pipeline_config.sections import IdxflowError
 
 app = Typer(
@@ -27,7 +27,7 @@ app = Typer(
 for group in (run.app, data.app, models.checks):
     app.add_typer(group)
 app.add_typer(models.app, name="models")
-app.add_typer(shards.app, name="data")
+app.add_typer(datasets.app, name="data")
 
 
 @app.callback(invoke_without_command=True)

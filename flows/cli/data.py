@@ -1,4 +1,4 @@
-"""`idxflow show`, `datasets`, `recipes` and `predict`."""
+"""`idxflow show`, `recipes` and `predict`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from typer import Argument, Option, Typer, echo
 from flows import console
 from flows.cli.run import Data, Json, with_options
 from flows.plan import Choice, Plan, make_plan
-from pipeline_config.datasets import named_datasets
 from pipeline_config.recipe_files import cautions_of, load_recipe, recipe_file, recipe_names
 from pipeline_config.sections import ConfigError, checked
 from pipeline_config.settings import settings
@@ -81,15 +80,6 @@ def _view(plan: Plan, split: str, index: int) -> dict[str, Any]:
         "art": "\n".join("".join(row).rstrip() for row in art),
         "grid": str(folder / "samples.png"),
     }
-
-
-@app.command(epilog="Example: idxflow datasets --json")
-def datasets(as_json: Json = False) -> None:
-    """List the named data sets with size, recipe and sources."""
-    known = list(named_datasets().values())
-    rows = [{**vars(each), "num_bytes": each.num_bytes} for each in known]
-    console.show(known, as_json, "name title num_classes num_bytes default_recipe", rows)
-    console.say("Any folder with IDX, CSV or NPZ files is one, too: --dataset FOLDER")
 
 
 @app.command(epilog="Example: idxflow recipes fast")

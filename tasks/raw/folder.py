@@ -144,9 +144,9 @@ def _layouts(path: Path) -> Iterator[list[Layout]]:
     files = _recognised(path)
     found = _idx_files(path, [file.name for file in files])
     yield [{name: (path / file, "") for name, file in found.items()}]
-    arrays = {f"{array}.npy" for pair in ARRAYS.values() for array in pair}
+    arrays = {f"{array}.npy" for split in SPLITS for array in ARRAYS[split]}
     archives = [file for file in files if file.suffix.lower() == ".npz"]
-    yield [dict.fromkeys(FILES, (file, "")) for file in archives if arrays <= {*_members(file)}]
+    yield [dict.fromkeys(FILES, (file, "")) for file in archives if arrays <= {*members(file)}]
     by_prefix: dict[str, Layout] = {}
     for file in files:
         if match := CSV_NAME.fullmatch(file.name):
@@ -154,7 +154,7 @@ def _layouts(path: Path) -> Iterator[list[Layout]]:
             layout.update(dict.fromkeys(SPLITS[match[2].lower()], (file, "")))
     yield list(by_prefix.values())
     zips = [file for file in files if file.suffix.lower() == ".zip"]
-    found_in = {file: _idx_files(file, _members(file)) for file in zips}
+    found_in = {file: _idx_files(file, members(file)) for file in zips}
     yield [{name: (file, member) for name, member in found_in[file].items()} for file in zips]
 
 
@@ -178,7 +178,8 @@ def _idx_files(path: Path, names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _members(path: Path) -> list[str]:
+def members(path: Path) -> list[str]:
+    """Return the names of the files in a zip or NPZ file. Raises RawDataError for a damaged one."""
     try:
         with zipfile.ZipFile(path) as archive:
             return [name for name in archive.namelist() if not name.endswith("/")]

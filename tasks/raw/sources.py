@@ -22,6 +22,7 @@ import httpx
 
 from pipeline_config.datasets import FILES, Dataset, RawFile
 from pipeline_config.sections import given_path
+from pipeline_config.settings import settings
 from tasks.raw.folder import folder_files
 from tasks.raw.receive import CHUNK_BYTES, MAX_BYTES, Source, receive, save, tar_members
 from tasks.raw.tables import sklearn_digits
@@ -107,7 +108,8 @@ def _received(
         elif source == "sklearn:digits":
             files = sklearn_digits(aside, wanted)
         else:
-            path = given_path(source.removeprefix("folder:"))
+            # The place of a created data set is given from the root.
+            path = settings().root / given_path(source.removeprefix("folder:"))
             files = folder_files(path, wanted, aside, dataset.content)
         with closing(files):
             for name, path, what in files:

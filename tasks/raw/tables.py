@@ -22,7 +22,7 @@ from tasks.raw.idx import SPLITS, Array, write_idx
 from tasks.raw.receive import MAX_BYTES, Source, damaged, open_file
 from tasks.runtime.errors import RawDataError
 
-ARRAYS = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")}
+ARRAYS = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test"), "all": ("x", "y")}
 ROW = "a label and then the pixels of a square image, whole numbers from 0 to 255"
 # A row of 1024×1024 pixels fits.
 MAX_LINE_BYTES = 1 << 22
@@ -104,7 +104,7 @@ def _is_header(first: list[str]) -> bool:
 
 
 def read_npz(path: Path, split: str) -> tuple[Array, Array]:
-    """Return the images and labels of one split (`train`, `test`) of an NPZ file; no pickles.
+    """Return the images and labels of one split (`train`, `test`, `all`) of an NPZ; no pickles.
 
     Images may be (N, H, W), (N, H, W, 1) or (N, H·W) with H = W; labels (N,) or (N, 1); any
     integers. Raises RawDataError naming the array for anything else and for values outside 0..255.

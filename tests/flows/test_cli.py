@@ -36,9 +36,10 @@ def folder(tmp_path: Path, small_rows: Callable[[int], tuple[object, object]]) -
 
 
 COMMANDS = (
-    *("run", "explain", "show", "audit-labels", "datasets", "recipes", "predict"),
+    *("run", "explain", "show", "audit-labels", "recipes", "predict"),
     *("verify", "reproduce", "scrub", "gc", "models", "models show", "models diff"),
     *("models promote", "models rollback", "models history"),
+    *("data show", "data create", "data add", "data retract", "data release", "data history"),
 )
 
 
@@ -50,7 +51,7 @@ def test_every_command_has_an_example_and_json(idxflow: Shell, command: str) -> 
     assert "--json" in out
 
 
-@pytest.mark.parametrize("words", [("--help",), ("models", "--help")])
+@pytest.mark.parametrize("words", [("--help",), ("models", "--help"), ("data", "--help")])
 def test_short_help_lines_are_complete_at_80_columns(
     idxflow: Shell, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
@@ -65,7 +66,7 @@ def test_the_version_is_printed(idxflow: Shell) -> None:
 
 
 def test_lists_are_plain_without_a_terminal(idxflow: Shell) -> None:
-    for command in ("datasets", "recipes"):
+    for command in ("data", "recipes"):
         code, out, _ = idxflow(command)
         assert code == 0
         assert "\x1b" not in out

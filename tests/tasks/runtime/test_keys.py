@@ -58,7 +58,6 @@ IN_KEY = {
     },
     "audit": {
         "pipeline_config": "datasets recipe",
-        "tasks": "evaluation",
         "tasks.dataset": "table",
         "tasks.evaluation": "figures label_audit metrics",
         "tasks.model": "network",

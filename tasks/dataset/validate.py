@@ -32,9 +32,8 @@ TEMPLATE = Path(__file__).with_name("validation.html")
 
 # Rows that an error message names; the report names them all.
 NAMED_ROWS = 5
-# Rows of each expectation that the page shows with their image, and rows that it names.
+# Rows of each expectation that the page shows with their image.
 MAX_PICTURES = 12
-MAX_NAMES = 400
 
 Outcomes = list[dict[str, Any]]
 Report = dict[str, Any]
@@ -94,9 +93,7 @@ def page_of(report: Report, images: Mapping[str, NDArray[np.uint8]]) -> str:
         outcome["name"]: [(name, _picture(name, images)) for name in outcome["rows"][:MAX_PICTURES]]
         for outcome in report["expectations"]
     }
-    page: str = template.render(
-        report=report, pictures=pictures, max_pictures=MAX_PICTURES, max_names=MAX_NAMES
-    )
+    page: str = template.render(report=report, pictures=pictures)
     return page
 
 

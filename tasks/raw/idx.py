@@ -94,8 +94,8 @@ def check_size(header: Header, num_bytes: int, what: str) -> None:
         raise RawDataError(what, found=found, expected=f"{header.num_bytes:,} bytes for {header}")
 
 
-def read_header(path: Path) -> Header:
-    """Return the header of an IDX file; nothing else is read.
+def read_idx(path: Path) -> Array:
+    """Return the array of an IDX file: a read-only view of the mapped file, in its byte order.
 
     Raises RawDataError for a file that is unreadable, malformed, truncated or too long.
     """
@@ -103,18 +103,9 @@ def read_header(path: Path) -> Header:
         with path.open("rb") as file:
             header = parse_header(file.read(MAX_HEADER_BYTES), str(path))
             check_size(header, os.fstat(file.fileno()).st_size, str(path))
-            return header
+            return np.asarray(np.memmap(file, header.dtype, "r", header.offset, header.shape))
     except OSError as error:
         raise RawDataError(path, found=f"an unreadable file ({error.strerror})") from error
-
-
-def read_idx(path: Path) -> Array:
-    """Return the array of an IDX file: a read-only view of the mapped file, in its byte order.
-
-    Raises RawDataError as `read_header` does.
-    """
-    header = read_header(path)
-    return np.asarray(np.memmap(path, header.dtype, "r", header.offset, header.shape))
 
 
 def write_idx(path: Path, array: Array) -> None:

@@ -85,9 +85,9 @@ def obtain(dataset: Dataset, source: str | None, folder: Path) -> Facts:
     show_table("fetch-sources", rows, f"The sources of the raw files of {dataset.name}")
     if len(received) < len(FILES):
         raise _failure(dataset, rows, is_transient)
-    entries = {name: received[name].model_dump() for name in FILES}
     return {
-        field: {name: entries[name][field] for name in FILES} for field in FileEntry.model_fields
+        "sha256": {name: received[name].sha256 for name in FILES},
+        "num_bytes": {name: received[name].num_bytes for name in FILES},
     }
 
 
@@ -124,7 +124,6 @@ def _failure(dataset: Dataset, rows: Sequence[Mapping[str, str]], transient: boo
     return FetchError(
         f"data set {dataset.name}",
         found=f"none of {len(rows)} sources working",
-        expected="the four files with the right digests",
         remedy="Put the files, as they are published, into a folder and name it: "
         f"idxflow run --dataset {dataset.name} --source FOLDER\n"
         f"Each source and its failure:{reasons}",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline_config.recipe_files import load_recipe, recipe_names
-from tasks.dataset.table import split_rows
+from tasks.dataset.normalize import split_rows
 from tasks.model.network import build_network, initialize
 
 SPECIFIED = {

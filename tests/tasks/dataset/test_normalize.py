@@ -11,8 +11,8 @@ from pipeline_config.recipe import Split
 from pipeline_config.recipe_files import load_recipe
 from pipeline_config.sections import ConfigError
 from tasks.dataset.convert import convert
-from tasks.dataset.normalize import fit, normalize
-from tasks.dataset.table import read_split, split_rows
+from tasks.dataset.normalize import fit, normalize, split_rows
+from tasks.dataset.table import read_split
 from tasks.runtime.errors import ValidationError
 
 OFFICIAL, NONE = {"kind": "official"}, {"kind": "none"}

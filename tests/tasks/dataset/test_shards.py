@@ -18,6 +18,7 @@ from pipeline_config.sections import ConfigError
 from tasks.dataset.admit import ROWS, admit
 from tasks.dataset.convert import RECENT_SHARE, assemble, convert
 from tasks.dataset.incoming import collect_incoming, incoming_folder, take_in, waiting_files
+from tasks.dataset.normalize import split_with_shards
 from tasks.dataset.profile import profile
 from tasks.dataset.shards import (
     ADMITTED,
@@ -37,7 +38,7 @@ from tasks.dataset.shards import (
     standing,
     training_shards,
 )
-from tasks.dataset.table import read_labels, read_rows, split_with_shards
+from tasks.dataset.table import read_labels, read_rows
 from tasks.raw.idx import read_splits, write_idx
 from tasks.raw.sources import obtain
 from tasks.runtime.errors import RawDataError

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -133,7 +132,6 @@ def down() -> int:
 
 
 def _end(processes: list[psutil.Process]) -> int:
-    """End processes and wait for them; return how many they were."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
@@ -169,12 +167,9 @@ def _prepare(station: Station) -> None:
 def _start_and_wait(station: Station, name: str, is_ready: Callable[[], bool]) -> None:
     """Start a process in a session of its own; return when it is ready.
 
-    It may take as long as it lives, since a busy machine makes it slow. Raises ServerError if it
-    ends before.
+    A busy machine makes it slow, so it may take its time. Raises ServerError if it ends before.
     """
     path = station_file(f"{name}.log")
-    if name != "worker":
-        _refuse_taken_port(station.port + (name == "reports"))
     with path.open("ab") as log:
         child = subprocess.Popen(
             [sys.executable, *station.commands[name].split()],
@@ -185,22 +180,14 @@ def _start_and_wait(station: Station, name: str, is_ready: Callable[[], bool]) -
             stderr=log,
             start_new_session=True,  # the end of the terminal is not its end
         )
-    while not (child.poll() is None and is_ready()):
-        if child.poll() is not None:
-            last = path.read_text(errors="replace").strip().splitlines()[-1:]
-            found = f"that it ended with {child.returncode}: {''.join(last)}"
-            remedy = f"See {path}, and run `idxflow up` again."
-            raise ServerError(f"the {name} of `idxflow up`", found=found, remedy=remedy)
+    while child.poll() is None:
+        if is_ready():
+            return
         time.sleep(0.2)
-
-
-def _refuse_taken_port(port: int) -> None:
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError as error:
-        found, remedy = f"that it cannot be used ({error.strerror})", "Choose another: --port N."
-        expected = "a free port for the UI, and the next one for the reports"
-        raise ServerError(f"port {port}", found=found, expected=expected, remedy=remedy) from error
+    words = " ".join(path.read_text(errors="replace").split())[-200:]
+    found = f"that it ended with {child.returncode}: … {words}"
+    remedy = f"See {path}. `idxflow up --port N` takes the ports N and N + 1."
+    raise ServerError(f"the {name} of `idxflow up`", found=found, remedy=remedy)
 
 
 def ask(station: Station, path: str, **content: object) -> Any:

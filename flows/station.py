@@ -109,7 +109,8 @@ def up(port: int | None = None, notify: str | None = None) -> tuple[Station, lis
         try:
             declare(station.notify)
         except httpx.HTTPError as error:
-            raise ServerError(station.urls["ui"], found=f"an error: {error}") from error
+            found = str(error).partition(" - ")[0]  # without the body and a link
+            raise ServerError(station.urls["ui"], found=found) from error
         write_atomically(station_file("station.json"), canonical_json(station.model_dump()))
         if "worker" in started:
             since = datetime.now(UTC)
@@ -151,6 +152,7 @@ def _prepare(station: Station) -> None:
             write_atomically(login, f"admin:{secrets.token_urlsafe(24)}".encode())
         login.chmod(0o600)
     os.environ |= {
+        "IDXFLOW_PAGES_URL": station.urls["reports"],
         "PREFECT_HOME": str(folder),
         "PREFECT_API_URL": f"{station.urls['ui']}/api",
         "PREFECT_API_AUTH_STRING": login.read_text(),
@@ -159,7 +161,6 @@ def _prepare(station: Station) -> None:
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": station.urls["ui"],
         # Runs that ended 90 days ago are removed, with their logs and artifacts.
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # automations.yaml counts on it
     }
     prepare_environment(verbose=True)
 

@@ -17,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 
 from pipeline_config.gate import gate_for
 from pipeline_config.sections import read_yaml
+from pipeline_config.settings import settings
 from tasks.dataset.table import read_rows
 from tasks.release.assemble import Lineage, ensure_bundle
 from tasks.release.bundle import METRICS, ONNX, RECIPE, bundle_folder, models_lock
@@ -94,10 +95,12 @@ def decision_in_markdown(decision: Decision) -> str:
     accuracy = json.loads((decision.path / METRICS).read_bytes())["accuracy"]
     is_champion = decision.champion == decision.version
     standing = "champion" if is_champion else f"champion: `{decision.champion}`"
+    page, url = page_path(decision.dataset, decision.version), settings().pages_url
+    link = f"[{page.name}]({url}/{page.relative_to(settings().root)})" if url else f"`{page}`"
     return (
         f"# {decision.dataset} `{decision.version}`: {accuracy:.2%}\n\n"
         f"- {standing}: {decision.reason}\n"
-        f"- report: `{page_path(decision.dataset, decision.version)}`\n"
+        f"- report: {link}\n"
         f"- model: `{decision.path / ONNX}`\n"
     )
 

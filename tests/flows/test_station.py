@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -173,6 +174,10 @@ def test_a_run_of_a_deployment_finishes_and_its_report_opens(home: Path) -> None
     assert digits["last_accuracy"] == [digits["accuracy"]]
     assert 0 <= digits["age_days"] < 1
     assert found["num_bytes"] > 10_000
+    (shown,) = post("/artifacts/filter", artifacts={"key": {"any_": ["published"]}})
+    found_link = re.search(r"\]\((http\S+)\)", shown["data"])
+    assert found_link
+    assert httpx.get(found_link[1]).status_code == 200
     report = f"models/digits8x8/{digits['champion']}/report.html"
     reply = httpx.get(f"{found['reports']}/{report}")
     assert reply.status_code == 200

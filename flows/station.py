@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -171,6 +172,9 @@ def _start_and_wait(station: Station, name: str, is_ready: Callable[[], bool]) -
     A busy machine makes it slow, so it may take its time. Raises ServerError if it ends before.
     """
     path = station_file(f"{name}.log")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Started in the background of a script. A worker that inherits this never ends.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with path.open("ab") as log:
         child = subprocess.Popen(
             [sys.executable, *station.commands[name].split()],

@@ -54,11 +54,18 @@ def lived_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def idxflow(*words: str, root: Path, fails: bool = False) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, with nothing of Prefect's in its environment."""
+    """A command in a process of its own, with nothing of Prefect's in its environment.
+
+    Ctrl-C is ignored, as in the background of a script.
+    """
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environment = {**kept, "IDXFLOW_ROOT": str(root), "IDXFLOW_THREADS": "1"}
     done = subprocess.run(
-        [*MAIN, *words], env=environment, check=False, capture_output=True, text=True
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *MAIN, *words],
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     return done
@@ -120,7 +127,9 @@ def facts() -> dict[str, Any]:
 
 
 def schedules_without_ids(found: dict[str, Any]) -> dict[str, Any]:
-    """Deploying makes each schedule anew."""
+    """Deploying makes each schedule anew, and the events of a trigger are in no order."""
+    for automation in found["automations"].values():
+        automation["trigger"]["expect"].sort()
     for deployment in found["deployments"].values():
         for schedule in deployment["schedules"]:
             for key in ("id", "created", "updated"):
@@ -290,6 +299,7 @@ def test_down_ends_what_up_started_and_nothing_else(home: Path) -> None:
     idxflow("down", root=home)
     assert not any(process.is_running() for process in processes)
     assert not marked()
+    assert "Worker 'idxflow' stopped!" in station_file("worker.log").read_text()
     assert stranger.poll() is None
     stranger.communicate(b"\n")
     again = idxflow("down", root=home)

@@ -22,6 +22,7 @@ from tasks.runtime.errors import GateRefused
 # How fields are printed, by the end of their names. Shares are percentages.
 SHARES = ("accuracy", "accuracy_interval_95", "confidence", "probability")
 FORMATS = {"seconds": ".1f", "num_bytes": ",", "count": ",", "time": ".16", "made": ".10"}
+FORMATS |= {"free_bytes": ",", "age_days": ".1f"}
 # The words for a field whose name is not one.
 WORDS = {"accuracy_interval_95": "95 % interval", "num_bytes": "bytes", "num_classes": "classes"}
 # Columns that are not wrapped.

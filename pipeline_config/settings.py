@@ -25,12 +25,14 @@ class Settings(Section):
     work in other folders. `threads`: CPU threads of training; they are part of the train stage's
     key, since they decide the order of sums. `server_start_s`: how long Prefect's embedded server
     may take to start. `checkpoint_s`: the time between two checkpoints of a training.
+    `pages_url`: where `idxflow up` serves the pages below the root, for links to them.
     """
 
     root: Path = CHECKOUT / "artifacts"
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=_cores)
     server_start_s: Annotated[float, Field(gt=0)] = 180.0
     checkpoint_s: Annotated[float, Field(ge=0)] = 20.0
+    pages_url: str | None = None
 
     @field_validator("root")
     @classmethod

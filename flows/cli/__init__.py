@@ -14,7 +14,7 @@ from typing import Annotated
 from typer import Exit, Option, Typer
 
 from flows import console
-from flows.cli import data, datasets, models, run
+from flows.cli import data, datasets, models, run, station
 from pipeline_config.sections import IdxflowError
 
 app = Typer(
@@ -24,7 +24,7 @@ app = Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (run.app, data.app, models.checks):
+for group in (run.app, data.app, models.checks, station.app):
     app.add_typer(group)
 app.add_typer(models.app, name="models")
 app.add_typer(datasets.app, name="data")

@@ -21,7 +21,7 @@ from tasks.dataset.profile import agreements, picture_of, profile
 from tasks.dataset.shards import Shard, read_shard
 from tasks.raw.idx import read_splits
 from tasks.runtime.files import canonical_json
-from tasks.runtime.show import show_table
+from tasks.runtime.show import emit, show_table
 from tasks.runtime.stages import ADMIT
 from tasks.runtime.store import Facts, StageRef
 from tasks.runtime.task import stage_task
@@ -122,11 +122,13 @@ def _named(rows: Sequence[int]) -> str:
 
 
 def _show(ref: StageRef) -> None:
-    """Attach the table of the findings to the task run."""
+    """Attach the table of the findings to the task run, and emit an event."""
     report = json.loads((ref.path / REPORT).read_bytes())
     rows = [{**row, "rows": _named(row["rows"])} for row in report["findings"]]
     words = f"shard {report['shard']}: **{ref.facts['verdict']}**"
     show_table("admission", rows, f"{words}. The page: `{ref.path / PAGE}`")
+    payload = {name: report[name] for name in ("shard", "rows", "reason")}
+    emit(f"idxflow.data.{ref.facts['verdict']}", f"idxflow.data.{ref.manifest.dataset}", payload)
 
 
 @stage_task(ADMIT, timeout_s=600, show=_show)

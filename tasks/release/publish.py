@@ -20,6 +20,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from pipeline_config.gate import gate_for
+from pipeline_config.settings import settings
 from tasks.dataset.table import FILES_OF_TABLE, read_rows, row_ranges
 from tasks.release.assemble import Lineage, ensure_bundle
 from tasks.release.bundle import METRICS, ONNX, bundle_folder, is_pooled, models_lock
@@ -154,10 +155,12 @@ def decision_in_markdown(decision: Decision) -> str:
     standing = "champion" if is_champion else f"champion: `{decision.champion}`"
     if decision.event in (REFUSED, WAITING):
         standing = f"**{decision.event}**; {standing}"
+    page, url = page_path(decision.dataset, decision.version), settings().pages_url
+    link = f"[{page.name}]({url}/{page.relative_to(settings().root)})" if url else f"`{page}`"
     return (
         f"# {decision.dataset} `{decision.version}`: {accuracy:.2%}\n\n"
         f"- {standing}: {decision.reason}\n"
-        f"- report: `{page_path(decision.dataset, decision.version)}`\n"
+        f"- report: {link}\n"
         f"- model: `{decision.path / ONNX}`\n"
     )
 

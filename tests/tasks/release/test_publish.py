@@ -33,7 +33,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_the_task_publishes_and_shows_it(make_lineage):
+def test_the_task_publishes_and_shows_it(make_lineage, monkeypatch):
     lineage = make_lineage(accuracy=0.95)
     with recording() as outcomes:
         published = publish.fn(lineage)
@@ -46,6 +46,9 @@ def test_the_task_publishes_and_shows_it(make_lineage):
     text = decision_in_markdown(published)
     assert "95.00%" in text
     assert f"{published.version}.html" in text
+    monkeypatch.setenv("IDXFLOW_PAGES_URL", "http://127.0.0.1:4201")
+    link = f"](http://127.0.0.1:4201/models/mnist/{published.version}.html)"
+    assert link in decision_in_markdown(published)
 
 
 def test_a_second_run_changes_nothing(make_lineage):

@@ -1,6 +1,6 @@
-"""A server for the pages of published models and of refused data sets, on loopback.
+"""A server for the pages of models, refused data sets and quarantined shards, on loopback.
 
-It serves *.html and *.png below `models` and `rejected`, and lists no folder.
+It serves *.html and *.png below FOLDERS, and lists no folder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from pipeline_config.settings import settings
 
-FOLDERS, SUFFIXES = ("models", "rejected"), (".html", ".png")
+FOLDERS, SUFFIXES = ("models", "rejected", "quarantine"), (".html", ".png")
 
 
 class Pages(SimpleHTTPRequestHandler):

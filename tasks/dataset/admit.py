@@ -65,7 +65,7 @@ def judge_shard(
     num_labels = frame.groupby("sha256")["label"].transform("nunique")
     is_conflict = (num_labels > 1) | (label_there.notna() & (label_there != frame["label"]))
     is_copy = digests.duplicated() | label_there.notna()
-    least = [fit for rows, fit in LEAST_FIT.items() if len(frame) >= rows * num_classes]
+    least = [bound for rows, bound in LEAST_FIT.items() if len(frame) >= rows * num_classes]
     fits = "too few rows to tell whether the labels fit the images"
     if least:
         fits = f"labels fit the images with kappa {fit:.2f}, as many created rows with "
@@ -98,7 +98,10 @@ def rows_of(which: pd.Series) -> list[int]:
     return list(map(int, np.flatnonzero(which)))
 
 
-def _page(report: Mapping[str, Any], images_NHW: NDArray[np.uint8]) -> str:
+def _page(
+    report: Mapping[str, Any], images_NHW: NDArray[np.uint8], labels_N: NDArray[np.uint8]
+) -> str:
+    """Return a report as a page, with the images and labels of the rows that are named."""
     from jinja2 import StrictUndefined, Template
 
     template = Template(
@@ -108,8 +111,12 @@ def _page(report: Mapping[str, Any], images_NHW: NDArray[np.uint8]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    some = range(len(labels_N))  # where a check that failed names no rows
     pictures = {
-        each["check"]: [(row, picture_of(images_NHW[row])) for row in each["rows"][:MOST_SHOWN]]
+        each["check"]: [
+            (row, labels_N[row], picture_of(images_NHW[row]))
+            for row in (each["rows"] or ([] if each["passed"] else some))[:MOST_SHOWN]
+        ]
         for each in report["findings"]
     }
     return str(template.render(report=report, pictures=pictures))
@@ -165,6 +172,6 @@ def admit(folder: Path, raw: StageRef, checked: StageRef, shard: Shard) -> Facts
     kept = rows.add_column(2, field, images).filter(pa.array(may_train))
     pq.write_table(kept, folder / ROWS, compression="zstd", use_dictionary=["label"])
     (folder / REPORT).write_bytes(canonical_json(report))
-    (folder / PAGE).write_text(_page(report, images_NHW), encoding="utf-8")
+    (folder / PAGE).write_text(_page(report, images_NHW, labels_N), encoding="utf-8")
     counts = {"rows": len(rows), "kept": int(may_train.sum())}
     return {"shard": shard.digest, "verdict": verdict, "reason": reason, **counts}

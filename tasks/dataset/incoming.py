@@ -85,10 +85,10 @@ def _quarantine(dataset: str, path: Path, reason: str) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    """Remove a path. It is hidden first, so that no half of it is taken in after a kill."""
+    if path.exists():
+        hidden = path.rename(path.with_name(f".{path.name}.gone"))
+        shutil.rmtree(hidden) if hidden.is_dir() else hidden.unlink()
 
 
 def _scratch() -> Path:

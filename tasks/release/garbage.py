@@ -34,7 +34,11 @@ ABANDONED = timedelta(days=30)
 # The database of an embedded server that is larger than this is removed.
 MAX_DATABASE_BYTES = 100 * 2**20
 # What killed runs leave.
-UNFINISHED = ("stages/.*", "checkpoints/.*", "models/*/.*", "show/.*", "rejected/.*", "scratch/*")
+UNFINISHED = (
+    *("stages/.*", "checkpoints/.*", "models/*/.*", "show/.*", "rejected/.*", "scratch/*"),
+    *("data/.*", "incoming/*/.*.gone", "shards/*/.*", "quarantine/*/.*"),
+    *("shards/*/*/.*", "quarantine/*/*/.*"),
+)
 # What is removed from a certain age on: kind, pattern, seconds, reason.
 ANY, WHY = float("-inf"), "a killed run did not finish it"
 LEFTOVERS = [("leftover", pattern, ANY, WHY) for pattern in UNFINISHED]

@@ -15,8 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
+from pipeline_config.datasets import FILES
+from tasks.dataset.shards import read_events
+from tasks.raw.idx import read_splits, write_idx
 from tasks.release.bundle import bundle_folder, inspect_bundle, published_versions
 from tasks.release.journal import journal_faults, read_journal, read_pointer
 from tasks.release.pages import stale_pages
@@ -152,6 +156,14 @@ class Lab:
         pointer = read_pointer(DATASET)
         found["champion"] = pointer.champion.model_dump_json() if pointer else "none"
         found["decisions"] = str(self.decisions())
+        found["shards"] = str([(event.event, event.shard) for event in read_events(DATASET)])
+        for name in ("shards", "quarantine", "incoming"):
+            files = [path for path in (self.root / name / DATASET).rglob("*") if path.is_file()]
+            found |= {
+                f"{name}/{path.relative_to(self.root)}": sha256_file(path)
+                for path in files
+                if path.name != "journal.jsonl"
+            }
         for folder in (self.root / "checkpoints", self.root / "models" / DATASET):
             found[folder.name] = str([path.name for path in visible(folder)])
         return found
@@ -235,6 +247,21 @@ def bundles(root: Path) -> list[Path]:
     ]
 
 
+def drop_shards(root: Path) -> None:
+    """Put two shards and a file of nonsense into `incoming`: one of the shards is admitted."""
+    images, labels = read_splits(next(root.glob("stages/fetch-*")), 10)["train"]
+    chance, folder = np.random.default_rng(0), root / "incoming" / DATASET
+    for name, start in (("monday", 0), ("tuesday", 300)):
+        rows = slice(start, start + 300)
+        (folder / name).mkdir(parents=True)
+        noise = chance.integers(0, 2, (300, 8, 8), dtype=np.uint8)
+        write_idx(folder / name / FILES[0], images[rows] + noise)
+        is_shuffled = name == "tuesday"
+        given = chance.permutation(labels[rows]) if is_shuffled else labels[rows]
+        write_idx(folder / name / FILES[1], given)
+    (folder / "wednesday.zip").write_bytes(b"no zip")
+
+
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
     """The process that has everything imported; its log lies in its folder."""
@@ -264,7 +291,8 @@ def lab(driver: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory)
     In `first` one model is published, in `second` a better one too, which is champion until it is
     `rolled-back` or the first is `promoted`. `no-train` is `first` without the output of train, and
     so on; `no-publish` is without bundle, journal and pointer. In `unpublished` the second model is
-    trained, but nobody knows of it yet.
+    trained, but nobody knows of it yet. In `arrived` new rows wait, in `sharded` they were judged,
+    and in `retracted` the admitted ones trained for the last time.
     """
     folder = tmp_path_factory.mktemp("laboratory")
     made = Lab(driver, folder, folder / "root")
@@ -293,6 +321,16 @@ def lab(driver: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory)
         shutil.rmtree(made.root / "models")
         shutil.copytree(folder / "first" / "models", made.root / "models")
         made.keep("unpublished")
+        made.lay("first")
+        drop_shards(made.root)
+        made.keep("arrived")
+        made.ok("second")
+        events = {event.event: event.shard for event in read_events(DATASET)}
+        assert sorted(events) == ["admitted", "quarantined"]
+        made.keep("sharded")
+        made.jobs["retract"] = {"do": "retract", "given": {"digest": events["admitted"]}}
+        made.ok("retract")
+        made.keep("retracted")
         made.lay("rolled-back")
         made.keep_old()
     return made

@@ -34,7 +34,9 @@ import flows.retrain as pipeline  # noqa: E402
 import tasks.dataset.validate  # noqa: E402
 import tasks.model.training  # noqa: E402
 import tasks.raw.sources  # noqa: E402
-from flows.plan import Choice, make_plan  # noqa: E402
+from flows.plan import Choice, make_plan, take_in_waiting  # noqa: E402
+from flows.summary import Summary  # noqa: E402
+from tasks.dataset import shards  # noqa: E402
 from tasks.evaluation import confidence_figures, figures  # noqa: E402
 from tasks.release import garbage, registry  # noqa: E402
 from tasks.release.registry import candidate_of  # noqa: E402
@@ -153,12 +155,15 @@ def set_clock_back() -> None:
 
 def run(web: str | None = None, **choice: Any) -> dict[str, Any]:
     """The pipeline, its tasks as plain functions; `web` is where the raw files come from."""
+    take_in_waiting(Choice(dataset=DATASET))
     plan = make_plan(Choice(**{"dataset": DATASET, **choice}))
     if web is not None:
         dataset = plan.dataset.model_copy(update={"sources": (web,)})
         plan = plan.model_copy(update={"dataset": dataset})
     pipeline.make_plan = lambda _: plan
     summary = pipeline.retrain.fn()
+    if not isinstance(summary, Summary):
+        raise summary.data
     ran = [stage["name"] for stage in summary.stages if stage["state"] == "ran"]
     return {"version": summary.version, "ran": ran}
 
@@ -178,7 +183,12 @@ def clear(keep: int) -> None:
     garbage.collect(keep)
 
 
-ACTIONS = {"run": run, "promote": promote, "rollback": rollback, "gc": clear}
+def retract(digest: str) -> None:
+    """Train without a shard from the next run on."""
+    shards.decide(shards.find_shard(DATASET, digest), shards.RETRACTED, "because")
+
+
+ACTIONS = {"retract": retract, "run": run, "promote": promote, "rollback": rollback, "gc": clear}
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,9 @@ BY_HAND = {
     "promote": ("second", "promote", "promoted", "promote"),
     "rollback": ("second", "rollback", "rolled-back", "rollback"),
     "gc": ("old", "gc", "cleared", "gc"),
+    "retract": ("sharded", "retract", "retracted", "retract"),
 }
+SHARDS = ("arrived", "second", "sharded", "second")
 # The steps at which a fault makes a difference: without room one can still take away, and what is
 # lost without power changes with what is brought to disk.
 MATTERS = {"kill": ".", "power cut": "^(fsync|rename)", "full": "^(open|mkdir|fsync|rename)"}
@@ -111,6 +113,15 @@ def test_by_hand(
     lab: Any, scenario_of: Any, held: Held, name: str, fault: str, stride: int
 ) -> None:
     at_steps(lab, held, name, scenario_of(*BY_HAND[name]), fault, stride)
+
+
+@pytest.mark.parametrize(
+    ("fault", "stride"),
+    [("kill", 16), *(pytest.param(fault, 1, marks=pytest.mark.exhaustive) for fault in MATTERS)],
+)
+def test_new_rows(lab: Any, scenario_of: Any, held: Held, fault: str, stride: int) -> None:
+    """A shard that is admitted, one that is quarantined, and a file that cannot be read."""
+    at_steps(lab, held, "new rows", scenario_of(*SHARDS), fault, stride)
 
 
 @pytest.mark.exhaustive

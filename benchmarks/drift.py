@@ -23,7 +23,7 @@ from pipeline_config.drift import drift_limits
 from pipeline_config.recipe_files import load_recipe
 from tasks.dataset.table import read_rows as rows_of
 from tasks.dataset.table import read_split
-from tasks.prediction.drift import Answered, Signal, Usual, find_drift
+from tasks.prediction.drift import Answered, Signal, find_drift
 
 SIZES, CLEAN_DRAWS, CHANGED_DRAWS, CHANGED_ROWS = (200, 500, 1000, 2000), 300, 10, 500
 SIGNALS = ("auc", "estimated_accuracy", "class_shares")
@@ -74,8 +74,7 @@ class Monitored:
         recipe = load_recipe(rows.dataset.default_recipe, overrides if small else ())
         trained, _ = rows.trained(recipe)
         evaluated = rows.evaluated(recipe, trained)
-        metrics = json.loads((evaluated.path / "metrics.json").read_bytes())
-        self.usual = Usual.of(metrics)
+        self.metrics = json.loads((evaluated.path / "metrics.json").read_bytes())
         self.names = rows.dataset.class_names
         (height, width), classes = rows.table.facts["image_shape"], rows.dataset.num_classes
         path = trained.path / "model.safetensors"
@@ -101,7 +100,7 @@ class Monitored:
         images = CHANGES[change](self.clean.images_NHW[rows])
         new = Answered(images, self.ask(images))
         right = (new.probabilities_NC.argmax(axis=1) == self.labels[rows]).mean()
-        found = find_drift(reference, new, self.usual, self.names, drift_limits())
+        found = find_drift(reference, new, self.metrics, self.names)
         return found[0], float(right)
 
 

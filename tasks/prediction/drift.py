@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline_config.drift import DriftLimits
+from pipeline_config.drift import drift_limits
 
 # An image has at most BLOCKS × BLOCKS block means, and its label is one of POOL times as many.
 BLOCKS, FOLDS, POOL = 7, 5, 5
@@ -38,19 +38,6 @@ class Answered(NamedTuple):
         """The share of each predicted class."""
         best_N, num_classes = self.probabilities_NC.argmax(axis=1), self.probabilities_NC.shape[1]
         return np.asarray(np.bincount(best_N, minlength=num_classes) / len(best_N), np.float64)
-
-
-class Usual(NamedTuple):
-    """The mean confidence of a model on its test rows, and their number."""
-
-    confidence: float
-    num_rows: int
-
-    @classmethod
-    def of(cls, metrics: Mapping[str, Any]) -> Usual:
-        """Return that of the metrics of an evaluation."""
-        bins, num_rows = metrics["reliability"], metrics["num_rows"]
-        return cls(sum(each["confidence"] * each["num_rows"] for each in bins) / num_rows, num_rows)
 
 
 class Signal(NamedTuple):
@@ -94,13 +81,14 @@ def unlikeness(reference_RF: Floats, new_MF: Floats) -> tuple[float, Floats]:
 
 
 def find_drift(
-    reference: Answered, new: Answered, usual: Usual, names: tuple[str, ...], limits: DriftLimits
+    reference: Answered, new: Answered, metrics: Mapping[str, Any], names: tuple[str, ...]
 ) -> tuple[tuple[Signal, ...], Floats]:
     """Return the three signals, and how much each row, the R then the M, looks like a new one.
 
-    There are no signals for fewer than `min_rows` rows. Without drift the AUC spreads as the
-    rank-sum statistic does, and the share of a class as a normal variable.
+    There are no signals for fewer than `min_rows` rows. `metrics` are the model's on its test rows.
+    Without drift the AUC spreads as the rank-sum statistic does, and a share as a normal variable.
     """
+    limits = drift_limits()
     num_reference, num_new = len(reference.images_NHW), len(new.images_NHW)
     if min(num_reference, num_new) < limits.min_rows:
         return (), np.zeros(num_reference + num_new)
@@ -112,12 +100,14 @@ def find_drift(
 
     confidence_M = new.probabilities_NC.max(axis=1).astype(np.float64)
     value, variance = float(confidence_M.mean()), float(confidence_M.var())
-    spread = math.sqrt(variance * (1 / num_new + 1 / usual.num_rows))
-    limit = usual.confidence - limits.accuracy_margin - limits.deviations * spread
-    words = f"{100 * (value - usual.confidence):+.1f} points against the test rows"
+    bins, num_rows = metrics["reliability"], metrics["num_rows"]
+    usual = sum(each["confidence"] * each["num_rows"] for each in bins) / num_rows
+    spread = math.sqrt(variance * (1 / num_new + 1 / num_rows))
+    limit = usual - limits.accuracy_margin - limits.deviations * spread
+    words = f"{100 * (value - usual):+.1f} points against the test rows"
     if auc >= limits.estimate_holds_below:
         words += f"; with an AUC of {auc:.2f} the true accuracy may be far lower"
-    accuracy = Signal("estimated_accuracy", value, usual.confidence, limit, value < limit, words)
+    accuracy = Signal("estimated_accuracy", value, usual, limit, value < limit, words)
 
     before_C, after_C = reference.shares_C, new.shares_C
     spread_C = np.sqrt(before_C * (1 - before_C) * (1 / num_new + 1 / num_reference))
@@ -137,20 +127,20 @@ def verdict_of(signals: tuple[Signal, ...]) -> str:
     return DRIFT if any(each.alarms for each in signals) else NO_DRIFT if signals else TOO_FEW
 
 
-def worth_labelling(reference: Answered, new: Answered, num_wanted: int) -> NDArray[np.int64]:
+def worth_labelling(
+    training_RHW: NDArray[np.uint8], new: Answered, num_wanted: int
+) -> NDArray[np.int64]:
     """Return the indices of at most `num_wanted` new images: uncertain, unlike, and spread out.
 
-    Of POOL times as many that are the most uncertain and unlike, by the sum of both ranks, each
-    next one is the farthest from those taken (farthest-first traversal).
+    Of POOL times as many with the highest ranks in both, each next one is the farthest from those
+    taken (farthest-first traversal).
     """
     from scipy.stats import rankdata
 
-    reference_RF, new_MF = block_means(reference.images_NHW), block_means(new.images_NHW)
-    center_F, scale_F = reference_RF.mean(axis=0), reference_RF.std(axis=0) + 1
-    new_MF = (new_MF - center_F) / scale_F
-    unlike_M = (new_MF**2).sum(axis=1)
-    score_M = rankdata(unlike_M) + rankdata(-new.probabilities_NC.max(axis=1))
-    pool = np.argsort(-score_M, kind="stable")[: POOL * num_wanted]
+    training_RF, new_MF = block_means(training_RHW), block_means(new.images_NHW)
+    new_MF = (new_MF - training_RF.mean(axis=0)) / (training_RF.std(axis=0) + 1)
+    uncertain_M, unlike_M = -new.probabilities_NC.max(axis=1), (new_MF**2).sum(axis=1)
+    pool = np.argsort(-rankdata(unlike_M) - rankdata(uncertain_M))[: POOL * num_wanted]
     taken, distance = [0], np.full(len(pool), np.inf)
     while len(taken) < min(num_wanted, len(pool)):
         distance = np.minimum(distance, ((new_MF[pool] - new_MF[pool[taken[-1]]]) ** 2).sum(axis=1))

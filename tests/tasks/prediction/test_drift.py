@@ -10,14 +10,12 @@ from scipy import ndimage
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from pipeline_config.drift import DriftLimits, drift_limits
 from tasks.prediction.drift import (
     DRIFT,
     NO_DRIFT,
     TOO_FEW,
     Answered,
     Signal,
-    Usual,
     block_means,
     find_drift,
     verdict_of,
@@ -46,11 +44,12 @@ def answered() -> Callable[[np.ndarray], Answered]:
 
 @pytest.fixture(scope="module")
 def look(answered: Callable[[np.ndarray], Answered]) -> Look:
-    usual = Usual(float(answered(IMAGES[HELD]).probabilities_NC.max(axis=1).mean()), len(HELD))
+    confidence = float(answered(IMAGES[HELD]).probabilities_NC.max(axis=1).mean())
+    metrics = {"num_rows": len(HELD)}
+    metrics["reliability"] = [{"confidence": confidence, **metrics}]
 
-    def signals(images: np.ndarray, limits: DriftLimits | None = None) -> dict[str, Signal]:
-        given = answered(IMAGES[TRAIN]), answered(images), usual, NAMES
-        found, unlike = find_drift(*given, limits or drift_limits())
+    def signals(images: np.ndarray) -> dict[str, Signal]:
+        found, unlike = find_drift(answered(IMAGES[TRAIN]), answered(images), metrics, NAMES)
         assert len(unlike) == len(TRAIN) + len(images)
         return {signal.name: signal for signal in found}
 
@@ -109,8 +108,7 @@ def test_the_uncertain_and_unlike_are_worth_labelling_and_no_image_twice(
 ) -> None:
     turned = ndimage.rotate(IMAGES[HELD[:50]], 40, axes=(1, 2), reshape=False, order=1)
     mixed = np.concatenate([IMAGES[HELD[50:]], turned])
-    reference = answered(IMAGES[TRAIN])
-    picked = worth_labelling(reference, answered(mixed), 20)
+    picked = worth_labelling(IMAGES[TRAIN], answered(mixed), 20)
     assert len(set(picked.tolist())) == 20
     assert (picked >= len(HELD) - 50).mean() > 0.4  # of 6 % of the images
-    assert sorted(worth_labelling(reference, answered(mixed[:7]), 20)) == list(range(7))
+    assert sorted(worth_labelling(IMAGES[TRAIN], answered(mixed[:7]), 20)) == list(range(7))

@@ -1,4 +1,4 @@
-"""`idxflow show`, `recipes` and `predict`."""
+"""`idxflow show`, `recipes`, `predict` and `monitor`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from flows.plan import Choice, Plan, make_plan
 from pipeline_config.recipe_files import cautions_of, load_recipe, recipe_file, recipe_names
 from pipeline_config.sections import ConfigError, checked
 from pipeline_config.settings import settings
+from tasks.release.registry import known_dataset
 from tasks.runtime.files import built_aside, root_lock
 from tasks.runtime.stages import FETCH
 from tasks.runtime.store import build
@@ -136,3 +137,24 @@ def predict(
     written = "".join(f"; written: {place}" for place in (out, explain) if place)
     answered = f"{found.num_images:,} images, answered by {found.model}"
     console.say(f"{answered}; {found.num_abstained:,} without an answer{written}")
+
+
+@app.command(epilog="Example: idxflow monitor mnist scans/")
+def monitor(
+    dataset: Annotated[str, Argument(metavar="NAME", help="Whose champion and training rows.")],
+    files: Annotated[list[str], Argument(help="PNG, JPEG, IDX and Parquet files, or folders.")],
+    as_json: Json = False,
+) -> None:
+    """Say whether images differ from the training rows.
+
+    Three signals: can the images be told apart from training rows (auc), does it hurt (estimated
+    accuracy, without labels), has the mix of classes changed? Exit code 0 also when drift is seen.
+    """
+    from tasks.prediction.monitor import monitor as compare_with_training
+
+    found = compare_with_training(known_dataset(dataset), tuple(files))
+    console.show(found, as_json, "name value usual limit alarms words", found.signals)
+    console.say(
+        f"{found.verdict}: {found.num_images:,} images and {found.num_training_rows:,} training "
+        f"rows, {found.model}"
+    )

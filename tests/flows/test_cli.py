@@ -36,7 +36,7 @@ def folder(tmp_path: Path, small_rows: Callable[[int], tuple[object, object]]) -
 
 
 COMMANDS = (
-    *("run", "explain", "show", "audit-labels", "recipes", "predict"),
+    *("run", "explain", "show", "audit-labels", "recipes", "predict", "monitor"),
     *("verify", "reproduce", "scrub", "gc", "models", "models show", "models diff"),
     *("models promote", "models rollback", "models history"),
     *("data show", "data create", "data add", "data retract", "data release", "data history"),

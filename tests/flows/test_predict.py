@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from flows.summary import Summary
-from tasks.raw.idx import read_idx
+from tasks.raw.idx import read_idx, write_idx
 
 pytestmark = pytest.mark.flow
 Shell = Callable[..., tuple[int, str, str]]
@@ -26,6 +26,7 @@ def test_a_published_model_answers_from_the_command_line_and_as_a_flow(
     answers_as_when_it_was_scored(idxflow, published, images, tmp_path)
     prints_answers(idxflow, published, images, tmp_path)
     shows_counts_as_an_artifact(published, images, tmp_path)
+    sees_drift_and_no_drift(idxflow, images, tmp_path)
 
 
 def answers_as_when_it_was_scored(
@@ -83,6 +84,27 @@ def shows_counts_as_an_artifact(published: Summary, images: Path, folder: Path) 
         )
     tables = [{row["class"]: row["images"] for row in json.loads(each.data)} for each in shown]
     assert {**found.counts, "no answer": found.num_abstained} in tables
+
+
+def sees_drift_and_no_drift(idxflow: Shell, images: Path, tmp_path: Path) -> None:
+    code, out, _ = idxflow("monitor", "digits8x8", str(images), "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert (found["verdict"], found["num_images"]) == ("no drift", 360)
+    assert [signal["name"] for signal in found["signals"]] == [
+        "auc",
+        "estimated_accuracy",
+        "class_shares",
+    ]
+    inverted = tmp_path / "inverted-images-idx3-ubyte"
+    write_idx(inverted, 255 - read_idx(images))
+    code, out, _ = idxflow("monitor", "digits8x8", str(inverted), "--json")
+    assert (code, json.loads(out)["verdict"]) == (0, "drift")
+    few = tmp_path / "few-images-idx3-ubyte"
+    write_idx(few, read_idx(images)[:20])
+    code, out, _ = idxflow("monitor", "digits8x8", str(few), "--json")
+    assert json.loads(out)["verdict"] == "too few"
+    assert idxflow("monitor", "mnist", str(few))[0] == 1
 
 
 def test_bad_input_is_one_clear_error(idxflow: Shell, tmp_path: Path) -> None:

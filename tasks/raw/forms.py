@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -30,7 +29,7 @@ from tasks.runtime.errors import RawDataError
 IDX = re.compile(r"(.*?)(images|labels)[-_.]idx\d[-_.]ubyte(\.gz)?", re.I)
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 SPLIT_OF = re.compile(r"(?<![a-z])(train|test|t10k)(?![a-z])", re.I)
-# The pixels of one picture, and the bytes of all that a zip holds.
+# The most pixels of one picture.
 MAX_PIXELS = 2**24
 Size = tuple[int, int]
 
@@ -103,8 +102,8 @@ def _from_idx(files: list[Path], scratch: Path, size: Size | None) -> dict[str, 
     for file in files:
         if match := IDX.fullmatch(file.name):
             pairs.setdefault(match[1], {}).setdefault(match[2].lower(), file)
-    splits = Counter(_split_of(prefix) for prefix in pairs)
-    if any(len(pair) < 2 for pair in pairs.values()) or max(splits.values(), default=0) > 1:
+    splits = [_split_of(prefix) for prefix in pairs]
+    if any(len(pair) < 2 for pair in pairs.values()) or len({*splits}) < len(splits):
         return {}
     found = {}
     for prefix, pair in pairs.items():

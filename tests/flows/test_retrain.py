@@ -164,6 +164,9 @@ def assert_failed_with_a_table() -> None:
         )
     assert last.state is not None
     assert last.state.is_failed()
+    assert last.state.name == "Refused"
+    assert last.state.message is not None
+    assert "was refused" in last.state.message
     assert any("refused" in str(table.description) for table in tables)
 
 

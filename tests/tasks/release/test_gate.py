@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from pipeline_config.datasets import named_datasets
 from pipeline_config.gate import Gate, gate_for
-from tasks.release.gate import Scores, above_floor, compare_scores, not_worse, unseen
+from tasks.release.gate import (
+    Scores,
+    above_floor,
+    compare_scores,
+    not_worse,
+    on_recent_rows,
+    unseen,
+)
 from tasks.release.margins import loss_margin, paired_interval, recall_margin
 
 NAMES = tuple("0123456789")
@@ -157,6 +164,20 @@ def test_the_loss_may_rise_by_what_its_rows_do_not_tell():
     noisy = old._replace(loss_N=old.loss_N + chance.normal(0, 1, ROWS))
     margin = loss_margin(noisy.loss_N, old.loss_N, Gate())
     assert margin == pytest.approx(0.005 + 2.33 / 100, rel=0.05)
+
+
+def test_recent_rows_are_asked_when_there_are_enough():
+    right = np.ones(500, bool)
+    worse = right.copy()
+    worse[:60] = False
+    assert on_recent_rows(right, right).passed
+    check = on_recent_rows(worse, right)
+    assert not check.passed
+    assert "500 recent rows" in check.words
+    assert "the champion's" in check.words
+    few = on_recent_rows(worse[:49], right[:49])
+    assert few.passed
+    assert "49 recent rows are too few" in few.words
 
 
 def test_floor_and_unseen_rows():

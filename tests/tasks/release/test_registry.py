@@ -16,7 +16,8 @@ import pytest
 
 from flows.plan import Choice
 from pipeline_config.settings import CHECKOUT
-from tasks.release import journal
+from tasks.dataset.shards import RETRACTED, Shard, decide
+from tasks.release import bundle, journal
 from tasks.release.bundle import PROBABILITIES, bundle_folder
 from tasks.release.gate import Criterion, Judgement
 from tasks.release.journal import (
@@ -29,6 +30,7 @@ from tasks.release.journal import (
 )
 from tasks.release.registry import Decision, candidate_of, is_current, promote, rollback
 from tasks.release.registry import settle as settle_with
+from tasks.release.rivals import rivals_of
 from tasks.release.verify import scrub
 from tasks.runtime import files
 from tasks.runtime.errors import ReleaseError, StorageError
@@ -494,6 +496,36 @@ def test_promotion_by_hand_moves_the_reference_only_beyond_doubt(make_bundle):
         promote("mnist", candidate, "a demonstration")
     first, _, best = (each.version for each in made)
     assert references() == [first, first, best]
+
+
+def test_what_saw_a_retracted_shard_is_no_rival(make_bundle, monkeypatch):
+    made = [make_bundle(accuracy) for accuracy in (0.9, 0.95, 0.93)]
+    first, second, third = (candidate.version for candidate in made)
+    seen = {second: {"5" * 16}}
+    monkeypatch.setattr(bundle, "shards_of", lambda dataset, version: seen.get(version, set()))
+    for candidate in made[:2]:
+        settle("mnist", candidate)
+    assert rivals_of("mnist", read_journal("mnist")) == (second, second)
+    assert not settle("mnist", made[0]).is_new
+    decide(Shard(dataset="mnist", digest="5" * 16), RETRACTED, "labelled by mistake", 9)
+    assert rivals_of("mnist", read_journal("mnist")) == (first, first)
+    assert settle("mnist", made[2]).event == "promoted", "0.95 is no bar any longer"
+    assert read_journal("mnist")[-1].gate.reference == first
+    assert (champion(), references()[-1]) == (third, third)
+
+
+def test_an_earlier_version_is_judged_anew_after_a_retraction(make_bundle, monkeypatch):
+    made = [make_bundle(accuracy) for accuracy in (0.9, 0.95)]
+    seen = {made[1].version: {"5" * 16}}
+    monkeypatch.setattr(bundle, "shards_of", lambda dataset, version: seen.get(version, set()))
+    for candidate in made:
+        settle("mnist", candidate)
+    decide(Shard(dataset="mnist", digest="5" * 16), RETRACTED, "labelled by mistake", 9)
+    assert current(made[0]) != []
+    assert settle("mnist", made[0]).is_new
+    assert champion() == made[0].version
+    assert current(made[0]) == []
+    assert not settle("mnist", made[0]).is_new
 
 
 def test_the_pointer_names_the_version_for_other_programs(make_bundle):

@@ -41,10 +41,7 @@ def measure(probabilities_NC: Probabilities, labels_N: Labels, names: Sequence[s
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    what, remedy = "scoring the test split", "Choose a split with test rows."
-    refuse_not_finite(
-        probabilities_NC, what, kind="probabilities", row="test row", without_rows=remedy
-    )
+    refuse_not_finite(probabilities_NC)
     predictions_N, classes = probabilities_NC.argmax(axis=1), range(len(names))
     matrix_CC = confusion_matrix(labels_N, predictions_N, labels=classes)
     precision, recall, f1, support = precision_recall_fscore_support(

@@ -1,7 +1,7 @@
 """The errors that reach a person, and the signals that a training turns into one of them.
 
-A message has four parts: what, found, expected, what to do. `expected` and `remedy` have a default
-by class. `IdxflowError`, the base class, and `ConfigError` are in `pipeline_config/sections.py`.
+A message has four parts: what, found, expected, what to do. Some classes have a default for the
+last two. `IdxflowError`, the base class, and `ConfigError` are in `pipeline_config/sections.py`.
 """
 
 from __future__ import annotations
@@ -49,9 +49,6 @@ class FetchError(SourceError):
 class ValidationError(IdxflowError):
     """Rows that break an expectation whose severity is critical."""
 
-    expected = "rows that meet every critical expectation"
-    remedy = "Look at them with `idxflow show`."
-
 
 class StorageError(IdxflowError):
     """A full disk, or a folder that cannot be written."""
@@ -63,7 +60,6 @@ class StorageError(IdxflowError):
 class DeviceError(IdxflowError):
     """A device that does not exist on this machine."""
 
-    expected = "a device of this machine"
     remedy = "Leave --device out to take what is there."
 
 
@@ -77,15 +73,9 @@ class TrainingError(IdxflowError):
 class InterruptedTraining(IdxflowError):
     """A training that was interrupted and has saved its state."""
 
-    expected = "no request to stop before the last epoch"
-    remedy = "Run the same command again; it goes on from here."
-
 
 class ServerError(IdxflowError):
     """A Prefect server that does not answer."""
-
-    expected = "a server that answers as long as the flow runs"
-    remedy = "Run the same command again; without PREFECT_API_URL it starts its own server."
 
 
 class ReleaseError(IdxflowError):
@@ -106,20 +96,17 @@ class GateRefused(IdxflowError):
         self.result = result
 
 
-def refuse_not_finite(
-    numbers_NC: NDArray[np.float32], what: str, *, kind: str, row: str, without_rows: str
-) -> None:
-    """Raise TrainingError for an empty array (N, C), and for NaN or infinity in it.
-
-    `kind` and `row` name the numbers and the rows; `without_rows` is the remedy for no rows.
-    """
+def refuse_not_finite(probabilities_NC: NDArray[np.float32]) -> None:
+    """Raise TrainingError for no test rows, and for probabilities that are NaN or infinite."""
     import numpy as np
 
-    expected = f"C finite {kind} for each {row}, and at least one {row}"
-    if not len(numbers_NC):
-        raise TrainingError(what, found=f"no {row}s", expected=expected, remedy=without_rows)
-    if num_bad := np.count_nonzero(~np.isfinite(numbers_NC).all(axis=1)):
-        found = f"{kind} that are not numbers for {num_bad:,} of {len(numbers_NC):,} rows"
+    what, expected = "scoring the test split", "finite probabilities for at least one test row"
+    if not len(probabilities_NC):
+        remedy = "Choose a split with test rows."
+        raise TrainingError(what, found="no test rows", expected=expected, remedy=remedy)
+    if num_bad := np.count_nonzero(~np.isfinite(probabilities_NC).all(axis=1)):
+        rows = f"{num_bad:,} of {len(probabilities_NC):,} rows"
+        found = f"probabilities that are not numbers for {rows}"
         raise TrainingError(what, found=found, expected=expected)
 
 

@@ -6,10 +6,10 @@ with its SHA-256, the facts that later stages read, and the components of the ke
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -201,11 +201,9 @@ def _changes_since_nearest(
     """Return the changes since the data set's output that differs least, the latest of equals."""
     changes: dict[tuple[int, float], tuple[Change, ...]] = {}
     for path in settings().stages.glob(f"{stage.name}-*/{MANIFEST}"):
-        try:
-            content = json.loads(read_regular(path))
-            if content.get("dataset", "") == dataset:
-                found = changes_between(content["components"], components)
+        with suppress(OSError, ValueError):
+            manifest = Manifest.model_validate_json(read_regular(path))
+            if manifest.dataset == dataset:
+                found = changes_between(manifest.components, components)
                 changes[len(found), -path.stat().st_mtime] = found
-        except (OSError, ValueError, KeyError):
-            continue
     return changes[min(changes)] if changes else ()

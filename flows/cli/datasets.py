@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +16,7 @@ from tasks.dataset import shards
 from tasks.dataset.incoming import take_in
 from tasks.raw.create import create_dataset
 from tasks.release.bundle import published_versions, shards_of
-from tasks.release.journal import champion_of, read_journal
+from tasks.release.journal import champion_age_days, champion_of, read_journal
 from tasks.runtime.files import root_lock
 
 app = Typer(help="The data sets, and the shards of new rows that they got.")
@@ -38,14 +37,12 @@ def data(context: Context, as_json: Json = False) -> None:
 def _row(dataset: Dataset) -> dict[str, Any]:
     """Return what is known of a data set."""
     champion = champion_of(entries := read_journal(dataset.name))
-    since = [entry.time for entry in entries if champion and entry.seq == champion.since]
-    age = datetime.now(UTC) - datetime.fromisoformat(since[0]) if since else None
     return {
         **dataset.model_dump(mode="json"),
         "num_bytes": dataset.num_bytes,
         "shards": len(shards.training_shards(dataset.name)),
         "champion": champion.version if champion else None,
-        "age_days": None if age is None else round(age.total_seconds() / 86400, 1),
+        "age_days": champion_age_days(entries),
     }
 
 

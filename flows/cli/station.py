@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import httpx
@@ -14,7 +13,7 @@ from flows import console, station
 from flows.cli.run import Json
 from pipeline_config.settings import settings
 from tasks.release.bundle import published_datasets
-from tasks.release.journal import champion_of, read_journal
+from tasks.release.journal import champion_age_days, champion_of, read_journal
 
 NUM_RUNS, NUM_VERSIONS = 5, 5
 NEXT = ("SCHEDULED", "PENDING", "PAUSED")
@@ -32,7 +31,7 @@ def up(
         int | None, Option(min=1, max=65534, help="Of the UI.  [default: the last one, or 4200]")
     ] = None,
 ) -> None:
-    """Start Prefect's server, a worker and the pages of reports, with all that they need.
+    """Start Prefect's server, a worker and the reports.
 
     They go on after this command; `idxflow down` ends them. What runs already stays as it is.
     """
@@ -52,7 +51,7 @@ def down() -> None:
 
 @app.command(epilog="Example: idxflow status --json")
 def status(as_json: Json = False) -> None:
-    """Print what runs, the next and the last runs, each data set's champion, and the disk."""
+    """Print what runs, what comes next, champions, and the disk."""
     found = _look()
     if as_json:
         return console.print_json(found)
@@ -115,14 +114,10 @@ def _standing(dataset: str) -> dict[str, Any]:
     """Return a data set's champion, its age, and the accuracy of the last versions."""
     entries = read_journal(dataset)
     champion, accuracies = champion_of(entries), {each.version: each.accuracy for each in entries}
-    age = None
-    for entry in entries:
-        if champion is not None and entry.seq == champion.since:
-            age = (datetime.now(UTC) - datetime.fromisoformat(entry.time)).total_seconds() / 86400
     return {
         "dataset": dataset,
         "champion": champion and champion.version,
         "accuracy": champion and champion.accuracy,
-        "age_days": age,
+        "age_days": champion_age_days(entries),
         "last_accuracy": tuple(accuracies.values())[-NUM_VERSIONS:],
     }

@@ -117,6 +117,16 @@ def champion_of(entries: list[Entry]) -> Champion | None:
     return entries[-1].champion if entries else None
 
 
+def champion_age_days(entries: list[Entry]) -> float | None:
+    """Return for how many days the champion has been one, or None."""
+    champion = champion_of(entries)
+    since = [entry.time for entry in entries if champion and entry.seq == champion.since]
+    if not since:
+        return None
+    age = datetime.now(UTC) - datetime.fromisoformat(since[0])
+    return round(age.total_seconds() / 86400, 1)
+
+
 def reference_of(entries: list[Entry]) -> str | None:
     """Return the version that candidates are compared with."""
     return next((each.reference for each in reigns_of(entries)), None)

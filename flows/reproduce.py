@@ -6,6 +6,7 @@ It is built by the flow `retrain`, from the bundle's own recipe.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import tempfile
 import time
@@ -71,6 +72,9 @@ def reproduce(folder: Path, source: str | None = None, keep: Path | None = None)
             with locked(bundle.models_lock(dataset)):
                 count_look(dataset, "reproduce", manifest.recipe, version, 2, rows, key)
         shards = [read_shard(shard) for shard in _shards_of(manifest)]
+        created = settings().root / "data" / dataset
+        if created.is_dir():
+            shutil.copytree(created, root / "data" / dataset)
         with _other_root(root, threads):
             for images_NHW, labels_N in shards:
                 decide(arrive(dataset, images_NHW, labels_N), RELEASED, "built again")

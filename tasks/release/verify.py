@@ -15,6 +15,7 @@ from typing import Literal
 from pipeline_config.recipe_files import load_recipe
 from pipeline_config.sections import Section
 from pipeline_config.settings import settings
+from tasks.dataset.shards import ShardEvent, shards_journal
 from tasks.release import bundle, journal
 from tasks.release.bundle import GOLDEN, MODEL, ONNX, RECIPE, published_datasets, published_versions
 from tasks.release.looks import Look, looks_path, read_looks
@@ -103,7 +104,7 @@ def verify_bundles(folders: Iterable[Path] | None = None) -> list[Check]:
 
 
 def verify_records(dataset: str) -> list[Check]:
-    """Return the checks of a data set's journal, looks at the test rows, and champion."""
+    """Return the checks of a data set's journals, looks at the test rows, and champion."""
     entries, versions = journal.read_journal(dataset), published_versions(dataset)
     faults = journal.journal_faults(dataset)
     if all(entry.event != journal.ADOPTED for entry in entries):
@@ -119,7 +120,14 @@ def verify_records(dataset: str) -> list[Check]:
         _check(dataset, "journal", faults, f"{len(entries)} {chained}", RECORD),
         _check(dataset, "looks", looks_faults, f"{num_looks} {chained}", RECORD),
         _check(dataset, "champion", [fault] if fault else [], named, f"{RECORD} {REBUILD}"),
+        *_check_shards(dataset, chained),
     ]
+
+
+def _check_shards(dataset: str, chained: str) -> list[Check]:
+    """Return the check of the journal of a data set's shards, if it has any."""
+    lines, faults = read_chain(shards_journal(dataset), ShardEvent)
+    return [_check(dataset, "shards", faults, f"{len(lines)} {chained}", RECORD)] if lines else []
 
 
 def verify_bundle(folder: Path) -> list[Check]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from flows.plan import Plan
@@ -70,27 +69,25 @@ def summarize(dataset: str, version: str, outcomes: Iterable[Outcome]) -> Summar
 
 def audited(plan: Plan, ref: StageRef, outcomes: Iterable[Outcome]) -> LabelAudit:
     """Return the result of an audit and of what each stage did."""
-    from tasks.evaluation.confident_learning import GALLERY, NOISE, SUSPECTS
-
     return LabelAudit(
         dataset=plan.dataset.name,
         recipe=plan.recipe.name,
         **ref.facts,
-        suspects=str(ref.path / SUSPECTS),
-        noise=str(ref.path / NOISE),
-        gallery=str(ref.path / GALLERY),
+        suspects=str(ref.path / "suspects.parquet"),
+        noise=str(ref.path / "noise.json"),
+        gallery=str(ref.path / "gallery.png"),
         stages=_stages_of(outcomes),
     )
 
 
 def named_suspects(plan: Plan, audit: LabelAudit, limit: int) -> list[dict[str, Any]]:
     """Return the first `limit` suspects, with the names of their classes."""
-    from tasks.evaluation.confident_learning import read_suspects
+    import pyarrow.parquet as pq
 
     names = plan.dataset.class_names
     return [
         {**row, "label": names[row["label"]], "suggested": names[row["suggested"]]}
-        for row in read_suspects(Path(audit.suspects), limit)
+        for row in pq.read_table(audit.suspects).slice(0, limit).to_pylist()
     ]
 
 

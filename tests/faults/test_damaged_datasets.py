@@ -16,7 +16,7 @@ import pytest
 from pipeline_config.datasets import FILES, named_dataset
 from tasks.dataset.profile import agreements, profile
 from tasks.dataset.validate import check_expectations
-from tasks.evaluation.confident_learning import find_label_errors
+from tasks.evaluation.label_audit import find_label_errors
 from tasks.raw.folder import folder_dataset
 from tasks.raw.idx import read_idx, read_splits, write_idx
 from tasks.raw.sources import obtain

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tasks.evaluation.confident_learning import LabelErrors, find_label_errors
+from tasks.evaluation.label_audit import LabelErrors, find_label_errors
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -52,9 +52,8 @@ IN_KEY = {
     },
     "audit": {
         "pipeline_config": "datasets recipe",
-        "tasks": "evaluation",
         "tasks.dataset": "table",
-        "tasks.evaluation": "confident_learning figures label_audit metrics",
+        "tasks.evaluation": "figures label_audit metrics",
         "tasks.model": "network",
         "tasks.runtime": "devices files",
     },

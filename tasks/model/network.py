@@ -1,11 +1,16 @@
 """The network: uint8 pixels in, logits out. The normalization is its first layer.
 
+Here are also the files of its weights and of checkpoints, and the seeds of a training.
+
 Axes: B images of a batch, D pixels of an image (height × width), C classes, N images, P parameters.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import math
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +18,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pipeline_config.recipe import Model
 from tasks.runtime.errors import RawDataError
+from tasks.runtime.files import sha256_bytes, write_atomically
+
+logger = logging.getLogger(__name__)
 
 SCORE_BATCH = 4096
+PURPOSES = ("order", "dropout", "warp", "fields")  # of random numbers
 
 
 class Normalize(nn.Module):
@@ -116,6 +125,21 @@ def initialize(network: nn.Sequential, model: Model, seed: int) -> None:
                 nn.init.uniform_(drawn, -bound, bound, generator=generator)
 
 
+def seed_of(seed: int, purpose: str, place: int) -> int:
+    """Return 32 mixed bits for one purpose at one step or epoch.
+
+    No generator is carried from step to step: a training that is resumed at step 1,000 draws the
+    same numbers as one that was never interrupted, and a checkpoint has no generator to save.
+    """
+    mixed = np.random.SeedSequence((seed, PURPOSES.index(purpose), place))
+    return int(mixed.generate_state(1)[0])
+
+
+def generator_of(seed: int, purpose: str, place: int) -> torch.Generator:
+    """Return a new generator on the CPU for one purpose at one step or epoch."""
+    return torch.Generator().manual_seed(seed_of(seed, purpose, place))
+
+
 def flatten_parameters(network: nn.Module) -> tuple[Tensor, Tensor]:
     """Return all parameters and all gradients as two vectors (P,), weight matrices first.
 
@@ -134,18 +158,6 @@ def flatten_parameters(network: nn.Module) -> tuple[Tensor, Tensor]:
     return values_P, gradient_P
 
 
-def describe_layers(network: nn.Sequential) -> list[dict[str, object]]:
-    """Return name, shape of the weight ([] without one) and number of parameters of each layer."""
-    return [
-        {
-            "name": type(layer).__name__,
-            "shape": list(getattr(layer, "weight", torch.empty(())).shape),
-            "parameters": sum(parameter.numel() for parameter in layer.parameters()),
-        }
-        for layer in network
-    ]
-
-
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return contiguous copies of the tensors on the CPU, each in memory of its own."""
     form: Any = {"copy": True, "memory_format": torch.contiguous_format}
@@ -156,6 +168,41 @@ def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     """Write weights and buffers as safetensors: the same weights, the same bytes."""
     # `save_file` of the library would hide a full disk in an error of its own.
     path.write_bytes(save(copied(weights)))
+
+
+class Checkpoint:
+    """A safetensors file of tensors and a position. Nothing in it can run as code."""
+
+    def __init__(self, path: Path, every_s: float) -> None:
+        self.path, self.every_s = path, every_s
+        self._last_s = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Return whether `every_s` seconds have passed since the last save, or since the start."""
+        return time.monotonic() - self._last_s >= self.every_s
+
+    def save(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
+        """Replace the file atomically. Raises StorageError for a full disk."""
+        now, metadata = copied(tensors), {"position": json.dumps(position, sort_keys=True)}
+        metadata["sha256"] = sha256_bytes(save(now, metadata))
+        write_atomically(self.path, save(now, metadata))
+        self._last_s = time.monotonic()
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return the tensors and the position; None where there is no file or, logged, damage."""
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata() or {}
+            tensors, digest = load_file(self.path), metadata.pop("sha256")
+            # The digest is that of the file without it.
+            if sha256_bytes(save(tensors, metadata)) != digest:
+                raise ValueError("its digest is another one")
+            return tensors, json.loads(metadata["position"])
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            logger.warning("%s is damaged, training starts again: %s", self.path, error)
+            return None
 
 
 def load_network(path: Path, model: Model, num_pixels: int, num_classes: int) -> nn.Sequential:

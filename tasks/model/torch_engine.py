@@ -19,8 +19,7 @@ from torch.optim.sgd import sgd
 from torch.utils.data import TensorDataset
 
 from pipeline_config.recipe import Optimizer, Training
-from tasks.model.checkpoint import seed_of
-from tasks.model.network import SCORE_BATCH, flatten_parameters, logits_in_batches
+from tasks.model.network import SCORE_BATCH, flatten_parameters, logits_in_batches, seed_of
 from tasks.runtime.devices import Precision
 
 

@@ -80,6 +80,18 @@ def calibrate(network: nn.Sequential, validation: TensorDataset) -> float | None
     return fitted
 
 
+def describe_layers(network: nn.Sequential) -> list[dict[str, object]]:
+    """Return name, shape of the weight ([] without one) and number of parameters of each layer."""
+    return [
+        {
+            "name": type(layer).__name__,
+            "shape": list(getattr(layer, "weight", np.empty(())).shape),
+            "parameters": sum(parameter.numel() for parameter in layer.parameters()),
+        }
+        for layer in network
+    ]
+
+
 def _read_split(
     table: StageRef, normalized: StageRef, device: torch.device
 ) -> tuple[TensorDataset, TensorDataset]:
@@ -129,8 +141,7 @@ def train(
 
     With `training.keep_epochs` also `epochs/001.safetensors` and so on, the weights after each.
     """
-    from tasks.model.checkpoint import Checkpoint
-    from tasks.model.network import build_network, describe_layers, initialize, save_weights
+    from tasks.model.network import Checkpoint, build_network, initialize, save_weights
     from tasks.model.training import Trainer
 
     shape, num_classes = table.facts["image_shape"], table.facts["num_classes"]

@@ -53,16 +53,10 @@ class Examples(NamedTuple):
     labels_N: Labels
 
 
-def read_examples(table: StageRef, normalized: StageRef) -> tuple[Examples, Examples]:
-    """Return the first training rows of each class, for a figure, and the test rows."""
-    split = read_split(normalized)
-    samples = split.train[first_of_each_class(read_labels(table)[split.train], NUM_SAMPLES)]
-    index_R = np.concatenate([samples, split.test])
-    images_RP, labels_R = read_rows(table, index_R)
-    images_RHW = images_RP.reshape(-1, *table.facts["image_shape"])
-    parts = (slice(len(samples)), slice(len(samples), None))
-    train, test = (Examples(index_R[part], images_RHW[part], labels_R[part]) for part in parts)
-    return train, test
+def read_examples(table: StageRef, index_N: NDArray[np.int64]) -> Examples:
+    """Return some rows of the pooled table."""
+    images_NP, labels_N = read_rows(table, index_N)
+    return Examples(index_N, images_NP.reshape(-1, *table.facts["image_shape"]), labels_N)
 
 
 def _measured(
@@ -196,7 +190,9 @@ def evaluate(
     corrections: Corrections | None,
 ) -> Facts:
     """Score the test split; write metrics, probabilities and figures; return the scalars."""
-    samples, test = read_examples(table, normalized)
+    split = read_split(normalized)
+    first = first_of_each_class(read_labels(table)[split.train], NUM_SAMPLES)
+    samples, test = (read_examples(table, rows) for rows in (split.train[first], split.test))
     with one_thread():
         metrics, probabilities_NC = _measured(trained, model, test, class_names)
     if corrections:

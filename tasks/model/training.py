@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 REPORT_EVERY = 20  # batches
 # Takes the batches done since the last report, and words for the progress bar.
 Report = Callable[[int, str], None]
-# Returns the name of the signal that asked the training to stop, or None.
-Interrupt = Callable[[], str | None]
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ class Trainer:
         num_epochs, patience = len(self.history), self.training.patience
         return num_epochs == self.training.epochs or 0 < patience <= num_epochs - self.best_epoch
 
-    def _fit_epoch(self, report: Report, interrupt: Interrupt) -> None:
+    def _fit_epoch(self, report: Report, interrupt: Callable[[], str | None]) -> None:
         """Train on all rows once, or on those that the checkpoint left of the epoch."""
         self.network.train()
         size, rows = self.training.batch_size, self._shuffled()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.evaluation.metrics import Labels, Metrics, Probabilities, accuracy_of
+from tasks.evaluation.metrics import Labels, Metrics, Probabilities, accuracy_of, mean_loss
 
 NUM_BINS = 15
 NUM_SIMULATIONS, SEED = 1000, 0
@@ -114,6 +114,7 @@ def confidence_metrics(
     found = {"ece_expected": expected, "ece_expected_95": interval, "coverage": coverage(after)}
     for suffix, probabilities_NC in {"": after_NC, "_before": before_NC}.items():
         sure = sureness(probabilities_NC, labels_N)
+        found[f"loss{suffix}"] = mean_loss(probabilities_NC, labels_N)
         found[f"brier{suffix}"] = brier_score(probabilities_NC, labels_N)
         found[f"ece{suffix}"] = calibration_error(sure)
         found[f"reliability{suffix}"] = reliability(sure)

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -228,13 +228,13 @@ def load_network(path: Path, model: Model, num_pixels: int, num_classes: int) ->
 
 
 @torch.inference_mode()
-def logits_in_batches(network: nn.Module, images_ND: Tensor) -> Iterator[Tensor]:
-    """Yield the logits of SCORE_BATCH images at a time, so that memory does not grow with N."""
-    for images_BD in torch.split(images_ND, SCORE_BATCH):
-        yield network(images_BD).float()
+def logits_of(network: nn.Module, images_ND: Tensor) -> Tensor:
+    """Return the logits, float32 (N, C). Hidden layers are computed for SCORE_BATCH at a time."""
+    batches = torch.split(images_ND, SCORE_BATCH)
+    return torch.cat([network(images_BD).float() for images_BD in batches])
 
 
 def probabilities(network: nn.Module, images_ND: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the softmax of the logits, float32 (N, C)."""
-    batches = logits_in_batches(network, torch.from_numpy(images_ND))
-    return np.concatenate([logits.softmax(dim=1).numpy() for logits in batches])
+    found: NDArray[np.float32] = logits_of(network, torch.from_numpy(images_ND)).softmax(1).numpy()
+    return found

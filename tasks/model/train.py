@@ -68,12 +68,10 @@ def fit_temperature(logits_NC: NDArray[np.float32], labels_N: NDArray[np.int64])
 
 def calibrate(network: nn.Sequential, validation: TensorDataset) -> float | None:
     """Set the network's temperature to the fitted one, and return it; None if there is none."""
-    import torch
-
-    from tasks.model.network import logits_in_batches
+    from tasks.model.network import logits_of
 
     images, labels = validation.tensors
-    logits = torch.cat(list(logits_in_batches(network.eval(), images)))
+    logits = logits_of(network.eval(), images)
     fitted = fit_temperature(logits.cpu().numpy(), labels.cpu().numpy())
     if fitted is not None:
         network[-1].get_buffer("temperature").fill_(fitted)

@@ -183,9 +183,9 @@ class Checkpoint:
 
     def save(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
         """Replace the file atomically. Raises StorageError for a full disk."""
-        now, metadata = copied(tensors), {"position": json.dumps(position, sort_keys=True)}
-        metadata["sha256"] = sha256_bytes(save(now, metadata))
-        write_atomically(self.path, save(now, metadata))
+        now, encoded = copied(tensors), json.dumps(position, sort_keys=True)
+        metadata = {"position": encoded, "sha256": _digest(now, encoded)}
+        write_atomically(self.path, save(now, metadata=metadata))
         self._last_s = time.monotonic()
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -193,9 +193,8 @@ class Checkpoint:
         try:
             with safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata() or {}
-            tensors, digest = load_file(self.path), metadata.pop("sha256")
-            # The digest is that of the file without it.
-            if sha256_bytes(save(tensors, metadata)) != digest:
+            tensors = load_file(self.path)
+            if _digest(tensors, metadata["position"]) != metadata["sha256"]:
                 raise ValueError("its digest is another one")
             return tensors, json.loads(metadata["position"])
         except FileNotFoundError:
@@ -203,6 +202,15 @@ class Checkpoint:
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             logger.warning("%s is damaged, training starts again: %s", self.path, error)
             return None
+
+
+def _digest(tensors: Mapping[str, Tensor], position: str) -> str:
+    """Return the SHA-256 of the names, shapes, types and bytes of all tensors, and the position."""
+    parts = [position]
+    for name, tensor in sorted(tensors.items()):
+        parts.append(f"{name} {tuple(tensor.shape)} {tensor.dtype}")
+        parts.append(sha256_bytes(tensor.numpy().tobytes()))
+    return sha256_bytes("\n".join(parts).encode())
 
 
 def load_network(path: Path, model: Model, num_pixels: int, num_classes: int) -> nn.Sequential:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.evaluation.metrics import Labels, Metrics, Probabilities, wilson_interval
+from tasks.evaluation.metrics import Labels, Metrics, Probabilities, accuracy_of, mean_loss
 
 NUM_BINS = 15
 NUM_SIMULATIONS, SEED = 1000, 0
@@ -86,14 +86,8 @@ def reliability(sure: Sureness) -> list[Metrics]:
     columns = (np.split(column, sure.starts_B[1:]) for column in (sure.confidence_N, sure.right_N))
     rows = []
     for confidence, right in zip(*columns, strict=True):
-        mean, lowest, highest = (
-            float(confidence.mean()),
-            float(confidence[0]),
-            float(confidence[-1]),
-        )
-        rows.append(
-            {"confidence": mean, "lowest": lowest, "highest": highest} | _accuracy_of(right)
-        )
+        bounds = {"lowest": float(confidence[0]), "highest": float(confidence[-1])}
+        rows.append({"confidence": float(confidence.mean())} | bounds | accuracy_of(right))
     return rows
 
 
@@ -107,18 +101,8 @@ def coverage(sure: Sureness) -> list[Metrics]:
         first = len(sure.right_N) - max(1, round(share * len(sure.right_N)))
         confidence, right = float(sure.confidence_N[first]), sure.right_N[first:]
         found = {"coverage": share, "confidence": confidence, "num_wrong": int((~right).sum())}
-        rows.append(found | _accuracy_of(right))
+        rows.append(found | accuracy_of(right))
     return rows
-
-
-def _accuracy_of(right_N: NDArray[np.bool_]) -> Metrics:
-    num_rows, num_right = len(right_N), int(right_N.sum())
-    interval = wilson_interval(num_right, num_rows)
-    return {
-        "num_rows": num_rows,
-        "accuracy": num_right / num_rows,
-        "accuracy_interval_95": interval,
-    }
 
 
 def confidence_metrics(
@@ -130,6 +114,7 @@ def confidence_metrics(
     found = {"ece_expected": expected, "ece_expected_95": interval, "coverage": coverage(after)}
     for suffix, probabilities_NC in {"": after_NC, "_before": before_NC}.items():
         sure = sureness(probabilities_NC, labels_N)
+        found[f"loss{suffix}"] = mean_loss(probabilities_NC, labels_N)
         found[f"brier{suffix}"] = brier_score(probabilities_NC, labels_N)
         found[f"ece{suffix}"] = calibration_error(sure)
         found[f"reliability{suffix}"] = reliability(sure)

@@ -22,15 +22,7 @@ from pipeline_config.datasets import Corrections
 from pipeline_config.recipe import Model
 from tasks.dataset.table import first_of_each_class, read_labels, read_rows, read_split
 from tasks.evaluation.calibration import confidence_metrics, sureness
-from tasks.evaluation.metrics import (
-    Labels,
-    Metrics,
-    Probabilities,
-    corrected_score,
-    mean_loss,
-    measure,
-    rounded,
-)
+from tasks.evaluation.metrics import Metrics, Probabilities, corrected_score, measure, rounded
 from tasks.runtime.devices import one_thread
 from tasks.runtime.files import canonical_json
 from tasks.runtime.show import confidence_in_words, show_image, show_markdown, show_table
@@ -50,19 +42,13 @@ class Examples(NamedTuple):
 
     index_N: NDArray[np.int64]
     images_NHW: NDArray[np.uint8]
-    labels_N: Labels
+    labels_N: NDArray[np.int64]
 
 
-def read_examples(table: StageRef, normalized: StageRef) -> tuple[Examples, Examples]:
-    """Return the first training rows of each class, for a figure, and the test rows."""
-    split = read_split(normalized)
-    samples = split.train[first_of_each_class(read_labels(table)[split.train], NUM_SAMPLES)]
-    index_R = np.concatenate([samples, split.test])
-    images_RP, labels_R = read_rows(table, index_R)
-    images_RHW = images_RP.reshape(-1, *table.facts["image_shape"])
-    parts = (slice(len(samples)), slice(len(samples), None))
-    train, test = (Examples(index_R[part], images_RHW[part], labels_R[part]) for part in parts)
-    return train, test
+def read_examples(table: StageRef, index_N: NDArray[np.int64]) -> Examples:
+    """Return some rows of the pooled table."""
+    images_NP, labels_N = read_rows(table, index_N)
+    return Examples(index_N, images_NP.reshape(-1, *table.facts["image_shape"]), labels_N)
 
 
 def _measured(
@@ -75,21 +61,20 @@ def _measured(
     """
     import torch
 
-    from tasks.model.network import load_network, logits_in_batches
+    from tasks.model.network import load_network, logits_of
 
     images_NP, labels_N = torch.from_numpy(test.images_NHW).flatten(1), test.labels_N
 
-    def logits_of(weights: Path) -> tuple[torch.Tensor, float]:
+    def scored(weights: Path) -> tuple[torch.Tensor, float]:
         network = load_network(weights, model, images_NP.shape[1], len(class_names))
-        logits_NC = torch.cat(list(logits_in_batches(network, images_NP)))
-        return logits_NC, network[-1].get_buffer("temperature").item()
+        return logits_of(network, images_NP), network[-1].get_buffer("temperature").item()
 
     def scores_of(weights: Path) -> Metrics:
-        probabilities_NC = logits_of(weights)[0].softmax(dim=1).numpy()
+        probabilities_NC = scored(weights)[0].softmax(dim=1).numpy()
         found = measure(probabilities_NC, labels_N, class_names)
         return {name: found[name] for name in SCORES}
 
-    logits_NC, temperature = logits_of(trained.path / "model.safetensors")
+    logits_NC, temperature = scored(trained.path / "model.safetensors")
     after_NC, before_NC = (
         logits.softmax(dim=1).numpy() for logits in (logits_NC, logits_NC * temperature)
     )
@@ -98,7 +83,6 @@ def _measured(
     calibrated: bool = trained.facts["calibrated"]
     metrics = {
         **measure(after_NC, labels_N, class_names),
-        "loss_before": mean_loss(before_NC, labels_N),
         **confidence_metrics(after_NC, before_NC, labels_N),
         "temperature": temperature,
         "calibrated": calibrated,
@@ -196,7 +180,9 @@ def evaluate(
     corrections: Corrections | None,
 ) -> Facts:
     """Score the test split; write metrics, probabilities and figures; return the scalars."""
-    samples, test = read_examples(table, normalized)
+    split = read_split(normalized)
+    first = first_of_each_class(read_labels(table)[split.train], NUM_SAMPLES)
+    samples, test = (read_examples(table, rows) for rows in (split.train[first], split.test))
     with one_thread():
         metrics, probabilities_NC = _measured(trained, model, test, class_names)
     if corrections:

@@ -47,19 +47,17 @@ def measure(probabilities_NC: Probabilities, labels_N: Labels, names: Sequence[s
     precision, recall, f1, support = precision_recall_fscore_support(
         labels_N, predictions_N, labels=classes, zero_division=0
     )
-    right_C, num_rows, num_right = matrix_CC.diagonal(), len(labels_N), int(matrix_CC.trace())
+    right_N = predictions_N == labels_N
     intervals = [
         wilson_interval(right, rows) if rows else None
-        for right, rows in zip(right_C.tolist(), support.tolist(), strict=True)
+        for right, rows in zip(matrix_CC.diagonal().tolist(), support.tolist(), strict=True)
     ]
     columns = (precision.tolist(), recall.tolist(), intervals, f1.tolist(), support.tolist())
     rows = zip(names, *columns, strict=True)
     return rounded(
         {
-            "num_rows": num_rows,
-            "num_wrong": num_rows - num_right,
-            "accuracy": num_right / num_rows,
-            "accuracy_interval_95": wilson_interval(num_right, num_rows),
+            **accuracy_of(right_N),
+            "num_wrong": int((~right_N).sum()),
             "loss": mean_loss(probabilities_NC, labels_N),
             "macro_precision": float(precision.mean()),
             "macro_recall": float(recall.mean()),
@@ -80,6 +78,13 @@ def losses(probabilities_NC: Probabilities, labels_N: Labels) -> NDArray[np.floa
 def mean_loss(probabilities_NC: Probabilities, labels_N: Labels) -> float:
     """Return the mean negative log-likelihood in nats."""
     return float(losses(probabilities_NC, labels_N).mean())
+
+
+def accuracy_of(right_N: NDArray[np.bool_]) -> Metrics:
+    """Return the number of rows, the share that is right, and its 95 % interval."""
+    num_rows, num_right = len(right_N), int(right_N.sum())
+    found: Metrics = {"num_rows": num_rows, "accuracy": num_right / num_rows}
+    return found | {"accuracy_interval_95": wilson_interval(num_right, num_rows)}
 
 
 def wilson_interval(num_right: int, num_rows: int) -> list[float]:

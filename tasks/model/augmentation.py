@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline_config.recipe import Augmentation
-from tasks.model.checkpoint import generator_of
+from tasks.model.network import generator_of
 
 # So many elastic fields are drawn once an epoch; each image takes one at random. There are fewer
 # for images above 181×181 pixels: the memory of all fields is bounded, and so is a piece's noise.

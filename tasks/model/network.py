@@ -1,26 +1,35 @@
 """The network: uint8 pixels in, logits out. The normalization is its first layer.
 
+Here are also the files of its weights and of checkpoints, and the seeds of a training.
+
 Axes: B images of a batch, D pixels of an image (height × width), C classes, N images, P parameters.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import math
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pipeline_config.recipe import Model
 from tasks.runtime.errors import RawDataError
+from tasks.runtime.files import sha256_bytes, write_atomically
+
+logger = logging.getLogger(__name__)
 
 SCORE_BATCH = 4096
+PURPOSES = ("order", "dropout", "warp", "fields")  # of random numbers
 
 
 class Normalize(nn.Module):
@@ -116,6 +125,21 @@ def initialize(network: nn.Sequential, model: Model, seed: int) -> None:
                 nn.init.uniform_(drawn, -bound, bound, generator=generator)
 
 
+def seed_of(seed: int, purpose: str, place: int) -> int:
+    """Return 32 mixed bits for one purpose at one step or epoch.
+
+    No generator is carried from step to step: a training that is resumed at step 1,000 draws the
+    same numbers as one that was never interrupted, and a checkpoint has no generator to save.
+    """
+    mixed = np.random.SeedSequence((seed, PURPOSES.index(purpose), place))
+    return int(mixed.generate_state(1)[0])
+
+
+def generator_of(seed: int, purpose: str, place: int) -> torch.Generator:
+    """Return a new generator on the CPU for one purpose at one step or epoch."""
+    return torch.Generator().manual_seed(seed_of(seed, purpose, place))
+
+
 def flatten_parameters(network: nn.Module) -> tuple[Tensor, Tensor]:
     """Return all parameters and all gradients as two vectors (P,), weight matrices first.
 
@@ -134,18 +158,6 @@ def flatten_parameters(network: nn.Module) -> tuple[Tensor, Tensor]:
     return values_P, gradient_P
 
 
-def describe_layers(network: nn.Sequential) -> list[dict[str, object]]:
-    """Return name, shape of the weight ([] without one) and number of parameters of each layer."""
-    return [
-        {
-            "name": type(layer).__name__,
-            "shape": list(getattr(layer, "weight", torch.empty(())).shape),
-            "parameters": sum(parameter.numel() for parameter in layer.parameters()),
-        }
-        for layer in network
-    ]
-
-
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return contiguous copies of the tensors on the CPU, each in memory of its own."""
     form: Any = {"copy": True, "memory_format": torch.contiguous_format}
@@ -156,6 +168,49 @@ def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     """Write weights and buffers as safetensors: the same weights, the same bytes."""
     # `save_file` of the library would hide a full disk in an error of its own.
     path.write_bytes(save(copied(weights)))
+
+
+class Checkpoint:
+    """A safetensors file of tensors and a position. Nothing in it can run as code."""
+
+    def __init__(self, path: Path, every_s: float) -> None:
+        self.path, self.every_s = path, every_s
+        self._last_s = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Return whether `every_s` seconds have passed since the last save, or since the start."""
+        return time.monotonic() - self._last_s >= self.every_s
+
+    def save(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
+        """Replace the file atomically. Raises StorageError for a full disk."""
+        now, encoded = copied(tensors), json.dumps(position, sort_keys=True)
+        metadata = {"position": encoded, "sha256": _digest(now, encoded)}
+        write_atomically(self.path, save(now, metadata=metadata))
+        self._last_s = time.monotonic()
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return the tensors and the position; None where there is no file or, logged, damage."""
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata() or {}
+            tensors = load_file(self.path)
+            if _digest(tensors, metadata["position"]) != metadata["sha256"]:
+                raise ValueError("its digest is another one")
+            return tensors, json.loads(metadata["position"])
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            logger.warning("%s is damaged, training starts again: %s", self.path, error)
+            return None
+
+
+def _digest(tensors: Mapping[str, Tensor], position: str) -> str:
+    """Return the SHA-256 of the names, shapes, types and bytes of all tensors, and the position."""
+    parts = [position]
+    for name, tensor in sorted(tensors.items()):
+        parts.append(f"{name} {tuple(tensor.shape)} {tensor.dtype}")
+        parts.append(sha256_bytes(tensor.numpy().tobytes()))
+    return sha256_bytes("\n".join(parts).encode())
 
 
 def load_network(path: Path, model: Model, num_pixels: int, num_classes: int) -> nn.Sequential:
@@ -181,13 +236,13 @@ def load_network(path: Path, model: Model, num_pixels: int, num_classes: int) ->
 
 
 @torch.inference_mode()
-def logits_in_batches(network: nn.Module, images_ND: Tensor) -> Iterator[Tensor]:
-    """Yield the logits of SCORE_BATCH images at a time, so that memory does not grow with N."""
-    for images_BD in torch.split(images_ND, SCORE_BATCH):
-        yield network(images_BD).float()
+def logits_of(network: nn.Module, images_ND: Tensor) -> Tensor:
+    """Return the logits, float32 (N, C). Hidden layers are computed for SCORE_BATCH at a time."""
+    batches = torch.split(images_ND, SCORE_BATCH)
+    return torch.cat([network(images_BD).float() for images_BD in batches])
 
 
 def probabilities(network: nn.Module, images_ND: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the softmax of the logits, float32 (N, C)."""
-    batches = logits_in_batches(network, torch.from_numpy(images_ND))
-    return np.concatenate([logits.softmax(dim=1).numpy() for logits in batches])
+    found: NDArray[np.float32] = logits_of(network, torch.from_numpy(images_ND)).softmax(1).numpy()
+    return found

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline_config.recipe import Training
-from tasks.model.checkpoint import seed_of
-from tasks.model.network import flatten_parameters
+from tasks.model.network import flatten_parameters, seed_of
 from tasks.runtime.errors import ConfigError
 
 # float32, or float64 where the two engines are compared.

@@ -19,8 +19,7 @@ from torch.optim.sgd import sgd
 from torch.utils.data import TensorDataset
 
 from pipeline_config.recipe import Optimizer, Training
-from tasks.model.checkpoint import seed_of
-from tasks.model.network import SCORE_BATCH, flatten_parameters, logits_in_batches
+from tasks.model.network import SCORE_BATCH, flatten_parameters, logits_of, seed_of
 from tasks.runtime.devices import Precision
 
 
@@ -42,8 +41,9 @@ def score(network: nn.Module, rows: TensorDataset, training: Training) -> tuple[
     network.eval()
     images_ND, labels_N = rows.tensors
     plain = training.model_copy(update={"label_smoothing": 0.0})
-    total, right, batches = 0.0, 0, torch.split(labels_N, SCORE_BATCH)
-    for outputs, labels in zip(logits_in_batches(network, images_ND), batches, strict=True):
+    total, right = 0.0, 0
+    pairs = (torch.split(each, SCORE_BATCH) for each in (logits_of(network, images_ND), labels_N))
+    for outputs, labels in zip(*pairs, strict=True):
         total += loss_of(outputs, labels, plain).item() * len(labels)
         right += int((outputs.argmax(dim=1) == labels).sum())
     return total / len(rows), right / len(rows)

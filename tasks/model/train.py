@@ -68,16 +68,26 @@ def fit_temperature(logits_NC: NDArray[np.float32], labels_N: NDArray[np.int64])
 
 def calibrate(network: nn.Sequential, validation: TensorDataset) -> float | None:
     """Set the network's temperature to the fitted one, and return it; None if there is none."""
-    import torch
-
-    from tasks.model.network import logits_in_batches
+    from tasks.model.network import logits_of
 
     images, labels = validation.tensors
-    logits = torch.cat(list(logits_in_batches(network.eval(), images)))
+    logits = logits_of(network.eval(), images)
     fitted = fit_temperature(logits.cpu().numpy(), labels.cpu().numpy())
     if fitted is not None:
         network[-1].get_buffer("temperature").fill_(fitted)
     return fitted
+
+
+def describe_layers(network: nn.Sequential) -> list[dict[str, object]]:
+    """Return name, shape of the weight ([] without one) and number of parameters of each layer."""
+    return [
+        {
+            "name": type(layer).__name__,
+            "shape": list(getattr(layer, "weight", np.empty(())).shape),
+            "parameters": sum(parameter.numel() for parameter in layer.parameters()),
+        }
+        for layer in network
+    ]
 
 
 def _read_split(
@@ -129,8 +139,7 @@ def train(
 
     With `training.keep_epochs` also `epochs/001.safetensors` and so on, the weights after each.
     """
-    from tasks.model.checkpoint import Checkpoint
-    from tasks.model.network import build_network, describe_layers, initialize, save_weights
+    from tasks.model.network import Checkpoint, build_network, initialize, save_weights
     from tasks.model.training import Trainer
 
     shape, num_classes = table.facts["image_shape"], table.facts["num_classes"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -19,8 +19,7 @@ from torch.utils.data import TensorDataset
 
 from pipeline_config.recipe import Training
 from tasks.model.augmentation import Augmenter
-from tasks.model.checkpoint import Checkpoint, generator_of
-from tasks.model.network import copied
+from tasks.model.network import Checkpoint, copied, generator_of
 from tasks.model.numpy_engine import NumpyEngine
 from tasks.model.torch_engine import TorchEngine, score
 from tasks.runtime.devices import Precision
@@ -31,8 +30,6 @@ logger = logging.getLogger(__name__)
 REPORT_EVERY = 20  # batches
 # Takes the batches done since the last report, and words for the progress bar.
 Report = Callable[[int, str], None]
-# Returns the name of the signal that asked the training to stop, or None.
-Interrupt = Callable[[], str | None]
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,7 @@ class Trainer:
         num_epochs, patience = len(self.history), self.training.patience
         return num_epochs == self.training.epochs or 0 < patience <= num_epochs - self.best_epoch
 
-    def _fit_epoch(self, report: Report, interrupt: Interrupt) -> None:
+    def _fit_epoch(self, report: Report, interrupt: Callable[[], str | None]) -> None:
         """Train on all rows once, or on those that the checkpoint left of the epoch."""
         self.network.train()
         size, rows = self.training.batch_size, self._shuffled()
@@ -179,7 +176,7 @@ class Trainer:
         loss, loss_v, accuracy_v = float(self.loss) / min(num_seen, len(self.train)), None, None
         rate = learning_rate_at(self.step - 1, self.num_steps, self.training)
         live = {name: self.weights[name].clone() for name in self.average}
-        _copy(self.average, self.weights)
+        self.network.load_state_dict(self.average, strict=False)
         if len(self.validation):
             loss_v, accuracy_v = score(self.network, self.validation, self.training)
         if not math.isfinite(total := loss + (loss_v or 0.0)):
@@ -188,10 +185,10 @@ class Trainer:
             raise TrainingError(f"training, epoch {epoch}", found=f"a loss of {total}")
         self.history.append(Epoch(epoch, loss, loss_v, accuracy_v, rate))
         if self.best and self.best_epoch == epoch:
-            _copy(self.weights, self.best)
+            self.best = copied(self.weights)
         if self.training.keep_epochs:
             self.kept.append(copied(self.weights))
-        _copy(live, self.weights)
+        self.network.load_state_dict(live, strict=False)
         self.batch, self.loss = 0, 0.0
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -224,7 +221,8 @@ class Trainer:
         self.batch, self.loss = position["batch"], position["loss"]
         if self.training.keep_epochs:
             self.kept = [copied(self.weights) for _ in self.history]
-        _copy(tensors, self._tensors())
+        for name, tensor in self._tensors().items():
+            tensor.copy_(tensors[name])
         logger.info("training resumes after epoch %d, batch %d", len(self.history), self.batch)
 
 
@@ -238,10 +236,3 @@ def _batches_in_epoch(network: nn.Module, num_rows: int, batch_size: int) -> int
         found, expected = "a single training row", "at least two, for a variance"
         raise ConfigError("model.batch_norm", found=found, expected=expected, remedy=remedy)
     return num_batches - (num_batches > 1 and num_rows % batch_size == 1)
-
-
-@torch.no_grad()
-def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
-    """Write each tensor of `source` into the one of its name in `target`."""
-    for name, tensor in source.items():
-        target[name].copy_(tensor)

@@ -76,7 +76,7 @@ def _check_output(path: Path) -> Check:
 
 
 def _check_checkpoint(path: Path) -> Check:
-    from tasks.model.checkpoint import Checkpoint
+    from tasks.model.network import Checkpoint
 
     is_damaged = path.is_file() and Checkpoint(path, 0).load() is None
     faults = ["it is not what was saved"] if is_damaged else []

@@ -17,7 +17,8 @@ from pipeline_config.datasets import FILES, Dataset, named_dataset
 from pipeline_config.gate import Gate
 from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
-from tasks.model.network import build_network, describe_layers, initialize, save_weights
+from tasks.model.network import build_network, initialize, save_weights
+from tasks.model.train import describe_layers
 from tasks.release.assemble import Lineage
 from tasks.release.bundle import BundleManifest, Determinants, bundle_folder
 from tasks.release.journal import Candidate

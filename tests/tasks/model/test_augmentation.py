@@ -9,7 +9,7 @@ import torch
 
 from pipeline_config.recipe import Augmentation
 from tasks.model.augmentation import NUM_FIELDS, Augmenter
-from tasks.model.checkpoint import generator_of
+from tasks.model.network import generator_of
 
 NOTHING = {
     "shift_px": 0.0,

@@ -14,12 +14,12 @@ from pipeline_config.recipe_files import load_recipe
 from tasks.model.network import (
     Normalize,
     build_network,
-    describe_layers,
     initialize,
     load_network,
     probabilities,
     save_weights,
 )
+from tasks.model.train import describe_layers
 from tasks.runtime.errors import RawDataError
 
 PIXELS, CLASSES = 36, 3

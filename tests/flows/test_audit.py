@@ -92,7 +92,7 @@ def test_the_second_time_nothing_is_started(
     code, out, err = audit_labels(*words, "--limit", "3")
     assert (code, err) == (0, "")
     head, *lines = out.splitlines()
-    assert head.split() == ["row", "label", "suggested", "confidence", "self-confidence"]
+    assert " ".join(head.split()) == "row label suggested confidence self confidence"
     assert lines.index("") == 3
     assert "training labels are suspect" in out
     assert str(root / "stages/audit-") in out

@@ -20,6 +20,7 @@ import pytest
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 import flows.reproduce as module
+from flows import console
 from flows.cli.models import reproduce as command
 from flows.plan import Choice, Plan
 from flows.reproduce import compare, reproduce
@@ -105,6 +106,7 @@ def test_a_version_made_again_is_equal_to_the_bit(
     resealed(bundle, modules=modules, libraries=libraries)
     keep = tmp_path / "kept"
     monkeypatch.setattr(module, "launch", in_this_process)
+    console.log_to_console()
     command(str(bundle), keep=keep, as_json=True)
     out, err = capfd.readouterr()
     found = json.loads(out)

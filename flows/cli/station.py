@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import httpx
 from typer import Option, Typer
 
-from flows import console, station
+from flows import console
 from flows.cli.run import Json
 from pipeline_config.settings import settings
 from tasks.release.bundle import published_datasets
 from tasks.release.journal import champion_age_days, champion_of, read_journal
+
+if TYPE_CHECKING:
+    from flows.station import Station
 
 NUM_RUNS, NUM_VERSIONS = 5, 5
 NEXT = ("SCHEDULED", "PENDING", "PAUSED")
@@ -35,6 +37,8 @@ def up(
 
     They go on after this command; `idxflow down` ends them. What runs already stays as it is.
     """
+    from flows import station
+
     made, started = station.up(port, notify)
     console.say(f"started: {', '.join(started) or 'nothing, all of it runs'}")
     console.facts("ui password reports", {**made.urls, "password": station.station_file("login")})
@@ -46,6 +50,8 @@ def down() -> None:
 
     A training saves a checkpoint first; the same run again goes on from there.
     """
+    from flows import station
+
     console.say(f"ended: {station.down() or 'nothing, none of it runs'}")
 
 
@@ -69,6 +75,10 @@ def _look() -> dict[str, Any]:
 
     `next` and `last`, the runs, are None if the server does not answer.
     """
+    import httpx
+
+    from flows import station
+
     root, made = settings().root, station.known_station()
     alive, upcoming, last = station.running(made), None, None
     if "server" in alive:
@@ -94,8 +104,10 @@ def _look() -> dict[str, Any]:
     }
 
 
-def _runs(made: station.Station, states: tuple[str, ...], sort: str) -> list[dict[str, Any]]:
+def _runs(made: Station, states: tuple[str, ...], sort: str) -> list[dict[str, Any]]:
     """Return the first runs in these states."""
+    from flows import station
+
     deployments = station.ask(made, "/deployments/filter", limit=200)
     names = {each["id"]: each["name"] for each in deployments}
     kind = {"state": {"type": {"any_": states}}}

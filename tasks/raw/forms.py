@@ -16,7 +16,6 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline_config.datasets import FILES, RawFile
@@ -29,8 +28,7 @@ from tasks.runtime.errors import RawDataError
 IDX = re.compile(r"(.*?)(images|labels)[-_.]idx\d[-_.]ubyte(\.gz)?", re.I)
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 SPLIT_OF = re.compile(r"(?<![a-z])(train|test|t10k)(?![a-z])", re.I)
-# The most pixels of one picture.
-MAX_PIXELS = 2**24
+MAX_PIXELS = 2**24  # of one picture
 Size = tuple[int, int]
 
 
@@ -192,6 +190,8 @@ def _from_parquet(files: list[Path], scratch: Path, size: Size | None) -> dict[s
 
 
 def _parquet_part(file: Path, size: Size | None) -> Part:
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(file) as table:
             rows = table.read(columns=["image.bytes", "label"])

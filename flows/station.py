@@ -195,11 +195,11 @@ def _start_and_wait(station: Station, name: str, is_ready: Callable[[], bool]) -
     raise ServerError(f"the {name} of `idxflow up`", found=found, remedy=remedy)
 
 
-def ask(station: Station, path: str, **content: object) -> Any:
+def ask(station: Station, path: str, *, timeout_s: float = 60, **content: object) -> Any:
     """Return what the server's API answers: to a POST with content, else to a GET."""
     login = httpx.BasicAuth(*station_file("login").read_text().split(":", 1))
     base = f"{station.urls['ui']}/api"
-    with httpx.Client(base_url=base, auth=login, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=base, auth=login, timeout=timeout_s, trust_env=False) as client:
         if not content:
             return client.get(path).raise_for_status().json()
         reply = client.get("/csrf-token", params={"client": POOL}).raise_for_status()
@@ -209,7 +209,8 @@ def ask(station: Station, path: str, **content: object) -> Any:
 
 def _answers(station: Station) -> bool:
     with suppress(httpx.HTTPError):
-        return bool(ask(station, "/admin/version"))
+        # Asked again as long as the process lives. Another program may never answer.
+        return bool(ask(station, "/admin/version", timeout_s=5))
     return False
 
 

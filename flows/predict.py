@@ -1,4 +1,4 @@
-"""The flow `predict`: answers for a batch of files, on a schedule or from the Prefect UI."""
+"""The flows `predict` and `monitor`: answers for files, and whether their images drifted."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from tasks.prediction.answers import Predicted, Request, predict_files
-from tasks.release.registry import CHAMPION
-from tasks.runtime.show import show_table
+from tasks.prediction.drift import DRIFT
+from tasks.prediction.monitor import Monitored, monitor
+from tasks.release.registry import CHAMPION, DEFAULT_DATASET
+from tasks.runtime.show import emit, show_table
 
 
 @flow(name="predict", flow_run_name="{model} → {out}", timeout_seconds=24 * 3600)
@@ -39,3 +41,25 @@ def answer(request: Request) -> Predicted:
     rows = [{"class": name, "images": count} for name, count in counts.items()]
     show_table("predictions", rows, words)
     return predicted
+
+
+@flow(name="monitor", flow_run_name="{dataset}", timeout_seconds=24 * 3600)
+def monitor_images(
+    files: Annotated[tuple[str, ...], Field(min_length=1)], dataset: str = DEFAULT_DATASET
+) -> Monitored:
+    """Compare the images of some files or folders with a data set's training rows.
+
+    Where they differ, the event `idxflow.drift.detected` has all figures.
+    """
+    return compare_images(dataset, files)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, timeout_seconds=24 * 3600, tags=["monitor"])
+def compare_images(dataset: str, files: tuple[str, ...]) -> Monitored:
+    """Return the comparison, and show its signals. Never cached: files may change."""
+    found = monitor(dataset, files)
+    words = f"**{found.verdict}**: {found.num_images:,} images, answered by {found.model}"
+    show_table("drift", found.signals, words)
+    if found.verdict == DRIFT:
+        emit("idxflow.drift.detected", f"idxflow.data.{dataset}", found.model_dump(mode="json"))
+    return found

@@ -100,6 +100,11 @@ def sees_drift_and_no_drift(idxflow: Shell, images: Path, tmp_path: Path) -> Non
     write_idx(inverted, 255 - read_idx(images))
     code, out, _ = idxflow("monitor", "digits8x8", str(inverted), "--json")
     assert (code, json.loads(out)["verdict"]) == (0, "drift")
+    from flows.predict import monitor_images
+
+    seen = monitor_images(files=(str(inverted),), dataset="digits8x8")
+    assert seen.verdict == "drift"
+    assert any(signal["alarms"] for signal in seen.signals)
     few = tmp_path / "few-images-idx3-ubyte"
     write_idx(few, read_idx(images)[:20])
     code, out, _ = idxflow("monitor", "digits8x8", str(few), "--json")

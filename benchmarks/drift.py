@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from scipy import ndimage
-from stages_alone import Rows, read_rows, scratch_root
+from stages_alone import Rows, measure_each, read_rows
 
 from pipeline_config.drift import drift_limits
 from pipeline_config.recipe_files import load_recipe
@@ -152,13 +152,5 @@ def _print_change(change: str, results: list[tuple[tuple[Signal, ...], float]]) 
     print(f"| {change} | {seen} | {' | '.join(cells)} |", flush=True)
 
 
-def main(wanted: list[str]) -> None:
-    """Measure each data set named, with the folder of its raw files where one is given."""
-    with scratch_root():
-        for word in wanted:
-            name, _, folder = word.partition("=")
-            measure(name, Path(folder) if folder else None)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    measure_each(sys.argv[1:], measure)

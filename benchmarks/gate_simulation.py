@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from stages_alone import Rows, read_rows, scratch_root
+from stages_alone import Rows, measure_each, read_rows
 
 from pipeline_config.gate import Gate, gate_for
 from pipeline_config.recipe_files import load_recipe
@@ -154,13 +154,5 @@ def measure(name: str, folder: Path | None) -> None:
             print(f"  {step:4.2f} a night, against {rival:13}  {lost:5.2f}  {share:6.1%}")
 
 
-def main(wanted: list[str]) -> None:
-    """Measure each data set named, with the folder of its raw files where one is given."""
-    with scratch_root():
-        for word in wanted:
-            name, _, folder = word.partition("=")
-            measure(name, Path(folder) if folder else None)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    measure_each(sys.argv[1:], measure)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import rotate
-from stages_alone import read_rows, scratch_root
+from stages_alone import measure_each, read_rows
 
 from tasks.dataset.profile import agreements
 from tasks.dataset.table import read_rows as rows_of
@@ -50,16 +50,13 @@ def measure(name: str, images: Array, labels: Array) -> None:
         print(f"{name}, {size:,} rows: {'; '.join(words)}", flush=True)
 
 
-def main(wanted: list[str]) -> None:
-    """Measure each data set named, with the folder of its raw files where one is given."""
-    with scratch_root():
-        for word in wanted:
-            name, _, folder = word.partition("=")
-            rows = read_rows(name, Path(folder) if folder else None)
-            counts, shape = rows.table.facts["rows"], rows.table.facts["image_shape"]
-            pixels, labels = rows_of(rows.table, np.arange(counts["train"]))
-            measure(name, pixels.reshape(-1, *shape), labels.astype(np.uint8))
+def measure_rows(name: str, folder: Path | None) -> None:
+    """Measure the training rows of a data set."""
+    rows = read_rows(name, folder)
+    counts, shape = rows.table.facts["rows"], rows.table.facts["image_shape"]
+    pixels, labels = rows_of(rows.table, np.arange(counts["train"]))
+    measure(name, pixels.reshape(-1, *shape), labels.astype(np.uint8))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    measure_each(sys.argv[1:], measure_rows)

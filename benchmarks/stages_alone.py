@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,3 +85,11 @@ def read_rows(name: str, folder: Path | None) -> Rows:
     raw = fetch.fn(dataset, None if folder is None else str(folder.resolve()))
     checked = validate.fn(raw, dataset.num_classes)
     return Rows(dataset, convert.fn(raw, checked, dataset.name))
+
+
+def measure_each(wanted: Sequence[str], measure: Callable[[str, Path | None], None]) -> None:
+    """Measure each data set named, with the folder of its raw files where one is given."""
+    with scratch_root():
+        for word in wanted:
+            name, _, folder = word.partition("=")
+            measure(name, Path(folder) if folder else None)

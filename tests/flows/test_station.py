@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from flows.station import ask, known_station, marked, running, station_file
+from tasks.release.journal import read_journal
 
 pytestmark = pytest.mark.flow
 
@@ -72,7 +73,7 @@ def idxflow(*words: str, root: Path, fails: bool = False) -> subprocess.Complete
 
 
 def post(path: str, **content: Any) -> Any:
-    return ask(known_station(), path, **content)
+    return ask(known_station(), path, content)
 
 
 def wait_until(is_so: Callable[[], object], timeout_s: float = 600) -> None:
@@ -183,7 +184,7 @@ def test_a_run_of_a_deployment_finishes_and_its_report_opens(home: Path) -> None
     assert digits["last_accuracy"] == [digits["accuracy"]]
     assert 0 <= digits["age_days"] < 1
     assert found["num_bytes"] > 10_000
-    (shown,) = post("/artifacts/filter", artifacts={"key": {"any_": ["published"]}})
+    (shown,) = post("/artifacts/filter", artifacts={"key": {"any_": ["published-digits8x8"]}})
     found_link = re.search(r"\]\((http\S+)\)", shown["data"])
     assert found_link
     assert httpx.get(found_link[1]).status_code == 200
@@ -252,6 +253,16 @@ def test_a_refused_model_is_notified(home: Path, inbox: tuple[str, list[str]]) -
         "title": "idxflow: the gate refused idxflow.model.digits8x8.0123456789ab",
         "text": "accuracy fell by 2 points",
     }
+
+
+def test_a_rollback_by_hand_is_an_event(home: Path) -> None:
+    start_run(overrides=["training.seed=1"], force_promote="to have two")
+    wait_until(lambda: len(read_journal("digits8x8")) == 2)
+    idxflow("models", "rollback", "--dataset", "digits8x8", root=home)
+    named = {"event": {"name": ["idxflow.model.rolled-back"]}}
+    wait_until(lambda: post("/events/filter", filter=named)["events"])
+    (event,) = post("/events/filter", filter=named)["events"]
+    assert event["payload"]["reason"].startswith("from ")
 
 
 def test_a_killed_server_comes_back_with_what_it_knew(home: Path) -> None:

@@ -29,7 +29,7 @@ from tasks.runtime.store import Manifest, StageRef, inspect
 
 logger = logging.getLogger(__name__)
 
-TEMPLATES = [f"tasks/release/{name}" for name in (bundle.REPORT, bundle.CARD, "confidence.html")]
+TEMPLATES = [f"tasks/release/{name}" for name in (*bundle.TEMPLATES.values(), "confidence.html")]
 LIBRARIES = ("jinja2", "onnx", "onnxruntime")
 # Larger probabilities are left out. 10,000 rows of ten classes are 0.4 MB.
 MAX_PROBABILITIES_BYTES = 16 * 2**20
@@ -158,7 +158,7 @@ def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
 
     from tasks.dataset.table import read_rows, read_split
     from tasks.model.network import load_network
-    from tasks.release.onnx_model import compare_with_torch, onnx_bytes
+    from tasks.release.onnx_export import compare_with_torch, onnx_bytes
 
     (folder / bundle.RECIPE).write_text(lineage.recipe_text, encoding="utf-8")
     facts = lineage.table.facts

@@ -36,24 +36,31 @@ def onnx_bytes(
 ) -> bytes:
     """Return the serialized ONNX model of a trained network.
 
-    Input `images`, uint8 (B, H, W); outputs `probabilities` and `logits`, of which they are the
-    softmax, float32 (B, C). The metadata are `words`: texts as they are, lists as JSON. Raises
-    ReleaseError for an unknown layer.
+    Input `images`, uint8 (B, H, W); outputs, float32: `probabilities` (B, C), `logits` (B, C), of
+    which they are the softmax, and `features` (B, F), the last hidden layer, if there is one. The
+    metadata are `words`: texts as they are, lists as JSON. Raises ReleaseError for an unknown
+    layer.
     """
     flat = {"flat_shape": np.array([-1, math.prod(image_shape)], dtype=np.int64)}
     parts: list[Node] = [("Reshape", "pixels", flat, {})]
     for layer_name, layer in network.named_children():
         parts += _nodes_of(layer, layer_name)
+    widths = dict.fromkeys(OUTPUTS[:2], num_classes)
     parts[-1] = parts[-1][0], OUTPUTS[1], *parts[-1][2:]
+    gemms = [place for place, part in enumerate(parts) if part[0] == "Gemm"]
+    if len(gemms) > 1:
+        hidden, (last_weights, _) = gemms[-1] - 1, parts[gemms[-1]][2].values()
+        parts[hidden] = parts[hidden][0], OUTPUTS[2], *parts[hidden][2:]
+        widths[OUTPUTS[2]] = last_weights.shape[1]
     parts.append(("Softmax", "probabilities", {}, {"axis": 1}))
     nodes, initializers, last = list[Any](), list[Any](), "images"
     for operator, name, weights, attributes in parts:
         nodes.append(helper.make_node(operator, [last, *weights], [name], name=name, **attributes))
         initializers += map(numpy_helper.from_array, weights.values(), weights)
         last = name
-    value, shape = helper.make_tensor_value_info, ["batch", num_classes]
+    value = helper.make_tensor_value_info
     images = value("images", TensorProto.UINT8, ["batch", *image_shape])
-    outputs = [value(name, TensorProto.FLOAT, shape) for name in OUTPUTS]
+    outputs = [value(name, TensorProto.FLOAT, ["batch", width]) for name, width in widths.items()]
     graph = helper.make_graph(nodes, "classifier", [images], outputs, initializers)
     facts = {"producer_name": "idxflow", "producer_version": library_version("idxflow")}
     opsets, size = [helper.make_opsetid("", OPSET)], f"{image_shape[0]}×{image_shape[1]}"

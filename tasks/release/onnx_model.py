@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -20,9 +21,6 @@ from onnx import TensorProto, numpy_helper
 
 from tasks.runtime.errors import ReleaseError
 
-if TYPE_CHECKING:
-    pass
-
 # Opset 20 is the first with Gelu; ONNX 1.15, which introduced it, has this format.
 OPSET, IR_VERSION = 20, 9
 CHAIN = re.compile(
@@ -30,13 +28,15 @@ CHAIN = re.compile(
     r"( Div)? Softmax"
 )
 ATTRIBUTES = {"to", "transB", "epsilon", "alpha", "approximate", "axis"}
-OUTPUTS = "probabilities", "logits"
+OUTPUTS = "probabilities", "logits", "features"
 # Protobuf's own limit.
 MAX_MODEL_BYTES = 2**31
 # At most this many images at once, and this many numbers between two layers.
 MAX_BATCH, MAX_NUMBERS = 4096, 2**24
 # How far the sum of an image's probabilities may be from 1.
 SUM_TOLERANCE = 1e-3
+
+Floats = NDArray[np.float32]
 
 
 class OnnxModel(NamedTuple):
@@ -49,20 +49,23 @@ class OnnxModel(NamedTuple):
     batch: int
     session: Any
 
-    def probabilities(self, images_NHW: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def probabilities(self, images_NHW: NDArray[np.uint8]) -> Floats:
         """Return the probabilities (N, C). Raises ReleaseError if they are none."""
-        starts = range(0, len(images_NHW), self.batch)
-        batches = ({"images": images_NHW[start : start + self.batch]} for start in starts)
+        return self.outputs(images_NHW, OUTPUTS[:1])[0]
+
+    def outputs(self, images_NHW: NDArray[np.uint8], names: Sequence[str]) -> list[Floats]:
+        """Return the outputs of these names, the first of which are the probabilities."""
+        batches = (images_NHW[at : at + self.batch] for at in range(0, len(images_NHW), self.batch))
         try:
-            outputs = [self.session.run(["probabilities"], batch)[0] for batch in batches]
+            parts = [self.session.run(names, {"images": batch}) for batch in batches]
         except Exception as error:  # onnxruntime has its own errors for each layer
             found = f"a model that cannot be computed ({type(error).__name__})"
             raise unusable_model(self.name, found) from error
-        found_NC: NDArray[np.float32] = np.concatenate(outputs)
+        found_NC, *others = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         sums_N = found_NC.sum(axis=1)
         if not ((found_NC >= 0).all() and (abs(sums_N - 1) <= SUM_TOLERANCE).all()):
             raise unusable_model(self.name, "a model whose outputs are no probabilities")
-        return found_NC
+        return [found_NC, *others]
 
 
 def read_model(content: bytes, name: str, threads: int = 0) -> OnnxModel:
@@ -78,13 +81,11 @@ def read_model(content: bytes, name: str, threads: int = 0) -> OnnxModel:
         ends = [_end(end) for end in (*model.graph.input, *model.graph.output)]
         _, _, _, height, width = ends[0]
         wanted: list[Any] = [("images", TensorProto.UINT8, "batch", height, width)]
-        wanted += [(name, TensorProto.FLOAT, "batch", widths[-1]) for name in OUTPUTS]
-        # Earlier versions of this project had no logits as an output.
-        if (
-            min(height, width) < 1
-            or height * width != widths[0]
-            or ends not in (wanted, wanted[:2])
-        ):
+        wide = zip(OUTPUTS, (widths[-1], widths[-1], widths[-2]), strict=True)
+        wanted += [(name, TensorProto.FLOAT, "batch", width) for name, width in wide]
+        # Without a hidden layer there are no features. Once there were probabilities alone.
+        is_known = ends in (wanted, wanted[:3], wanted[:2])
+        if min(height, width) < 1 or height * width != widths[0] or not is_known:
             raise ValueError(f"{ends}")
         words = {word.key: _word(word.value) for word in model.metadata_props}
     except Exception as error:  # each library has its own errors for foreign bytes

@@ -72,6 +72,7 @@ def test_a_bundle_is_complete(make_lineage):
         "model.safetensors",
         "model.onnx",
         "golden.safetensors",
+        "likeness.safetensors",
         "recipe.yaml",
         "metrics.json",
         "probabilities.parquet",

@@ -79,6 +79,7 @@ def test_the_model_declares_its_interface():
         "images": ["batch", 4, 5],
         "probabilities": ["batch", 3],
         "logits": ["batch", 3],
+        "features": ["batch", 8],
     }
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
     words = {prop.key: prop.value for prop in model.metadata_props}

@@ -47,7 +47,7 @@ def noisy(share: float) -> Change:
     """A share of the labels replaced by other ones."""
 
     def change(labels: Array) -> Array:
-        chance, changed = np.random.default_rng(0), labels.copy()
+        chance, changed = np.random.default_rng(labels), labels.copy()
         rows = chance.permutation(len(labels))[: int(share * len(labels))]
         changed[rows] = (changed[rows] + chance.integers(1, 10, len(rows))) % 10
         return changed
@@ -99,7 +99,7 @@ def damages(train: Labelled, test: Labelled) -> Iterator[tuple[str, str, Labelle
             np.concatenate([train[0], change(test[0][rows])]),
             np.append(train[1], test[1][rows]),
         )
-        yield "near", f"5 % of test in train, shifted by {name}", leaked, test
+        yield "near", f"5 % of test in train, {name} off", leaked, test
 
 
 def figures_of(train: Labelled, test: Labelled) -> dict[str, float]:

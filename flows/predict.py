@@ -22,11 +22,13 @@ def predict(
     model: str = CHAMPION,
     dataset: str | None = None,
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.0,
+    log: bool = False,
 ) -> Predicted:
     """Classify every image of some files or folders and write the answers to `out`.
 
     `model` is "champion" (of `dataset`), a version, a bundle's folder or an .onnx file. Below the
-    confidence `threshold` there is no answer. `out` is a .parquet or .json file.
+    confidence `threshold` there is no answer. `out` is a .parquet or .json file. With `log` the
+    images and answers of a published model are kept, for the flow `monitor`.
     """
     return answer(Request(**locals()))
 

@@ -106,6 +106,7 @@ def predict(
     threshold: Annotated[float, Option(min=0, max=1, help="No answer below this.")] = 0.0,
     out: Annotated[str | None, Option(help="Write answers to this .parquet or .json.")] = None,
     explain: Annotated[str | None, Option(help="Draw how pictures were read, as PNG.")] = None,
+    log: Annotated[bool, Option("--log", help="Keep images and answers for `monitor`.")] = False,
     as_json: Json = False,
 ) -> None:
     """Classify images with a published model.

@@ -60,9 +60,14 @@ def take_in(dataset: Dataset, path: Path) -> Shard:
 
 
 def _labels(dataset: Dataset, part: Part, path: Path) -> np.ndarray:
-    """Return labels uint8 (N,) by the names of the data set's classes, where a part has names."""
+    """Return labels uint8 (N,) by the names of the data set's classes, where a part has names.
+
+    In place of names the files may have numbers, from 0 on.
+    """
     known = list(dataset.class_names)
-    names = part.class_names or known
+    names = list(part.class_names or known)
+    if not {*names} <= {*known} and {*names} <= {*map(str, range(len(known)))}:
+        names = [known[int(name)] for name in names]
     if unknown := [name for name in names if name not in known]:
         expected = f"classes of {dataset.name}: {', '.join(known)}"
         raise ConfigError(path, found=f"the class {unknown[0]!r}", expected=expected)

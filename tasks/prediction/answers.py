@@ -21,6 +21,7 @@ from pydantic import Field
 from pipeline_config.sections import Section, given_path
 from pipeline_config.settings import settings
 from tasks.prediction.inputs import KINDS, PICTURE, ImageBatch, files_of, image_batches, kind_of
+from tasks.prediction.labelling import choosing_to_label
 from tasks.prediction.pictures import Form, path_text, read_picture
 from tasks.prediction.served import Keep, logging_answers
 from tasks.release.bundle import ONNX, intact_bundle
@@ -46,7 +47,8 @@ Answers = list[dict[str, Any]]
 class Request(Section):
     """Images, a model, and where to write answers. Below the confidence `threshold` it abstains.
 
-    `log` keeps images and answers below the root.
+    `log` keeps images and answers below the root. `to_label` is how many images are to be labelled,
+    and the folder for them.
     """
 
     files: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -56,6 +58,7 @@ class Request(Section):
     out: str | None = None
     explain: str | None = None
     log: bool = False
+    to_label: tuple[Annotated[int, Field(ge=1)], str] | None = None
 
 
 class Predicted(Section):
@@ -157,6 +160,8 @@ def _keepers(request: Request, classifier: Classifier) -> Iterator[AbstractConte
     """Yield what takes each batch with its answers, as the request wants it."""
     if request.log:
         yield logging_answers(classifier.bundle, classifier.form)
+    if request.to_label:
+        yield choosing_to_label(classifier.bundle, *request.to_label)
 
 
 def _target(request: Request, text: str | None, suffixes: list[str]) -> Path | None:

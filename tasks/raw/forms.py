@@ -22,7 +22,7 @@ from pipeline_config.datasets import FILES, RawFile
 from tasks.raw.folder import folder_files, members
 from tasks.raw.idx import SPLITS, Array, read_idx
 from tasks.raw.receive import MAX_BYTES, UNREADABLE, chunks_of, damaged, open_file, receive, save
-from tasks.raw.tables import read_csv, read_npz
+from tasks.raw.tables import from_labelled, read_csv, read_npz
 from tasks.runtime.errors import RawDataError
 
 IDX = re.compile(r"(.*?)(images|labels)[-_.]idx\d[-_.]ubyte(\.gz)?", re.I)
@@ -49,7 +49,7 @@ def read_parts(path: Path, scratch: Path, size: Size | None = None) -> dict[str,
     if path.suffix.lower() == ".zip" and path.is_file():
         path = _unzipped(path, scratch / "unzipped")
     folder = [path] if path.is_file() else _files(path)
-    for read in (_from_parquet, _from_idx, _from_arrays):
+    for read in (from_labelled, _from_parquet, _from_idx, _from_arrays):
         if found := read(folder, scratch, size):
             return _named(found, path)
     if path.is_dir() and (found := _from_pictures(path, size)):

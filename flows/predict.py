@@ -47,7 +47,7 @@ def answer(request: Request) -> Predicted:
     return predicted
 
 
-@flow(name="monitor", flow_run_name="{dataset}", timeout_seconds=24 * 3600)
+@flow(name="monitor", flow_run_name="monitor · {dataset}", timeout_seconds=24 * 3600)
 def monitor_images(
     files: tuple[str, ...] = (), dataset: str = DEFAULT_DATASET
 ) -> Monitored | State[Monitored]:

@@ -91,7 +91,7 @@ def start_run(deployment: str = "on-demand", **parameters: Any) -> str:
     return str(run["id"])
 
 
-def emit(event: str, resource: str, root: Path) -> None:
+def emit(event: str, resource: str, root: Path, **payload: str) -> None:
     """Emit an event as a person or another program does."""
     words = ["event", "emit", event, "--resource-id", resource]
     environment = {
@@ -100,9 +100,8 @@ def emit(event: str, resource: str, root: Path) -> None:
         "PREFECT_API_URL": known_station().urls["ui"] + "/api",
         "PREFECT_API_AUTH_STRING": station_file("login").read_text(),
     }
-    payload = json.dumps({"reason": "accuracy fell by 2 points"})
     subprocess.run(
-        [sys.executable, "-m", "prefect", *words, "--payload", payload],
+        [sys.executable, "-m", "prefect", *words, "--payload", json.dumps(payload)],
         env=environment,
         check=True,
         capture_output=True,
@@ -118,7 +117,7 @@ def facts() -> dict[str, Any]:
     alike = "id name enabled trigger actions schedules parameters entrypoint work_pool_name"
     return {
         kind: {
-            each["name"]: {key: each.get(key) for key in alike.split()}
+            (each["name"], each.get("entrypoint")): {key: each.get(key) for key in alike.split()}
             | ({"updated": each["updated"]} if kind == "automations" else {})
             for each in post(f"/{kind}/filter", limit=100)
         }
@@ -142,7 +141,8 @@ def test_up_twice_starts_everything_once(home: Path) -> None:
     assert "server, reports, worker" in first.stderr
     before, made = running(known_station()), schedules_without_ids(facts())
     assert set(before) == {"server", "reports", "worker"}
-    assert {"nightly", "on-demand", "batch"} <= set(made["deployments"])
+    assert {"nightly", "on-demand", "batch"} <= {name for name, _ in made["deployments"]}
+    assert len(made["deployments"]) == 6
     assert len(made["automations"]) >= 5
     second = idxflow("up", root=home)
     assert "nothing" in second.stderr
@@ -246,12 +246,28 @@ def test_a_refused_model_is_notified(home: Path, inbox: tuple[str, list[str]]) -
     # Kept, and known to the next `up` without the option.
     idxflow("up", root=home)
     assert known_station().notify == "custom-webhook/inbox"
-    emit("idxflow.gate.refused", "idxflow.model.digits8x8.0123456789ab", home)
+    emit(
+        "idxflow.gate.refused", "idxflow.model.digits8x8.0123456789ab", home, reason="accuracy fell"
+    )
     wait_until(lambda: letters)
     assert json.loads(letters[0]) == {
         "title": "idxflow: the gate refused idxflow.model.digits8x8.0123456789ab",
-        "text": "accuracy fell by 2 points",
+        "text": "accuracy fell",
     }
+
+
+def test_drift_starts_a_run_that_says_what_would_help(home: Path) -> None:
+    """Nothing is labelled since the run of the test above, so it is cached."""
+    deployment = ask(known_station(), "/deployments/name/retrain/on-drift")
+    of_it = {"deployment_id": {"any_": [deployment["id"]]}}
+    emit("idxflow.drift.detected", "idxflow.data.digits8x8", home, dataset="digits8x8")
+    wait_until(lambda: post("/flow_runs/filter", flow_runs=of_it))
+    (run,) = post("/flow_runs/filter", flow_runs=of_it)
+    assert run["parameters"] | {"dataset": "digits8x8"} == run["parameters"]
+    wait_until(lambda: state_of(run["id"]) in ("Completed", "Failed", "Crashed"))
+    state = ask(known_station(), f"/flow_runs/{run['id']}")["state"]
+    assert state["name"] == "Completed"
+    assert "--to-label" in state["message"]
 
 
 def test_a_killed_server_comes_back_with_what_it_knew(home: Path) -> None:

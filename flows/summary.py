@@ -17,10 +17,7 @@ from tasks.runtime.show import Outcome
 from tasks.runtime.stages import PUBLISH
 from tasks.runtime.store import StageRef
 
-ADVICE = (
-    "nothing was new, so the model is the same. New labelled rows would help: "
-    "`idxflow predict FILES --dataset {} --to-label 200 DIR` writes what is worth labelling most"
-)
+ADVICE = "nothing was new. Labels would help: `idxflow predict FILES -d {} --to-label 200 DIR`"
 
 
 class Summary(Section):

@@ -45,7 +45,9 @@ def choosing_to_label(bundle: Path | None, num_wanted: int, text: str) -> Iterat
 
     def keep(images_BHW: NDArray[np.uint8], probabilities_BC: NDArray[np.float32]) -> None:
         for image, likely in zip(images_BHW, probabilities_BC, strict=True):
-            known[sha256_bytes(image.tobytes())] = (float(likely.max()), image.copy(), likely)
+            # Copies, since a part of a batch keeps all of it in memory.
+            digest = sha256_bytes(image.tobytes())
+            known[digest] = (float(likely.max()), image.copy(), likely.copy())
         for digest in sorted(known, key=lambda digest: (known[digest][0], digest))[size:]:
             del known[digest]
 

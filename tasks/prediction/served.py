@@ -56,14 +56,9 @@ def served_files(dataset: str) -> list[Path]:
 def _schema(form: Form) -> pa.Schema:
     import pyarrow as pa
 
-    kinds: dict[str, Any] = {
-        "sha256": pa.binary(32),
-        "image": pa.binary(form.height * form.width),
-        "probabilities": pa.list_(pa.float32()),
-        "version": pa.string(),
-        "time": pa.timestamp("us", "UTC"),
-    }
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in kinds.items()])
+    kinds = {"sha256": pa.binary(32), "image": pa.binary(form.height * form.width)}
+    kinds |= {"probabilities": pa.list_(pa.float32()), "version": pa.string()}
+    return pa.schema({**kinds, "time": pa.timestamp("us", "UTC")})
 
 
 @contextmanager
@@ -86,10 +81,7 @@ def logging_answers(bundle: Path | None, form: Form) -> Iterator[Keep]:
         scratch.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix="served-", dir=scratch) as folder:
             path = Path(folder, "log.parquet")
-            with (
-                path.open("wb") as file,
-                pq.ParquetWriter(file, schema, compression="zstd") as writer,
-            ):
+            with pq.ParquetWriter(path, schema, compression="zstd") as writer:
 
                 def keep(images_BHW: NDArray[np.uint8], probabilities_BC: Any) -> None:
                     images = [image.tobytes() for image in images_BHW]

@@ -210,6 +210,9 @@ def test_the_page_server_gives_pages_only(home: Path) -> None:
         "models/%2e%2e/station/login",
     ):
         assert httpx.get(f"{url}/{path}").status_code == 404, path
+    (home / "monitor").mkdir(exist_ok=True)
+    (home / "monitor/digits8x8.html").write_text("a page")
+    assert httpx.get(f"{url}/monitor/digits8x8.html").text == "a page"
     page = f"{url}/models/digits8x8/{version}/report.html"
     assert httpx.get(page, headers={"Host": "elsewhere.example"}).status_code == 404
 

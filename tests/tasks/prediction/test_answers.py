@@ -17,6 +17,7 @@ from PIL import Image
 from flows.predict import answer
 from tasks.prediction import answers, inputs
 from tasks.prediction.answers import NUM_FIRST, Predicted, Request, load_classifier, predict_files
+from tasks.prediction.served import served_files
 from tasks.raw.idx import write_idx
 from tasks.runtime.errors import ConfigError, IdxflowError, RawDataError, ReleaseError
 
@@ -294,3 +295,10 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, old)
         assert not list((tmp_path / "out").iterdir())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
+    try:
+        with pytest.raises(IdxflowError, match="no room to write"):
+            ask(model, tmp_path / "images", log=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert served_files("mnist") == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pipeline_config.sections import HERE, ConfigError, read_yaml
@@ -31,6 +32,7 @@ def declare(notify: str | None) -> None:
         _make_pool(client)
         _deploy()
         _automate(client, block)
+        _skip_missed(client)
 
 
 def _block_id(client: SyncPrefectClient, notify: str) -> str:
@@ -97,3 +99,29 @@ def _automations(client: SyncPrefectClient, block: str | None) -> Iterator[dict[
                 {"type": "send-notification", "block_document_id": block, **message}
             ]
         yield {"name": name, "actions": [{"type": "do-nothing"}], **content}
+
+
+def _skip_missed(client: SyncPrefectClient) -> None:
+    """End all late runs of a schedule but the last: after three nights away, one is due.
+
+    Runs that a person started stay.
+    """
+    from prefect.client.schemas import State
+    from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    late = FlowRunFilter.model_validate(
+        {
+            "state": {"type": {"any_": ["SCHEDULED"]}},
+            "expected_start_time": {"before_": datetime.now(UTC)},
+        }
+    )
+    runs = client.read_flow_runs(flow_run_filter=late, sort=FlowRunSort.EXPECTED_START_TIME_DESC)
+    seen = set()
+    for run in (run for run in runs if run.auto_scheduled and run.work_pool_name == POOL):
+        alike = (run.deployment_id, repr(sorted(run.parameters.items())))
+        if alike in seen:
+            words = "missed while nothing ran; a later run does the same"
+            state = State(type="CANCELLED", name="Skipped", message=words)
+            client.set_flow_run_state(run.id, state, force=True)
+        seen.add(alike)

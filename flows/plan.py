@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
-from pipeline_config.datasets import Dataset, named_dataset, named_datasets
+from pipeline_config.datasets import Dataset, dataset_names, named_dataset
 from pipeline_config.recipe import OfficialTest, Recipe, Split, StratifiedFold
 from pipeline_config.recipe_files import load_recipe
 from pipeline_config.sections import ConfigError, Section, given_path
@@ -74,7 +74,7 @@ def make_plan(choice: Choice) -> Plan:
 
 def take_in_waiting(choice: Choice) -> None:
     """Take in the new rows that wait for a named data set. The run then judges them."""
-    if choice.dataset in named_datasets() and waiting_files(choice.dataset):
+    if choice.dataset in dataset_names() and waiting_files(choice.dataset):
         with root_lock():
             collect_incoming(named_dataset(choice.dataset))
 
@@ -93,7 +93,7 @@ def _machine(device: DeviceChoice, recipe: Recipe) -> Machine:
 def _dataset(choice: str, classes: int | None) -> Dataset:
     """Return the named data set, or a folder as a data set. A name comes before a folder."""
     is_path = given_path(choice).exists() or "/" in choice
-    if choice not in named_datasets() and is_path:
+    if choice not in dataset_names() and is_path:
         from tasks.raw.folder import folder_dataset
 
         return folder_dataset(given_path(choice), classes or 10)

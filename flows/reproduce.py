@@ -20,7 +20,7 @@ from flows.console import say
 from flows.diagram import explain
 from flows.launch import launch
 from flows.plan import Choice, make_plan
-from pipeline_config.datasets import named_datasets
+from pipeline_config.datasets import dataset_names
 from pipeline_config.gate import gate_for
 from pipeline_config.sections import ConfigError, Section, given_path
 from pipeline_config.settings import settings
@@ -87,7 +87,7 @@ def _choice(manifest: BundleManifest, folder: Path, source: str | None) -> Choic
     """Return what to run. A data set without a name is a folder with the same content."""
     dataset, num_classes = manifest.dataset, None
     place = None if source is None else given_path(source).absolute()
-    if dataset in named_datasets():
+    if dataset in dataset_names():
         place = place or _fetched(manifest)
     else:
         if place is None or not content_of(place).startswith(dataset.rpartition("-")[2]):

@@ -25,7 +25,7 @@ from flows.plan import (
     take_in_waiting,
 )
 from flows.summary import LabelAudit, Summary, audited, summarize
-from pipeline_config.datasets import named_datasets
+from pipeline_config.datasets import dataset_names
 from pipeline_config.recipe_files import recipe_names
 from pipeline_config.sections import IdxflowError
 from tasks.dataset.admit import PAGE, admit
@@ -46,7 +46,7 @@ from tasks.runtime.show import recording
 from tasks.runtime.stages import ADMIT, PUBLISH, Stage, StageName
 
 # A deployment's form offers these names. A call from Python may also name a folder or a file.
-DatasetChoice = Annotated[str, WithJsonSchema({"type": "string", "enum": list(named_datasets())})]
+DatasetChoice = Annotated[str, WithJsonSchema({"type": "string", "enum": dataset_names()})]
 RecipeChoice = Annotated[
     str, WithJsonSchema({"type": "string", "enum": [DEFAULT, *recipe_names()]})
 ]

@@ -7,6 +7,7 @@ wrong after a kill and name other processes after a restart.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import signal
@@ -18,6 +19,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import uuid4
 
 import httpx
 import psutil
@@ -27,8 +29,11 @@ from flows.declared import POOL, declare
 from flows.server import prepare_environment
 from pipeline_config.sections import ConfigError, Section
 from pipeline_config.settings import CHECKOUT, settings
+from tasks.release.journal import EVENTS, Entry
 from tasks.runtime.errors import ServerError
 from tasks.runtime.files import canonical_json, locked, storage_errors, write_atomically
+
+logger = logging.getLogger(__name__)
 
 MARK = "IDXFLOW_STATION"
 # How long a process may take to end before it is killed: a training saves a checkpoint first.
@@ -195,16 +200,35 @@ def _start_and_wait(station: Station, name: str, is_ready: Callable[[], bool]) -
     raise ServerError(f"the {name} of `idxflow up`", found=found, remedy=remedy)
 
 
-def ask(station: Station, path: str, *, timeout_s: float = 60, **content: object) -> Any:
+def tell_decision(dataset: str, entry: Entry) -> None:
+    """Emit the event of a decision that a person made, if the server of `idxflow up` runs."""
+    station = known_station()
+    if "server" not in running(station):
+        return
+    event = {
+        "id": str(uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": EVENTS[entry.event],
+        "resource": {"prefect.resource.id": f"idxflow.model.{dataset}.{entry.version}"},
+        "payload": entry.model_dump(mode="json"),
+    }
+    try:
+        ask(station, "/events", [event])
+    except httpx.HTTPError as error:
+        logger.warning("the server was not told of it: %s", error)
+
+
+def ask(station: Station, path: str, content: object = None, *, timeout_s: float = 60) -> Any:
     """Return what the server's API answers: to a POST with content, else to a GET."""
     login = httpx.BasicAuth(*station_file("login").read_text().split(":", 1))
     base = f"{station.urls['ui']}/api"
     with httpx.Client(base_url=base, auth=login, timeout=timeout_s, trust_env=False) as client:
-        if not content:
+        if content is None:
             return client.get(path).raise_for_status().json()
         reply = client.get("/csrf-token", params={"client": POOL}).raise_for_status()
         token = {"Prefect-Csrf-Client": POOL, "Prefect-Csrf-Token": reply.json()["token"]}
-        return client.post(path, json=content, headers=token).raise_for_status().json()
+        answer = client.post(path, json=content, headers=token).raise_for_status()
+        return answer.json() if answer.content else None
 
 
 def _answers(station: Station) -> bool:
@@ -216,5 +240,5 @@ def _answers(station: Station) -> bool:
 
 def _has_polled(station: Station, since: datetime) -> bool:
     """Return whether a worker has asked for work since then."""
-    workers = ask(station, f"/work_pools/{POOL}/workers/filter", limit=9)
+    workers = ask(station, f"/work_pools/{POOL}/workers/filter", {"limit": 9})
     return any(datetime.fromisoformat(each["last_heartbeat_time"]) > since for each in workers)

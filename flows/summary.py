@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from flows.plan import Plan
-from pipeline_config.datasets import named_datasets
+from pipeline_config.datasets import dataset_names
 from pipeline_config.sections import Section
 from tasks.release.bundle import METRICS, bundle_folder
 from tasks.release.journal import champion_of, read_journal
@@ -74,7 +74,7 @@ def summarize(dataset: str, version: str, outcomes: Iterable[Outcome]) -> Summar
         stages=stages,
         event=event,
         decision=decision,
-        advice=ADVICE.format(dataset) if is_same and dataset in named_datasets() else None,
+        advice=ADVICE.format(dataset) if is_same and dataset in dataset_names() else None,
     )
 
 

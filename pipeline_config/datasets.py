@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -74,20 +77,48 @@ def _catalogue(path: Path, changed_ns: int) -> dict[str, Dataset]:
     }
 
 
-def named_datasets() -> dict[str, Dataset]:
-    """Return every data set of `datasets.yaml`, then those that were created, by name."""
-    files = [HERE / "datasets.yaml", *sorted(settings().root.glob(f"data/[!.]*/{DESCRIPTION}"))]
-    known: dict[str, Dataset] = {}
-    for path in files:
-        known |= _catalogue(path, path.stat().st_mtime_ns)
-    return known
+@cache
+def _created(path: Path, changed_ns: int) -> Dataset:
+    """Return the data set of a DESCRIPTION. Raises ConfigError if it is not as it was created."""
+    name = path.parent.name
+    entry = read_yaml(path).get(name)
+    if not isinstance(entry, dict) or entry.pop("pinned", None) != pin_of(entry):
+        raise ConfigError(
+            path,
+            found=f"not what `idxflow data create {name}` wrote",
+            expected="its shape, classes and files; title and default_recipe may be changed",
+            remedy="Undo the change, or remove the folder and create the data set again.",
+        )
+    return checked(Dataset, {"name": name, **entry}, f"data set {name} in {path}")
+
+
+def pin_of(entry: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over what is fixed when a data set is created: shape, classes, files."""
+    pinned = {name: entry.get(name) for name in ("image_shape", "class_names", "files", "sources")}
+    return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()
+
+
+def _known() -> dict[str, Path]:
+    """Return the file that describes each data set: the catalogue's, then the created ones'."""
+    catalogue = HERE / "datasets.yaml"
+    files = dict.fromkeys(_catalogue(catalogue, catalogue.stat().st_mtime_ns), catalogue)
+    created = sorted(settings().root.glob(f"data/[!.]*/{DESCRIPTION}"))
+    return files | {path.parent.name: path for path in created if path.parent.name not in files}
+
+
+def dataset_names() -> list[str]:
+    """Return the names of the data sets: those of `datasets.yaml`, then those that were created."""
+    return list(_known())
 
 
 def named_dataset(name: str) -> Dataset:
-    """Return the data set with this name. Raises ConfigError for an unknown one."""
-    known = named_datasets()
+    """Return the data set with this name. Raises ConfigError for an unknown or a changed one."""
+    known = _known()
     if name not in known:
         expected = f"one of {', '.join(known)}, or a folder with the four files"
         remedy = did_you_mean(name, known) + "See `idxflow data`."
         raise ConfigError(name, found="no data set or folder", expected=expected, remedy=remedy)
-    return known[name]
+    path = known[name]
+    changed_ns = path.stat().st_mtime_ns
+    is_created = path.name == DESCRIPTION
+    return _created(path, changed_ns) if is_created else _catalogue(path, changed_ns)[name]

@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from flows.cli import app
-from pipeline_config.datasets import named_datasets
+from pipeline_config.datasets import dataset_names
 from pipeline_config.recipe_files import load_recipe, recipe_names
 from pipeline_config.settings import CHECKOUT, Settings
 
@@ -82,7 +82,7 @@ def test_every_command_data_set_and_recipe_is_documented() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
     for name in COMMANDS:
         assert f"idxflow {name}" in text
-    for name in [*named_datasets(), *recipe_names()]:
+    for name in [*dataset_names(), *recipe_names()]:
         assert re.search(rf"\b{name}\b", text), name
 
 

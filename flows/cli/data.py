@@ -156,12 +156,12 @@ def monitor(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say whether images differ from the training rows, and write a page.
+    """Say whether images differ from the training rows.
 
     Three signals: can the images be told apart from training rows (auc), does it hurt (estimated
-    accuracy, without labels), has the mix of classes changed? Without files, the newest images that
-    `predict --log` kept are compared (`max_rows` in pipeline_config/drift.yaml), and labels that
-    came later with the answers. Exit code 0 also when drift is seen.
+    accuracy, without labels), has the mix of classes changed? A page shows them. Without files, the
+    newest images that `predict --log` kept are compared (`max_rows` in pipeline_config/drift.yaml),
+    and labels that came later with the answers. Exit code 0 also when drift is seen.
     """
     from tasks.prediction.monitor import monitor as compare_with_training
 

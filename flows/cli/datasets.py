@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,11 +11,12 @@ from typer import Argument, Context, Option, Typer
 
 from flows import console
 from flows.cli.run import Json
-from pipeline_config.datasets import Dataset, named_dataset, named_datasets
+from pipeline_config.datasets import Dataset, dataset_names, named_dataset
 from pipeline_config.sections import ConfigError, given_path
 from tasks.dataset import shards
 from tasks.dataset.incoming import take_in
 from tasks.raw.create import create_dataset
+from tasks.raw.parts import class_list
 from tasks.release.bundle import published_versions, shards_of
 from tasks.release.journal import champion_age_days, champion_of, read_journal
 from tasks.runtime.files import root_lock
@@ -29,9 +31,18 @@ Because = Annotated[str, Option("--why", help="The reason, for the journal.")]
 def data(context: Context, as_json: Json = False) -> None:
     """List the data sets: size, shards, champion and its age in days."""
     if context.invoked_subcommand is None:
-        rows = [_row(dataset) for dataset in named_datasets().values()]
+        rows = list(_rows())
         console.show(rows, as_json, "name num_classes num_bytes shards champion age_days", rows)
         console.say("Any folder with IDX, CSV or NPZ files is one, too: --dataset FOLDER")
+
+
+def _rows() -> Iterator[dict[str, Any]]:
+    """Yield what is known of each data set. One that cannot be used is named, and left out."""
+    for name in dataset_names():
+        try:
+            yield _row(named_dataset(name))
+        except ConfigError as error:
+            console.print_error(error)
 
 
 def _row(dataset: Dataset) -> dict[str, Any]:
@@ -72,14 +83,13 @@ def create(
     file of Hugging Face's datasets, or a zip with any of these. Without test rows in it, a sixth of
     each class is set aside for ever.
     """
-    names = Path(classes_file).read_text(encoding="utf-8").split("\n") if classes_file else []
+    names = class_list(given_path(classes_file)) if classes_file else ()
     match = re.fullmatch(r"(\d{1,4})x(\d{1,4})", size)
     if size and match is None:
         raise ConfigError(f"--size {size}", found="no size", expected="such as 28x28")
     shape = (int(match[1]), int(match[2])) if match else None
     with root_lock():
-        listed = [line.strip() for line in names if line.strip()]
-        made = create_dataset(name, given_path(path), listed, recipe, shape)
+        made = create_dataset(name, given_path(path), names, recipe, shape)
     if as_json:
         return console.print_json(made)
     return console.say(f"{name} is created; `idxflow run --dataset {name}` trains on it")

@@ -14,7 +14,7 @@ from tasks.release import registry
 from tasks.release import verify as checking
 from tasks.release.bundle import published_datasets
 from tasks.release.garbage import collect
-from tasks.release.journal import read_journal
+from tasks.release.journal import Entry, read_journal
 from tasks.release.looks import looks_in_words
 from tasks.release.registry import DEFAULT_DATASET, find_bundle, known_dataset
 from tasks.runtime.errors import ReleaseError
@@ -86,6 +86,7 @@ def promote(version: Version, why: Why, dataset: OfDataset = None, as_json: Json
     with root_lock(), as_published(folder):
         candidate = registry.candidate_of(name, folder.name, competes=True)
         entry = registry.promote(name, candidate, why)
+    _tell(name, entry)
     if as_json:
         console.print_json(entry)
     state = "the champion; `idxflow models rollback` undoes it" if entry else "champion already"
@@ -108,10 +109,18 @@ def rollback(
     name = None if version is None else find_bundle(version, dataset).name
     with root_lock():
         entry = registry.rollback(dataset, why or None, name)
+    _tell(dataset, entry)
     if as_json:
         console.print_json(entry)
     reason = entry.reason if entry else f"{name} is not the champion, nothing to do"
     console.say(f"{dataset}: {reason}")
+
+
+def _tell(dataset: str, entry: Entry | None) -> None:
+    from flows.station import tell_decision
+
+    if entry is not None:
+        tell_decision(dataset, entry)
 
 
 @app.command(epilog="Example: idxflow models history --dataset mnist")

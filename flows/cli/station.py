@@ -108,9 +108,9 @@ def _runs(made: Station, states: tuple[str, ...], sort: str) -> list[dict[str, A
     """Return the first runs in these states."""
     from flows import station
 
-    deployments = station.ask(made, "/deployments/filter", limit=200)
+    deployments = station.ask(made, "/deployments/filter", {"limit": 200})
     names = {each["id"]: each["name"] for each in deployments}
-    kind = {"state": {"type": {"any_": states}}}
+    asked = {"flow_runs": {"state": {"type": {"any_": states}}}, "sort": sort, "limit": NUM_RUNS}
     return [
         {
             "time": run["start_time"] or run["expected_start_time"],
@@ -118,7 +118,7 @@ def _runs(made: Station, states: tuple[str, ...], sort: str) -> list[dict[str, A
             "deployment": names.get(run["deployment_id"]),
             "run": run["name"],
         }
-        for run in station.ask(made, "/flow_runs/filter", flow_runs=kind, sort=sort, limit=NUM_RUNS)
+        for run in station.ask(made, "/flow_runs/filter", asked)
     ]
 
 

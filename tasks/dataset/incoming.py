@@ -14,10 +14,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from pipeline_config.datasets import Dataset
-from pipeline_config.sections import ConfigError, IdxflowError
+from pipeline_config.sections import IdxflowError
 from pipeline_config.settings import settings
 from tasks.dataset.shards import DIGITS, QUARANTINED, Shard, arrive, decide
-from tasks.raw.forms import Part, read_parts
+from tasks.raw.forms import read_parts
+from tasks.raw.parts import with_classes
 from tasks.runtime.errors import RawDataError
 from tasks.runtime.files import sha256_file
 
@@ -55,26 +56,8 @@ def take_in(dataset: Dataset, path: Path) -> Shard:
         if len(shapes) > 1:
             raise RawDataError(path, found=f"images of {len(shapes)} sizes", expected="one size")
         images_NHW = np.concatenate([part.images_NHW for part in parts])
-        labels_N = np.concatenate([_labels(dataset, part, path) for part in parts])
-        return arrive(dataset.name, images_NHW, labels_N)
-
-
-def _labels(dataset: Dataset, part: Part, path: Path) -> np.ndarray:
-    """Return labels uint8 (N,) by the names of the data set's classes, where a part has names.
-
-    In place of names the files may have numbers, from 0 on.
-    """
-    known = list(dataset.class_names)
-    names = list(part.class_names or known)
-    if not {*names} <= {*known} and {*names} <= {*map(str, range(len(known)))}:
-        names = [known[int(name)] for name in names]
-    if unknown := [name for name in names if name not in known]:
-        expected = f"classes of {dataset.name}: {', '.join(known)}"
-        raise ConfigError(path, found=f"the class {unknown[0]!r}", expected=expected)
-    if not len(part.labels_N) or part.labels_N.max() >= len(names):
-        found = f"labels up to {part.labels_N.max()}" if len(part.labels_N) else "no rows"
-        raise RawDataError(path, found=found, expected=f"labels from 0 to {len(names) - 1}")
-    return np.array([known.index(name) for name in names], np.uint8)[part.labels_N]
+        labelled = [with_classes(part, dataset.class_names, path) for part in parts]
+        return arrive(dataset.name, images_NHW, np.concatenate([p.labels_N for p in labelled]))
 
 
 def _quarantine(dataset: str, path: Path, reason: str) -> None:

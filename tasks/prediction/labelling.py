@@ -18,7 +18,7 @@ from pipeline_config.sections import ConfigError, given_path
 from pipeline_config.settings import settings
 from tasks.prediction.drift import Answered, worth_labelling
 from tasks.prediction.served import Keep
-from tasks.raw.tables import LABELS_FILE
+from tasks.raw.forms import LABELS
 from tasks.release.bundle import ONNX, intact_bundle
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import replacing, sha256_bytes
@@ -65,7 +65,7 @@ def _write(folder: Path, images_MHW: NDArray[np.uint8]) -> None:
     names = [f"{number:04d}.png" for number in range(1, len(images_MHW) + 1)]
     for name, image in zip(names, images_MHW, strict=True):
         Image.fromarray(image).save(folder / name)
-    with (folder / LABELS_FILE).open("w", encoding="utf-8", newline="") as file:
+    with (folder / LABELS).open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("file", "label"), *((name, "") for name in names)])
 
 

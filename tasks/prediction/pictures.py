@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from tasks.raw.grey import to_grey
 from tasks.runtime.errors import RawDataError
 
 # MNIST's box of ink in its field. Digits of other sizes (digits8x8, USPS) have no margin: with one,
@@ -26,7 +26,6 @@ from tasks.runtime.errors import RawDataError
 BOX, FIELD = 20, 28
 # Larger pictures are first reduced to this size, which bounds time and memory and averages noise.
 WORKING_PX = 256
-TILE_PX = 1024
 # What is wider than this share of the picture is ground, even in uneven light.
 GROUND_SHARE = 1 / 3
 # Ink differs from the ground by this many grey levels, and by this many times the ground's noise.
@@ -87,31 +86,13 @@ def _read_grey(path: Path) -> tuple[Grey, bool]:
                 is_plain = picture.mode == "L" and "transparency" not in picture.info
                 # A JPEG is decoded no larger than needed.
                 picture.draft("L", (WORKING_PX, WORKING_PX))
-                grey = _grey(picture)
-                ImageOps.exif_transpose(grey, in_place=True)
+                grey = to_grey(picture)
                 grey.thumbnail((WORKING_PX, WORKING_PX), Image.Resampling.BOX)
                 return np.asarray(grey), is_plain
     except Exception as error:  # a decoder raises many kinds of errors for foreign bytes
         detail = " ".join(str(error).replace(repr(str(path)), "it").split())
         found = f"a picture that cannot be read ({detail or type(error).__name__})"
         raise unfit(path, found, "an intact PNG or JPEG that is not too large") from error
-
-
-def _grey(picture: Image.Image) -> Image.Image:
-    """Return the picture in grey. Besides the two, memory holds one tile at a time."""
-    grey = Image.new("L", picture.size)
-    wide, tall = picture.size
-    for left, top in product(range(0, wide, TILE_PX), range(0, tall, TILE_PX)):
-        box = left, top, min(left + TILE_PX, wide), min(top + TILE_PX, tall)
-        tile = picture.crop(box)
-        if tile.mode.startswith("I"):
-            tile = tile.point(lambda level: level * (1 / 256))
-        elif tile.has_transparency_data:
-            white = Image.new("RGBA", tile.size, "white")
-            tile = Image.alpha_composite(white, tile.convert("RGBA"))
-        grey.paste(tile.convert("L"), box)
-    grey.info = picture.info
-    return grey
 
 
 def _light_on_dark(grey_hw: Grey) -> Grey:

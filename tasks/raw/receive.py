@@ -87,24 +87,28 @@ def tar_members(archive: Path) -> Iterator[tuple[str, Iterator[bytes]]]:
 
 
 def open_file(path: Path, name: str = "") -> IO[bytes]:
-    """Return a file, or the member `name` of a zip, open for reading.
-
-    Raises RawDataError, also for a member of more than MAX_BYTES, and for LZMA: four bytes of a
-    member decide how much memory it takes.
-    """
+    """Return a file, or the member `name` of a zip, open for reading. Raises RawDataError."""
     try:
         if not name:
             return path.open("rb")
         with zipfile.ZipFile(path) as archive:
-            member = archive.getinfo(name)
             if archive.namelist().count(name) > 1:
                 raise zipfile.BadZipFile(f"{name} is in it twice")
-            is_plain = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-            if not is_plain or member.file_size > MAX_BYTES:
-                raise zipfile.BadZipFile(f"{name} is too large, or neither stored nor deflated")
-            return archive.open(member)
+            return open_member(archive, archive.getinfo(name))
     except UNREADABLE as error:
         raise damaged(path, error) from error
+
+
+def open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
+    """Return a member of an open zip, open for reading.
+
+    Raises BadZipFile for more than MAX_BYTES, and for LZMA: four bytes decide how much memory it
+    takes.
+    """
+    is_plain = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    if not is_plain or member.file_size > MAX_BYTES:
+        raise zipfile.BadZipFile(f"{member.filename} is too large, or neither stored nor deflated")
+    return archive.open(member)
 
 
 def save(chunks: Iterable[bytes], path: Path, limit: float, what: object) -> FileEntry:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Collection, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 
@@ -26,8 +26,6 @@ ARRAYS = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test"), "all": 
 ROW = "a label and then the pixels of a square image, whole numbers from 0 to 255"
 # A row of 1024×1024 pixels fits.
 MAX_LINE_BYTES = 1 << 22
-# The labels of the pictures beside it, with the columns `file` and `label`.
-LABELS_FILE = "labels.csv"
 
 
 def write_as_idx(path: Path, split: str, folder: Path) -> None:
@@ -103,36 +101,6 @@ def _is_header(first: list[str]) -> bool:
         return pixels == turns[1]
     is_word = [re.fullmatch(r"[-+.\d]*", cell) is None for cell in (label, *pixels)]
     return (is_word[0] or not label) and (pixels in turns or all(is_word[1:]))
-
-
-def from_labelled(files: list[Path], scratch: Path, size: tuple[int, int] | None) -> dict[str, Any]:
-    """Return the part `all` of pictures whose labels are in a `labels.csv` beside them.
-
-    {} without such a file. Raises RawDataError naming the row that lacks its label or its picture.
-    """
-    from tasks.raw.forms import Part, _decoded  # which imports this module
-
-    named = {file.name: file for file in files}
-    if LABELS_FILE not in named:
-        return {}
-    path, pictures, texts = named[LABELS_FILE], [], []
-    try:
-        rows = list(csv.DictReader(path.read_text("utf-8-sig").splitlines()))
-    except (OSError, ValueError, csv.Error) as error:
-        raise damaged(path, error) from error
-    if not rows or not {"file", "label"} <= {*rows[0]}:
-        return {}
-    for number, row in enumerate(rows, 1):
-        name, text = row["file"], (row["label"] or "").strip()
-        if name not in named or not text:
-            found = "no label" if name in named else "no file of this name beside it"
-            expected = "a picture, and the name or number of its class"
-            raise RawDataError(f"{path}: row {number}, {name!r}", found=found, expected=expected)
-        pictures.append((named[name], str(named[name])))
-        texts.append(text)
-    names = sorted({*texts}, key=lambda text: (len(text) if text.isdecimal() else 99, text))
-    labels = np.array([names.index(text) for text in texts], np.int64)
-    return {"all": Part(_decoded(pictures, size), labels, tuple(names))}
 
 
 def read_npz(path: Path, split: str) -> tuple[Array, Array]:

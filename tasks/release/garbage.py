@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
-from pipeline_config.datasets import named_datasets
+from pipeline_config.datasets import dataset_names
 from pipeline_config.sections import Section
 from pipeline_config.settings import settings
 from tasks.release import bundle
@@ -75,7 +75,7 @@ def find_garbage(keep: int) -> Iterator[Item]:
     for dataset in published_datasets():
         entries, there = read_journal(dataset), published_versions(dataset)
         last = datetime.fromisoformat(entries[-1].time) if entries else None
-        is_abandoned = dataset not in named_datasets() and last and last < month_ago
+        is_abandoned = dataset not in dataset_names() and last and last < month_ago
         num_champions = 1 if is_abandoned else 1 + max(keep, 1)
         reigns = [*islice(reigns_of(entries), num_champions)]
         kept = {name for each in reigns for name in (each.champion.version, each.reference)}

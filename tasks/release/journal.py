@@ -32,6 +32,13 @@ FORCED, ROLLED_BACK, ADOPTED = "forced", "rolled back", "adopted"
 # It passed the gate and waits for a person; a person promoted it then.
 WAITING, APPROVED = "waiting", "approved"
 NOT_PROMOTED = (REFUSED, KEPT, WAITING)
+# The Prefect event of a new decision.
+EVENTS = {
+    REFUSED: "idxflow.gate.refused",
+    WAITING: "idxflow.promotion.waiting",
+    ROLLED_BACK: "idxflow.model.rolled-back",
+    **dict.fromkeys((PROMOTED, FORCED, APPROVED), "idxflow.model.promoted"),
+}
 
 
 class Scored(Record):

@@ -33,7 +33,7 @@ from tasks.release.gate import (
     on_recent_rows,
     unseen,
 )
-from tasks.release.journal import FORCED, PROMOTED, REFUSED, WAITING, read_journal
+from tasks.release.journal import EVENTS, REFUSED, WAITING, read_journal
 from tasks.release.looks import count_look, pinned_digest, read_looks
 from tasks.release.margins import paired_difference
 from tasks.release.pages import page_path
@@ -42,13 +42,7 @@ from tasks.runtime.files import locked
 from tasks.runtime.show import Outcome, emit, link_to, record, show_image, show_markdown, show_table
 from tasks.runtime.stages import PUBLISH
 
-# The Prefect event of a new decision, by the journal's event.
-EVENTS = {
-    REFUSED: "idxflow.gate.refused",
-    WAITING: "idxflow.promotion.waiting",
-    PROMOTED: "idxflow.model.promoted",
-    FORCED: "idxflow.model.promoted",
-}
+NUM_DECISIONS = 20
 
 
 def _count_evaluation(lineage: Lineage, version: str) -> None:
@@ -168,8 +162,12 @@ def show_decision(decision: Decision) -> None:
     dataset, version = decision.dataset, decision.version
     words = "refused: " if decision.refused else ""
     show_markdown("published", decision_in_markdown(decision), f"{words}{dataset} {version}")
-    entries = [entry for entry in read_journal(dataset) if entry.version == version and entry.gate]
-    for entry in entries[-1:]:
+    entries = read_journal(dataset)
+    fields = {"time", "event", "version", "accuracy"}
+    rows = [entry.model_dump(include=fields) for entry in reversed(entries[-NUM_DECISIONS:])]
+    show_table("decisions", rows, f"The last decisions about {dataset}, the newest first")
+    about = [entry for entry in entries if entry.version == version and entry.gate]
+    for entry in about[-1:]:
         rows = [check.model_dump(mode="json") for check in entry.gate.checks] if entry.gate else []
         show_table("gate", rows, f"{entry.event}: {entry.reason}")
         if decision.is_new and entry.event in EVENTS:

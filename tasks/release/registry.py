@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline_config.datasets import named_datasets
+from pipeline_config.datasets import dataset_names
 from pipeline_config.sections import Section, did_you_mean, given_path
 from tasks.release import bundle, journal
 from tasks.release.gate import Judgement
@@ -48,7 +48,7 @@ class Decision(Section):
 
 def known_dataset(name: str) -> str:
     """Return the name. Raises ConfigError if no data set of that name is published or known."""
-    known = {*bundle.published_datasets(), *named_datasets()}
+    known = {*bundle.published_datasets(), *dataset_names()}
     if name not in known:
         found = "a data set that has no models and is not in the catalogue"
         remedy = did_you_mean(name, known) + "See `idxflow models`."

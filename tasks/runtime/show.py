@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -87,13 +88,20 @@ def _in_task_run() -> bool:
 
 
 def _create(kind: str, key: str, description: str, **content: Any) -> Any:
-    """Attach an artifact to this task run and return its id. `key` is lower case with dashes."""
+    """Attach an artifact to this task run and return its id.
+
+    The data set of the flow run ends the key, in lower case with dashes, so that the UI shows each
+    data set's artifacts over time.
+    """
     if not _in_task_run():
         return None
     from prefect import artifacts
+    from prefect.runtime import flow_run
 
+    dataset = str(flow_run.parameters.get("dataset") or "")
+    words = re.findall(r"[a-z0-9]+", f"{key} {dataset[-100:]}".lower())
     create = getattr(artifacts, f"create_{kind}_artifact")
-    return create(key=key, description=description, **content)
+    return create(key="-".join(words), description=description, **content)
 
 
 def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:

@@ -160,7 +160,7 @@ def assert_failed_with_a_table() -> None:
     with get_client(sync_client=True) as client:
         (last, *_) = client.read_flow_runs(sort="START_TIME_DESC")
         tables = client.read_artifacts(
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["gate"]))
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["gate-digits8x8"]))
         )
     assert last.state is not None
     assert last.state.is_failed()

@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from flows.station import ask, known_station, marked, running, station_file
+from tasks.release.journal import read_journal
 
 pytestmark = pytest.mark.flow
 
@@ -72,7 +73,7 @@ def idxflow(*words: str, root: Path, fails: bool = False) -> subprocess.Complete
 
 
 def post(path: str, **content: Any) -> Any:
-    return ask(known_station(), path, **content)
+    return ask(known_station(), path, content)
 
 
 def wait_until(is_so: Callable[[], object], timeout_s: float = 600) -> None:
@@ -100,8 +101,9 @@ def emit(event: str, resource: str, root: Path, **payload: str) -> None:
         "PREFECT_API_URL": known_station().urls["ui"] + "/api",
         "PREFECT_API_AUTH_STRING": station_file("login").read_text(),
     }
+    content = json.dumps({"reason": "accuracy fell by 2 points", **payload})
     subprocess.run(
-        [sys.executable, "-m", "prefect", *words, "--payload", json.dumps(payload)],
+        [sys.executable, "-m", "prefect", *words, "--payload", content],
         env=environment,
         check=True,
         capture_output=True,
@@ -183,7 +185,7 @@ def test_a_run_of_a_deployment_finishes_and_its_report_opens(home: Path) -> None
     assert digits["last_accuracy"] == [digits["accuracy"]]
     assert 0 <= digits["age_days"] < 1
     assert found["num_bytes"] > 10_000
-    (shown,) = post("/artifacts/filter", artifacts={"key": {"any_": ["published"]}})
+    (shown,) = post("/artifacts/filter", artifacts={"key": {"any_": ["published-digits8x8"]}})
     found_link = re.search(r"\]\((http\S+)\)", shown["data"])
     assert found_link
     assert httpx.get(found_link[1]).status_code == 200
@@ -217,7 +219,7 @@ def test_the_page_server_gives_pages_only(home: Path) -> None:
     assert httpx.get(page, headers={"Host": "elsewhere.example"}).status_code == 404
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def inbox() -> Iterator[tuple[str, list[str]]]:
     """The address of a webhook on loopback, and what was sent to it."""
     letters: list[str] = []
@@ -237,7 +239,7 @@ def inbox() -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
 
 
-def test_a_refused_model_is_notified(home: Path, inbox: tuple[str, list[str]]) -> None:
+def test_what_needs_a_person_is_notified(home: Path, inbox: tuple[str, list[str]]) -> None:
     url, letters = inbox
     (kind,) = post("/block_types/filter", block_types={"slug": {"any_": ["custom-webhook"]}})
     schemas = {"block_type_id": {"any_": [kind["id"]]}}
@@ -249,14 +251,61 @@ def test_a_refused_model_is_notified(home: Path, inbox: tuple[str, list[str]]) -
     # Kept, and known to the next `up` without the option.
     idxflow("up", root=home)
     assert known_station().notify == "custom-webhook/inbox"
-    emit(
-        "idxflow.gate.refused", "idxflow.model.digits8x8.0123456789ab", home, reason="accuracy fell"
-    )
-    wait_until(lambda: letters)
-    assert json.loads(letters[0]) == {
-        "title": "idxflow: the gate refused idxflow.model.digits8x8.0123456789ab",
-        "text": "accuracy fell",
-    }
+    model, data_set = "idxflow.model.digits8x8.0123456789ab", "idxflow.data.digits8x8"
+    emit("idxflow.gate.refused", model, home)
+    emit("idxflow.promotion.waiting", model, home)
+    emit("idxflow.drift.detected", data_set, home)
+    wait_until(lambda: len(letters) == 3)
+    sent = {letter["title"]: letter["text"] for letter in map(json.loads, letters)}
+    assert sent[f"idxflow: the gate refused {model}"] == "accuracy fell by 2 points"
+    assert sent[f"idxflow: {model} waits for a person"] == "accuracy fell by 2 points"
+    assert "2 points" in sent[f"idxflow: drift in {data_set}"]
+
+
+@pytest.mark.exhaustive
+def test_a_night_without_a_run_is_notified(home: Path, inbox: tuple[str, list[str]]) -> None:
+    """The automation, with ten seconds in place of 26 hours."""
+    known = {each["name"]: each for each in post("/automations/filter", limit=100)}
+    nightly = known["idxflow nightly run missing"]
+    trigger = {**nightly["trigger"], "within": 10}
+    post("/automations/", name="soon", trigger=trigger, actions=nightly["actions"])
+    wait_until(lambda: any("26 hours" in letter for letter in inbox[1]))
+
+
+@pytest.mark.exhaustive
+def test_of_the_runs_that_were_missed_the_last_one_runs(home: Path) -> None:
+    """Three dates without a worker, the last of them without a server."""
+    alive = running(known_station())
+    alive["worker"].kill()
+    nightly = ask(known_station(), "/deployments/name/retrain/nightly")
+    every = {"interval": 5, "anchor_date": "2026-01-01T00:00:00Z"}
+    parameters = {"dataset": "digits8x8", "device": "cpu"}
+    schedules = [{"schedule": every, "parameters": parameters}]
+    ask(known_station(), f"/deployments/{nightly['id']}/schedules", schedules)
+
+    def of_the_nights(*states: str) -> list[str]:
+        runs = {"state": {"name": {"any_": [*states]}}}
+        runs_of = {"id": {"any_": [nightly["id"]]}}
+        return [run["id"] for run in post("/flow_runs/filter", flow_runs=runs, deployments=runs_of)]
+
+    wait_until(lambda: len(of_the_nights("Late")) >= 3)
+    alive["server"].kill()
+    psutil.wait_procs([alive["worker"], alive["server"]])
+    idxflow("up", root=home)
+    wait_until(lambda: of_the_nights("Completed"))
+    assert len(of_the_nights("Completed")) == 1
+    assert len(of_the_nights("Skipped")) >= 2
+    assert not of_the_nights("Late", "Running", "Pending")
+
+
+def test_a_rollback_by_hand_is_an_event(home: Path) -> None:
+    start_run(overrides=["training.seed=1"], force_promote="to have two")
+    wait_until(lambda: len(read_journal("digits8x8")) == 2)
+    idxflow("models", "rollback", "--dataset", "digits8x8", root=home)
+    named = {"event": {"name": ["idxflow.model.rolled-back"]}}
+    wait_until(lambda: post("/events/filter", filter=named)["events"])
+    (event,) = post("/events/filter", filter=named)["events"]
+    assert event["payload"]["reason"].startswith("from ")
 
 
 def test_drift_starts_a_run_that_says_what_would_help(home: Path) -> None:

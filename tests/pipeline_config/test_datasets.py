@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline_config.datasets import FILES, named_dataset, named_datasets
+from pipeline_config.datasets import FILES, dataset_names, named_dataset
 from pipeline_config.recipe_files import recipe_names
 from pipeline_config.sections import ConfigError
 from tasks.runtime.stages import FETCH, components_of
 
 
-@pytest.mark.parametrize("name", named_datasets())
+@pytest.mark.parametrize("name", dataset_names())
 def test_every_data_set_is_complete(name: str) -> None:
     dataset = named_dataset(name)
     assert tuple(dataset.files) == FILES
@@ -18,7 +18,7 @@ def test_every_data_set_is_complete(name: str) -> None:
     assert dataset.default_recipe in recipe_names()
 
 
-@pytest.mark.parametrize("name", named_datasets())
+@pytest.mark.parametrize("name", dataset_names())
 def test_corrections_are_of_rows_and_classes_that_exist(name: str) -> None:
     dataset = named_dataset(name)
     if dataset.corrections is None:

@@ -303,7 +303,7 @@ def test_what_cannot_be_read_goes_to_quarantine_with_the_reason(fresh):
 def test_labels_out_of_range_are_refused(fresh, tmp_path):
     folder = write_pair(tmp_path / "wrong", fresh[0], fresh[1] + 1)
     dataset: Dataset = named_dataset(NAME)
-    with pytest.raises(RawDataError, match="labels up to 10"):
+    with pytest.raises(RawDataError, match="a label 10 and 10 class names"):
         take_in(dataset, folder)
     Image.new("L", (8, 8)).save(tmp_path / "picture.png")
     with pytest.raises(RawDataError):

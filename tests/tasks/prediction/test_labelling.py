@@ -74,7 +74,7 @@ def test_labels_are_names_or_numbers(ask: Callable[[int, Path], None], tmp_path:
         shard = take_in(fashion, tmp_path / str(number))
         assert list(read_shard(shard)[1]) == [5, 8, 5]
     fill_in(tmp_path / "0", ["Sandal", "8", "Sandal"])
-    with pytest.raises(ConfigError, match="the class '8'"):
+    with pytest.raises(RawDataError, match="the class '8'"):
         take_in(fashion, tmp_path / "0")
 
 

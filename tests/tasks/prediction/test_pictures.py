@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from tasks.prediction import pictures
 from tasks.prediction.pictures import Form, centred, find_ink, read_picture
+from tasks.raw import grey
 from tasks.runtime.errors import RawDataError
 
 MNIST = Form(28, 28, is_digits=True)
@@ -134,7 +134,7 @@ def test_tiles_give_the_same_as_the_whole_picture(
     path = saved(picture, tmp_path / "it.png", exif=exif, **clear)
     whole = read_picture(path, Form(9, 9, is_digits=False)).grey_hw
     assert whole.shape == (256, 198)
-    monkeypatch.setattr(pictures, "TILE_PX", 50)
+    monkeypatch.setattr(grey, "TILE_PX", 50)
     assert np.array_equal(read_picture(path, Form(9, 9, is_digits=False)).grey_hw, whole)
 
 

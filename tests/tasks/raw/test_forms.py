@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline_config.datasets import FILES, named_dataset, named_datasets
+from pipeline_config.datasets import DESCRIPTION, FILES, named_dataset
 from pipeline_config.sections import ConfigError
 from pipeline_config.settings import settings
+from tasks.raw import forms
 from tasks.raw.create import create_dataset, set_aside
-from tasks.raw.forms import Part, read_parts
+from tasks.raw.forms import read_parts
 from tasks.raw.idx import read_splits, write_idx
 from tasks.raw.sources import obtain
 from tasks.runtime.errors import RawDataError
@@ -135,13 +136,67 @@ def test_pictures_are_turned_to_grey_and_scaled_on_request(tmp_path) -> None:
     assert set(part.images_NHW.ravel()) == {76}, "red is 0.299 of white"
 
 
-def test_class_names_come_from_a_list(rows, tmp_path) -> None:
-    write_pair(tmp_path, rows)
-    (tmp_path / "classes.txt").write_text("eins\nzwei\ndrei\n")
-    assert read_parts(tmp_path, tmp_path)["all"].class_names == ("eins", "zwei", "drei")
+def test_a_list_of_classes_names_labels_and_orders_folders(rows, tmp_path) -> None:
+    write_pair(tmp_path / "idx", rows)
+    (tmp_path / "idx" / "classes.txt").write_text("eins\nzwei\ndrei\n")
+    assert read_parts(tmp_path / "idx", tmp_path)["all"].class_names == ("eins", "zwei", "drei")
+    folder = tmp_path / "pictures"
+    write_pictures(folder, rows)
+    (folder / "classes.txt").write_text("c\na\nb\n")
+    part = read_parts(folder, tmp_path)["all"]
+    assert part.class_names == ("c", "a", "b")
+    assert np.array_equal(part.labels_N, (rows[1] + 1) % 3), "the folder a is label 1 now"
+    (folder / "classes.txt").write_text("x\ny\nz\n")
+    with pytest.raises(RawDataError, match="the class 'a'"):
+        read_parts(folder, tmp_path)
 
 
-def test_what_is_hostile_or_damaged_is_one_clear_error(rows, tmp_path) -> None:
+def test_folders_with_numbers_are_in_the_order_of_their_values(rows, tmp_path) -> None:
+    for name in ("10", "2", "1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(png(rows[0][int(name)]))
+    assert read_parts(tmp_path, tmp_path)["all"].class_names == ("1", "2", "10")
+
+
+@pytest.mark.parametrize("wrong", [-1, 256, 3, None, 1.5, "a"], ids=str)
+def test_labels_of_a_parquet_file_are_numbers_of_classes(wrong, rows, tmp_path) -> None:
+    write_parquet(tmp_path, rows)
+    (path,) = tmp_path.glob("*.parquet")
+    table = pq.read_table(path)
+    labels = pa.array([wrong, *[type(wrong)(1) if wrong else 1] * 59])
+    pq.write_table(table.set_column(1, "label", labels), path)
+    with pytest.raises(RawDataError, match="labels"):
+        read_parts(path, tmp_path)
+
+
+def test_every_kind_of_picture_is_grey_from_black_to_white(tmp_path) -> None:
+    (tmp_path / "a").mkdir()
+    deep = np.array([[0, 32768], [65535, 256]], np.uint16)
+    Image.fromarray(deep).save(tmp_path / "a" / "1.png")
+    clear = Image.fromarray(np.array([[[9, 9, 9, 0], [9, 9, 9, 255]]] * 2, np.uint8))
+    clear.save(tmp_path / "a" / "2.png")
+    images = read_parts(tmp_path, tmp_path)["all"].images_NHW
+    assert images.tolist() == [[[0, 128], [255, 1]], [[255, 9], [255, 9]]]
+    Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "a" / "3.tif")
+    with pytest.raises(RawDataError, match="fractions"):
+        read_parts(tmp_path, tmp_path)
+    (tmp_path / "a" / "3.tif").write_bytes(b"P5 2 2 255 abcd")
+    with pytest.raises(RawDataError, match="damaged file"):
+        read_parts(tmp_path, tmp_path)
+
+
+def test_a_zip_of_a_single_class_is_pictures_of_that_class(rows, tmp_path) -> None:
+    write_pictures(tmp_path / "given", (rows[0][:20], rows[1][:20]))
+    archive = zipped(tmp_path / "given" / "a")
+    part = read_parts(archive, tmp_path)["all"]
+    assert (part.class_names, len(part.labels_N)) == (("a",), 20)
+    with zipfile.ZipFile(archive, "a") as content:
+        content.writestr("a/broken.png", b"junk")
+    with pytest.raises(RawDataError, match=r"a\.zip/a/broken\.png"):
+        read_parts(archive, tmp_path / "other")
+
+
+def test_what_is_hostile_or_damaged_is_one_clear_error(rows, tmp_path, monkeypatch) -> None:
     def refused(path: Path, words: str) -> None:
         with pytest.raises(RawDataError, match=words):
             read_parts(path, tmp_path / "scratch")
@@ -150,6 +205,15 @@ def test_what_is_hostile_or_damaged_is_one_clear_error(rows, tmp_path) -> None:
     with zipfile.ZipFile(tmp_path / "leaves.zip", "w") as archive:
         archive.writestr("../outside.png", png(rows[0][0]))
     refused(tmp_path / "leaves.zip", "leaves its folder")
+    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive, pytest.warns(match="Duplicate"):
+        archive.writestr("a/1.png", png(rows[0][0]))
+        archive.writestr("a/1.png", png(rows[0][1]))
+    refused(tmp_path / "twice.zip", "twice")
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        for number in range(4):
+            archive.writestr(f"a/{number}.png", png(rows[0][number]))
+    monkeypatch.setattr(forms, "MAX_MEMBERS", 3)
+    refused(tmp_path / "many.zip", "more than 3 files")
     assert not (tmp_path / "outside.png").exists()
     (tmp_path / "junk.zip").write_bytes(b"PK\x03\x04 junk")
     refused(tmp_path / "junk.zip", "unreadable or damaged")
@@ -173,7 +237,7 @@ def test_what_is_hostile_or_damaged_is_one_clear_error(rows, tmp_path) -> None:
 def test_a_created_data_set_has_a_name_and_a_pinned_test_split(rows, tmp_path) -> None:
     write_pictures(tmp_path / "mine", rows)
     made = create_dataset("mine", tmp_path / "mine")
-    assert named_datasets()["mine"] == named_dataset("mine") == made
+    assert named_dataset("mine") == made
     assert (made.class_names, made.image_shape, made.default_recipe) == (NAMES, (6, 5), "small")
     fetched = tmp_path / "fetched"
     fetched.mkdir()
@@ -197,6 +261,50 @@ def test_a_created_data_set_has_a_name_and_a_pinned_test_split(rows, tmp_path) -
         obtain(made, None, tmp_path / "fetched")
 
 
+def test_training_rows_are_mixed_whatever_their_order_in_the_files(rows, tmp_path) -> None:
+    write_pair(tmp_path / "sorted", rows)
+    create_dataset("one", tmp_path / "sorted")
+    order = np.random.default_rng(1).permutation(60)
+    write_pair(tmp_path / "mixed", (rows[0][order], rows[1][order]))
+    create_dataset("two", tmp_path / "mixed")
+    one, two = (
+        (settings().root / "data" / name / FILES[1]).read_bytes() for name in ("one", "two")
+    )
+    assert one == two
+    assert len({*one[8:][-10:]}) == 3, "the last rows have every class"
+
+
+def test_a_created_data_set_cannot_be_changed_unseen(rows, tmp_path) -> None:
+    write_pictures(tmp_path / "mine", rows)
+    made = create_dataset("mine", tmp_path / "mine", recipe="small")
+    assert create_dataset("mine", tmp_path / "mine") == made
+    for asked in ({"recipe": "fast"}, {"class_names": ("b", "a", "c")}):
+        with pytest.raises(ConfigError, match="other classes or recipe"):
+            create_dataset("mine", tmp_path / "mine", **asked)
+    path = settings().root / "data" / "mine" / DESCRIPTION
+    text = path.read_text()
+    path.write_text(text.replace("- a\n", "- d\n"))
+    with pytest.raises(ConfigError, match="not what"):
+        named_dataset("mine")
+    assert named_dataset("mnist").num_classes == 10, "the others can be used"
+    path.write_text(text.replace("mine:", "mnist:", 1))
+    assert "ossci" in named_dataset("mnist").sources[0]
+    path.write_text(text.replace("default_recipe: small", "default_recipe: fast"))
+    assert named_dataset("mine").default_recipe == "fast", "this is a person's choice"
+
+
+def test_every_class_has_a_row_to_test_with(rows, tmp_path) -> None:
+    kept = np.array([*range(20), 20, 21, *range(40, 60)])
+    write_pair(tmp_path / "two", (rows[0][kept], rows[1][kept]))
+    create_dataset("two", tmp_path / "two")
+    labels = (settings().root / "data" / "two" / FILES[3]).read_bytes()[8:]
+    assert {*labels} == {0, 1, 2}
+    kept = np.delete(kept, 20)
+    write_pair(tmp_path / "single", (rows[0][kept], rows[1][kept]))
+    with pytest.raises(RawDataError, match="a single image of the class with label 1"):
+        create_dataset("single", tmp_path / "single")
+
+
 def test_copies_of_an_image_are_on_one_side(rows) -> None:
     images = np.concatenate([rows[0], rows[0]])
     is_test = set_aside(images, np.concatenate([rows[1], rows[1]]))
@@ -210,4 +318,3 @@ def test_labels_need_a_class_name(rows, tmp_path) -> None:
     with pytest.raises(RawDataError, match="a label 2 and 2 class names"):
         create_dataset("two", tmp_path / "rows", ("x", "y"))
     assert create_dataset("three", tmp_path / "rows").class_names == ("0", "1", "2")
-    assert isinstance(read_parts(tmp_path / "rows", tmp_path)["all"], Part)

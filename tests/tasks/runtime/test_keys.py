@@ -25,7 +25,7 @@ IN_KEY = {
     },
     "validate": {
         "pipeline_config": "datasets",
-        "tasks.dataset": "expectations profile validate",
+        "tasks.dataset": "expectations profile splits validate",
         "tasks.raw": "idx",
         "tasks.runtime": "files",
     },

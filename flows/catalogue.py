@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pipeline_config.sections import ConfigError, read_yaml
 from tasks.release import bundle
 from tasks.release.journal import champion_of, read_journal
 from tasks.release.margins import paired_interval
-from tasks.release.pages import page_path
+from tasks.release.pages import MARKUP, page_path
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import sha256_bytes
 from tasks.runtime.manifest import MANIFEST, read_regular
@@ -132,3 +132,30 @@ def _leaves(content: Any, name: str = "") -> Iterator[tuple[str, str]]:
             yield from _leaves(value, f"{name}.{key}" if name else str(key))
     else:
         yield name, str(content)
+
+
+def diff_in_markdown(found: Mapping[str, Any]) -> list[str]:
+    """Return the differences of two versions as lines for a pull request."""
+    low, high = (100 * bound for bound in found["difference_95"])
+    gained, lost = len(found["gained"]), len(found["lost"])
+    lines = [
+        f"### Model `{found['first']}` → `{found['second']}`",
+        "",
+        f"Accuracy differs by {low:+.2f} to {high:+.2f} points (paired, 95 %, Tango 1998): "
+        f"of the test rows, {gained} became right and {lost} wrong.",
+        "",
+    ]
+    for title, part in (("figure", "metrics"), ("recall of", "recalls"), ("recipe", "recipe")):
+        pairs = {name: pair for name, pair in found[part].items() if pair[0] != pair[1]}
+        if pairs:
+            lines += [f"| {title} | before | after |", "|---|---|---|"]
+            lines += [f"| {name} | {_shown(a)} | {_shown(b)} |" for name, (a, b) in pairs.items()]
+            lines += [""]
+    origin = ", ".join(f"{name} {a} → {b}" for name, (a, b) in found["origin"].items())
+    lines += [f"Machine and data: {origin or 'the same'}."]
+    return [*lines, "", f"Code: {', '.join(found['code']) or 'the same'}."]
+
+
+def _shown(value: Any) -> str:
+    text = f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
+    return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))

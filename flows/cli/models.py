@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Context, Exit, Option, Typer
+from typer import Argument, Context, Exit, Option, Typer, launch
 
 from flows import console
-from flows.catalogue import as_published, describe, diff_versions, list_versions
+from flows.catalogue import as_published, describe, diff_in_markdown, diff_versions, list_versions
 from flows.cli.run import Json
 from tasks.release import registry
 from tasks.release import verify as checking
-from tasks.release.bundle import published_datasets
+from tasks.release.bundle import REPORT, is_published, published_datasets
 from tasks.release.garbage import collect
 from tasks.release.journal import Entry, read_journal
 from tasks.release.looks import looks_in_words
-from tasks.release.registry import DEFAULT_DATASET, find_bundle, known_dataset
+from tasks.release.pages import page_path
+from tasks.release.registry import CHAMPION, DEFAULT_DATASET, find_bundle, known_dataset
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import root_lock
 from tasks.runtime.show import confidence_in_words
@@ -61,13 +63,23 @@ def show(version: Version, dataset: OfDataset = None, as_json: Json = False) -> 
 
 
 @app.command(epilog="Example: idxflow models diff champion 3fa0")
-def diff(first: Version, second: Version, dataset: OfDataset = None, as_json: Json = False) -> None:
+def diff(
+    first: Version,
+    second: Version,
+    dataset: OfDataset = None,
+    markdown: Annotated[bool, Option("--markdown", help="As a pull request shows it.")] = False,
+    as_json: Json = False,
+) -> None:
     """Compare two versions: figures, test rows, recipe, code, machine."""
     folders = find_bundle(first, dataset), find_bundle(second, dataset)
     with as_published(*folders):
         found = diff_versions(*folders)
     if as_json:
         return console.print_json(found)
+    if markdown:
+        for line in diff_in_markdown(found):
+            console.line(line)
+        return None
     rows = [(part, name, *pair) for part in COMPARED for name, pair in found[part].items()]
     console.table(f"part name {found['first']} {found['second']}", rows)
     low, high = (100 * bound for bound in found["difference_95"])
@@ -147,6 +159,20 @@ def verify(bundles: Bundles = None, as_json: Json = False) -> None:
         first = damaged[0]
         what = f"{first.subject}, {first.what}"
         raise ReleaseError(what, found=first.detail, expected="no damage", remedy=first.remedy)
+
+
+@checks.command(epilog="Example: idxflow report champion")
+def report(
+    version: Annotated[str, Argument(help="As for `models show`.")] = CHAMPION,
+    dataset: OfDataset = None,
+) -> None:
+    """Print where a version's report is; in a terminal, open it."""
+    folder = find_bundle(version, dataset)
+    page = page_path(folder.parent.name, folder.name)
+    path = page if is_published(folder) and page.is_file() else folder / REPORT
+    console.line(str(path))
+    if sys.stdout.isatty():
+        launch(path.resolve().as_uri())
 
 
 @checks.command(epilog="Example: idxflow reproduce champion")

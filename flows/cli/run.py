@@ -92,7 +92,7 @@ def run(
     if not as_json:
         found = {"corrected_accuracy": None, **summary.metrics, **vars(summary)}
         found["confidence"] = confidence_in_words(summary.metrics)
-        found["in_it"] = "model.onnx, model.safetensors, model_card.md"
+        found["in_it"] = "model.onnx, model.safetensors, README.md, MLmodel"
         console.facts("accuracy validation_accuracy untrained_accuracy corrected_accuracy", found)
         console.facts("macro_f1 loss confidence version event decision report", found)
         console.facts("bundle in_it", found)

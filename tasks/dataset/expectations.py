@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline_config.sections import read_yaml
+from tasks.dataset.splits import LEAST_AGREEMENT
 
 # Before the import, which reads it: nothing about a person's data leaves the machine.
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
@@ -54,7 +55,7 @@ def run_expectations(frame: pd.DataFrame, num_classes: int) -> list[dict[str, An
         places = result.result.get("unexpected_index_list") or []
         rows = names_N[places]
         if "copies" in entry:
-            rows = rows + " = " + names_N[frame["twin"].to_numpy()[places]]
+            rows = rows + " = " + names_N[frame[entry["copies"]].to_numpy()[places]]
         outcomes[name] = {
             "name": name,
             "description": config.description,
@@ -70,7 +71,8 @@ def run_expectations(frame: pd.DataFrame, num_classes: int) -> list[dict[str, An
 def _observed(result: Mapping[str, Any], num_classes: int) -> str:
     """Return the observed value in a few words."""
     if "unexpected_count" in result:
-        return f"{result['unexpected_count']:,} of {result['element_count']:,} rows"
+        looked_at = result["element_count"] - result.get("missing_count", 0)
+        return f"{result['unexpected_count']:,} of {looked_at:,} rows"
     if "missing_count" in result:
         missing = ", ".join(str(value) for value in result["partial_missing_list"])
         return f"no rows of class {missing}" if missing else f"{num_classes} classes"
@@ -81,9 +83,10 @@ def _numbers_of(frame: pd.DataFrame, num_classes: int) -> dict[str, Any]:
     """Return the arguments of expectations that depend on the data set, by name."""
     train = frame[frame["split"] == "train"]
     ink, agreement = float(train["ink"].mean()), float(train["agreement"].iloc[0])
+    grey = float(train["mean"].mean())
     # Agreement (kappa) of labels with the nearest class mean, 0 being chance. MNIST: 0.79 in both
     # splits, Fashion-MNIST: 0.64, 0.63, digits: 0.89, 0.88; train labels shuffled: about 0.
-    least = 0.1
+    least = LEAST_AGREEMENT
     # The test split's by the training split's. MNIST: 0.99; mirrored: 0.5, transposed: 0.1.
     ratio = 0.7
     return {
@@ -91,6 +94,9 @@ def _numbers_of(frame: pd.DataFrame, num_classes: int) -> dict[str, Any]:
         # Mean ink of the test split by that of the training split. MNIST: 1.01; inverted, about 5.
         "least_ink": 0.75 * ink,
         "most_ink": 1.25 * ink,
+        # Mean grey level likewise. 200 clean rows: 0.9 to 1.11; contrast × 0.75: at most 0.81.
+        "least_grey": 0.85 * grey,
+        "most_grey": 1.15 * grey,
         "train_agreement": agreement,
         "agreement_ratio": ratio,
         "least_train_agreement": least,

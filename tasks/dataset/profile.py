@@ -107,16 +107,18 @@ def frame_of(train: pa.Table, test: pa.Table, agreement: Mapping[str, float]) ->
     """Return both profiles as one pandas frame, with columns that depend on more than one row.
 
     These are `split` and its `agreement`; `class_rows`, the rows of the same class and split, and
-    `class_ratio`, the rows of the largest class by those; `twin`, the position of the first other
-    row with the same image, or -1; `twin_labels`, the number of labels of that image; `leaked`, 1
-    for a test row whose image is also a training row, else 0.
+    `class_ratio`, the rows of the largest class by those, two standard errors off; `twin`, the
+    position of the first other row with the same image, or -1; `twin_labels`, the number of labels
+    of that image; `leaked`, 1 for a test row whose image is also a training row, else 0.
     """
     frame: pd.DataFrame = pa.concat_tables([train, test]).to_pandas()
     frame["split"] = ["train"] * len(train) + ["test"] * len(test)
     frame["agreement"] = frame["split"].map(agreement)
     frame["class_rows"] = frame.groupby(["split", "label"])["index"].transform("size")
     largest = frame.groupby("split")["class_rows"].transform("max")
-    frame["class_ratio"] = largest / frame["class_rows"]
+    # The standard error of the logarithm of a ratio of two counts.
+    error = (1 / largest + 1 / frame["class_rows"]) ** 0.5
+    frame["class_ratio"] = largest / frame["class_rows"] * np.exp(-2 * error)
     copies = frame[frame.duplicated("sha256", keep=False)].sort_values("sha256", kind="stable")
     images = copies.groupby("sha256")
     place = copies.index.to_series()
@@ -130,7 +132,14 @@ def frame_of(train: pa.Table, test: pa.Table, agreement: Mapping[str, float]) ->
 
 
 def agreements(train: Labelled, test: Labelled) -> dict[str, float]:
-    """Return Cohen's kappa of the labels and the nearest class means, by split.
+    """Return Cohen's kappa of the labels and the nearest class means, by split."""
+    return {split: kappa(*pair) for split, pair in named_by_means(train, test).items()}
+
+
+def named_by_means(
+    train: Labelled, test: Labelled
+) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return labels (R,) and the classes (R,) of the nearest class means, by split.
 
     The means are those of one half of the training rows. They classify the other half and the test
     rows. Samples of up to SAMPLE_ROWS are used in place of all rows.
@@ -139,27 +148,32 @@ def agreements(train: Labelled, test: Labelled) -> dict[str, float]:
     rows_N = generator.permutation(len(train[1]))
     half = len(rows_N) // 2
     # A single row is in both halves.
-    pixels_RP, labels_R = _sample(train, rows_N[: half or 1])
+    images_RHW, labels_R = sample(train, rows_N[: half or 1])
+    pixels_RP = images_RHW.reshape(len(labels_R), -1)
     classes_C, counts_C = np.unique(labels_R, return_counts=True)
     sums_CP = (classes_C[:, None] == labels_R).astype(np.float64) @ pixels_RP
     squares_C = (sums_CP * sums_CP).sum(axis=1) / (counts_C * counts_C)
     found = {}
     others = {"train": (train, rows_N[half:]), "test": (test, generator.permutation(len(test[1])))}
     for name, (split, split_rows) in others.items():
-        pixels_RP, labels_R = _sample(split, split_rows)
+        images_RHW, labels_R = sample(split, split_rows)
+        pixels_RP = images_RHW.reshape(len(labels_R), -1)
         # |x - sum/count|² without |x|², which is the same for each class.
         distances_RC = squares_C - 2 * (pixels_RP @ sums_CP.T) / counts_C
-        found[name] = kappa(labels_R, classes_C[distances_RC.argmin(axis=1)])
+        found[name] = (labels_R, classes_C[distances_RC.argmin(axis=1)])
     return found
 
 
-def _sample(split: Labelled, rows_N: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return pixels float64 (R, P) and labels int64 (R,) of the first SAMPLE_ROWS of these rows."""
+def sample(split: Labelled, rows_N: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return images float64 (R, H, W) and labels int64 (R,) of the first SAMPLE_ROWS of the rows.
+
+    Of large images, every n-th pixel is taken.
+    """
     images_NHW, labels_N = split
     rows_R = np.sort(rows_N[:SAMPLE_ROWS])
     step = -(-max(images_NHW.shape[1:]) // SAMPLE_SIDE)
     images_RHW = images_NHW[:, ::step, ::step][rows_R]
-    return images_RHW.reshape(len(rows_R), -1).astype(np.float64), labels_N[rows_R].astype(np.int64)
+    return images_RHW.astype(np.float64), labels_N[rows_R].astype(np.int64)
 
 
 def kappa(labels_R: NDArray[np.int64], named_R: NDArray[np.int64]) -> float:

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline_config.settings import settings
-from tasks.dataset.profile import agreements, frame_of, picture_of, profile
+from tasks.dataset.profile import frame_of, picture_of, profile
+from tasks.dataset.splits import Differences, compare_splits, with_differences
 from tasks.raw.idx import read_splits
 from tasks.runtime.errors import ValidationError
 from tasks.runtime.files import built_aside, canonical_json
@@ -40,13 +41,14 @@ Report = dict[str, Any]
 
 
 def check_expectations(
-    train: pa.Table, test: pa.Table, num_classes: int, agreement: Mapping[str, float]
+    train: pa.Table, test: pa.Table, num_classes: int, differences: Differences
 ) -> Outcomes:
-    """Return the outcome of each expectation on two profiles and each split's kappa, as JSON."""
+    """Return the outcome of each expectation on two profiles and their differences, as JSON."""
     # Great Expectations takes seconds to import.
     from tasks.dataset.expectations import run_expectations
 
-    return run_expectations(frame_of(train, test, agreement), num_classes)
+    frame = with_differences(frame_of(train, test, differences.agreement), differences)
+    return run_expectations(frame, num_classes)
 
 
 def report_of(profiles: Mapping[str, pa.Table], outcomes: Outcomes, **facts: Any) -> Report:
@@ -145,8 +147,8 @@ def validate(folder: Path, raw: StageRef, num_classes: int, title: str = "") -> 
     for split, table in profiles.items():
         path = folder / f"{split}.profile.parquet"
         pq.write_table(table, path, compression="zstd", use_dictionary=["label"])
-    agreement = agreements(splits["train"], splits["test"])
-    outcomes = check_expectations(profiles["train"], profiles["test"], num_classes, agreement)
+    differences = compare_splits(splits["train"], splits["test"])
+    outcomes = check_expectations(profiles["train"], profiles["test"], num_classes, differences)
     facts: Facts = {"num_classes": num_classes, "image_shape": list(images["train"].shape[1:])}
     report = report_of(profiles, outcomes, **facts, sha256=raw.facts["sha256"])
     page = page_of(report, images)

@@ -95,9 +95,11 @@ def _measured(
 
 
 def write_probabilities(path: Path, test: Examples, probabilities_NC: Probabilities) -> None:
-    """Write index in the pooled table, label, prediction and p0 … p(C-1) of each test row.
+    """Write index, label, prediction and p0 … p(C-1) of each test row.
 
-    Labels and predictions have the smallest unsigned type that holds C classes.
+    The index counts from the first test row, as `idxflow show --split test --index` does, or from
+    the first training row where the splits were pooled. Labels and predictions have the smallest
+    unsigned type that holds C classes.
     """
     class_type = np.min_scalar_type(probabilities_NC.shape[1] - 1)
     columns = {
@@ -185,13 +187,14 @@ def evaluate(
     samples, test = (read_examples(table, rows) for rows in (split.train[first], split.test))
     with one_thread():
         metrics, probabilities_NC = _measured(trained, model, test, class_names)
+    places_N = test.index_N - table.facts["rows"]["train"]
     if corrections:
-        places_N = test.index_N - table.facts["rows"]["train"]
         predictions_N = probabilities_NC.argmax(axis=1)
         metrics |= corrected_score(predictions_N, test.labels_N, places_N, corrections)
     metrics = rounded(metrics)
     (folder / METRICS).write_bytes(canonical_json(metrics))
-    write_probabilities(folder / PROBABILITIES, test, probabilities_NC)
+    numbered = test if normalized.facts["pooled"] else test._replace(index_N=places_N)
+    write_probabilities(folder / PROBABILITIES, numbered, probabilities_NC)
     history = json.loads((trained.path / "history.json").read_bytes())
     draw_figures(folder / FIGURES, samples, test, probabilities_NC, metrics, history, class_names)
     return {name: value for name, value in metrics.items() if not isinstance(value, list)}

@@ -7,10 +7,9 @@ Axes: B images of a batch, D pixels of an image (height × width), C classes, N 
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pipeline_config.recipe import Model
 from tasks.runtime.errors import RawDataError
-from tasks.runtime.files import sha256_bytes, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -71,24 +69,26 @@ def build_network(
     """Return the network of a recipe, uint8 (B, D) → logits (B, C), with weights not yet drawn.
 
     Each hidden layer is Linear, batch norm if chosen, activation, dropout if chosen. The last one
-    is Linear, followed by the layer that `output` names and by the temperature.
+    is Linear, followed by the layer that `output` names and by the temperature. The layers' names
+    are those of their weights in files.
     """
-    layers: list[nn.Module] = [Normalize(mean, std)]
+    layers: dict[str, nn.Module] = {"scaling": Normalize(mean, std)}
     width = num_pixels
-    for hidden, dropout in zip(model.hidden, model.dropout, strict=True):
-        layers.append(nn.Linear(width, hidden))
+    for number, (hidden, dropout) in enumerate(zip(model.hidden, model.dropout, strict=True), 1):
+        layers[f"hidden{number}"] = nn.Linear(width, hidden)
         if model.batch_norm:
-            layers.append(nn.BatchNorm1d(hidden))
-        layers.append(_activation(model))
+            layers[f"norm{number}"] = nn.BatchNorm1d(hidden)
+        layers[f"activation{number}"] = _activation(model)
         if dropout:
-            layers.append(nn.Dropout(dropout))
+            layers[f"dropout{number}"] = nn.Dropout(dropout)
         width = hidden
-    layers.append(nn.Linear(width, num_classes))
+    layers["output"] = nn.Linear(width, num_classes)
     if model.output == "log_softmax":
-        layers.append(nn.LogSoftmax(dim=1))
+        layers["log_softmax"] = nn.LogSoftmax(dim=1)
     elif model.output == "activation":
-        layers.append(_activation(model))
-    return nn.Sequential(*layers, Temperature())
+        layers["output_activation"] = _activation(model)
+    layers["calibration"] = Temperature()
+    return nn.Sequential(OrderedDict(layers))
 
 
 def _activation(model: Model) -> nn.Module:
@@ -167,50 +167,7 @@ def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     """Write weights and buffers as safetensors: the same weights, the same bytes."""
     # `save_file` of the library would hide a full disk in an error of its own.
-    path.write_bytes(save(copied(weights)))
-
-
-class Checkpoint:
-    """A safetensors file of tensors and a position. Nothing in it can run as code."""
-
-    def __init__(self, path: Path, every_s: float) -> None:
-        self.path, self.every_s = path, every_s
-        self._last_s = time.monotonic()
-
-    def is_due(self) -> bool:
-        """Return whether `every_s` seconds have passed since the last save, or since the start."""
-        return time.monotonic() - self._last_s >= self.every_s
-
-    def save(self, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
-        """Replace the file atomically. Raises StorageError for a full disk."""
-        now, encoded = copied(tensors), json.dumps(position, sort_keys=True)
-        metadata = {"position": encoded, "sha256": _digest(now, encoded)}
-        write_atomically(self.path, save(now, metadata=metadata))
-        self._last_s = time.monotonic()
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return the tensors and the position; None where there is no file or, logged, damage."""
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                metadata = file.metadata() or {}
-            tensors = load_file(self.path)
-            if _digest(tensors, metadata["position"]) != metadata["sha256"]:
-                raise ValueError("its digest is another one")
-            return tensors, json.loads(metadata["position"])
-        except FileNotFoundError:
-            return None
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
-            logger.warning("%s is damaged, training starts again: %s", self.path, error)
-            return None
-
-
-def _digest(tensors: Mapping[str, Tensor], position: str) -> str:
-    """Return the SHA-256 of the names, shapes, types and bytes of all tensors, and the position."""
-    parts = [position]
-    for name, tensor in sorted(tensors.items()):
-        parts.append(f"{name} {tuple(tensor.shape)} {tensor.dtype}")
-        parts.append(sha256_bytes(tensor.numpy().tobytes()))
-    return sha256_bytes("\n".join(parts).encode())
+    path.write_bytes(save(copied(weights), metadata={"format": "pt"}))
 
 
 def load_network(path: Path, model: Model, num_pixels: int, num_classes: int) -> nn.Sequential:
@@ -223,10 +180,16 @@ def load_network(path: Path, model: Model, num_pixels: int, num_classes: int) ->
         # First without memory: the file decides whether there is a network of that size.
         with torch.device("meta"):
             shape = build_network(model, num_pixels, num_classes, mean=0.0, std=1.0)
+        names = [name for name, _ in shape.named_children()]
+        # Earlier versions of this project numbered the layers.
+        if "0.mean" in weights:
+            keys = (key.split(".") for key in weights)
+            named = [f"{names[int(place)]}.{kind}" for place, kind in keys]
+            weights = dict(zip(named, weights.values(), strict=True))
         shape.load_state_dict(weights, assign=True)
         network = build_network(model, num_pixels, num_classes, mean=0.0, std=1.0)
         network.load_state_dict(weights)
-    except (SafetensorError, RuntimeError, OSError) as error:
+    except (SafetensorError, RuntimeError, OSError, LookupError, ValueError) as error:
         widths = "-".join(map(str, (num_pixels, *model.hidden, num_classes)))
         expected = f"the weights of a {widths} network"
         remedy = "Use the recipe that the weights were trained with."

@@ -79,14 +79,15 @@ def calibrate(network: nn.Sequential, validation: TensorDataset) -> float | None
 
 
 def describe_layers(network: nn.Sequential) -> list[dict[str, object]]:
-    """Return name, shape of the weight ([] without one) and number of parameters of each layer."""
+    """Return name, kind, shape of the weight ([] without one), parameters of each layer."""
     return [
         {
-            "name": type(layer).__name__,
+            "name": name,
+            "kind": type(layer).__name__,
             "shape": list(getattr(layer, "weight", np.empty(())).shape),
             "parameters": sum(parameter.numel() for parameter in layer.parameters()),
         }
-        for layer in network
+        for name, layer in network.named_children()
     ]
 
 
@@ -139,7 +140,8 @@ def train(
 
     With `training.keep_epochs` also `epochs/001.safetensors` and so on, the weights after each.
     """
-    from tasks.model.network import Checkpoint, build_network, initialize, save_weights
+    from tasks.model.checkpoint import Checkpoint
+    from tasks.model.network import build_network, initialize, save_weights
     from tasks.model.training import Trainer
 
     shape, num_classes = table.facts["image_shape"], table.facts["num_classes"]

@@ -19,7 +19,8 @@ from torch.utils.data import TensorDataset
 
 from pipeline_config.recipe import Training
 from tasks.model.augmentation import Augmenter
-from tasks.model.network import Checkpoint, copied, generator_of
+from tasks.model.checkpoint import Checkpoint
+from tasks.model.network import copied, generator_of
 from tasks.model.numpy_engine import NumpyEngine
 from tasks.model.torch_engine import TorchEngine, score
 from tasks.runtime.devices import Precision

@@ -11,25 +11,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as library_version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from pipeline_config.datasets import Dataset
 from pipeline_config.recipe import Recipe
 from pipeline_config.settings import CHECKOUT
 from tasks.release import bundle
 from tasks.release.pages import write_report
-from tasks.runtime.devices import Machine
+from tasks.runtime.devices import Machine, one_thread
 from tasks.runtime.errors import ReleaseError
 from tasks.runtime.files import built_aside, digest_of, locked, sha256_bytes
 from tasks.runtime.manifest import MANIFEST, list_files
 from tasks.runtime.stages import code_digests
 from tasks.runtime.store import Manifest, StageRef, inspect
 
+if TYPE_CHECKING:
+    from tasks.dataset.table import PartIndices
+
 logger = logging.getLogger(__name__)
 
-TEMPLATES = [f"tasks/release/{name}" for name in (bundle.REPORT, bundle.CARD, "confidence.html")]
+TEMPLATES = [f"tasks/release/{name}" for name in (*bundle.TEMPLATES.values(), "confidence.html")]
 LIBRARIES = ("jinja2", "onnx", "onnxruntime")
 # Larger probabilities are left out. 10,000 rows of ten classes are 0.4 MB.
 MAX_PROBABILITIES_BYTES = 16 * 2**20
@@ -153,12 +158,11 @@ def copy_outputs(lineage: Lineage, folder: Path) -> None:
 
 def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
     """Write `recipe.yaml`, the golden pairs, and `model.onnx` if it computes what torch does."""
-    import numpy as np
     from safetensors.numpy import save
 
     from tasks.dataset.table import read_rows, read_split
     from tasks.model.network import load_network
-    from tasks.release.onnx_model import compare_with_torch, onnx_bytes
+    from tasks.release.onnx_export import compare_with_torch, onnx_bytes
 
     (folder / bundle.RECIPE).write_text(lineage.recipe_text, encoding="utf-8")
     facts = lineage.table.facts
@@ -177,3 +181,30 @@ def write_model_files(lineage: Lineage, version: str, folder: Path) -> None:
     output_NC = bundle.golden_output(network, golden_NHW)
     pairs = save({"images": golden_NHW, "probabilities": output_NC})
     (folder / bundle.GOLDEN).write_bytes(pairs)
+    if len(split.validation) and lineage.recipe.model.hidden:
+        write_likeness(lineage.table, split, model, folder / bundle.LIKENESS)
+
+
+def write_likeness(table: StageRef, split: PartIndices, model: bytes, path: Path) -> None:
+    """Write what tells images like the training images from others, fitted with an ONNX model."""
+    from safetensors.numpy import save
+
+    from tasks.dataset.table import read_rows
+    from tasks.evaluation.likeness import NUM_FITTED, fit_likeness, with_scales
+    from tasks.release.onnx_model import OUTPUTS, read_model
+
+    found = read_model(model, bundle.ONNX)
+
+    def seen(rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[Any]]:
+        images_NP, labels_N = read_rows(table, rows)
+        images_NHW = images_NP.reshape(-1, *found.image_shape)
+        return images_NP, labels_N, found.outputs(images_NHW, OUTPUTS)
+
+    images_NP, labels_N, (_, _, features_NF) = seen(
+        split.train[bundle.evenly(len(split.train), NUM_FITTED)]
+    )
+    with one_thread():
+        fitted = fit_likeness(images_NP, features_NF, labels_N)
+        images_NP, _, (_, logits_NC, features_NF) = seen(split.validation)
+        arrays = with_scales(fitted, images_NP, features_NF, logits_NC)
+    path.write_bytes(save(arrays))

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 MODEL, METRICS, PROBABILITIES = "model.safetensors", "metrics.json", "probabilities.parquet"
 ONNX, RECIPE, GOLDEN = "model.onnx", "recipe.yaml", "golden.safetensors"
-REPORT, CARD = "report.html", "model_card.md"
+LIKENESS = "likeness.safetensors"  # of bundles with a hidden layer and validation rows
+REPORT, CARD, MLMODEL = "report.html", "README.md", "MLmodel"
+# Their templates in this folder.
+TEMPLATES = {REPORT: "report.html", CARD: "model_card.md", MLMODEL: "mlmodel.yaml"}
 NUM_GOLDEN = 32
 
 

@@ -1,7 +1,7 @@
-"""The network as an ONNX model: raw uint8 images in, probabilities out, always the same bytes.
+"""Runs ONNX models: raw uint8 images in, probabilities out.
 
-A model is run only if it has the form that is written here: a foreign graph whose digest is right
-may still loop without end or take any amount of memory.
+A model is run only if it has the form that `tasks/release/onnx_export.py` writes: a foreign graph
+may loop without end or take any amount of memory, whatever its digest is.
 
 Axes: B images of a batch, N images, H × W pixels, C classes.
 """
@@ -11,19 +11,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
-from tasks.release.bundle import ONNX
 from tasks.runtime.errors import ReleaseError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 # Opset 20 is the first with Gelu; ONNX 1.15, which introduced it, has this format.
 OPSET, IR_VERSION = 20, 9
@@ -32,84 +28,15 @@ CHAIN = re.compile(
     r"( Div)? Softmax"
 )
 ATTRIBUTES = {"to", "transB", "epsilon", "alpha", "approximate", "axis"}
+OUTPUTS = "probabilities", "logits", "features"
 # Protobuf's own limit.
 MAX_MODEL_BYTES = 2**31
 # At most this many images at once, and this many numbers between two layers.
 MAX_BATCH, MAX_NUMBERS = 4096, 2**24
 # How far the sum of an image's probabilities may be from 1.
 SUM_TOLERANCE = 1e-3
-# How far torch and onnxruntime may differ. Unscaled pixels leave float32 fewer decimals.
-TOLERANCE, UNSCALED_TOLERANCE = 1e-5, 1e-4
 
-# A node: its operator, its name, its weights by name, its attributes.
-Node = tuple[str, str, dict[str, NDArray[Any]], dict[str, Any]]
-
-
-def onnx_bytes(
-    network: nn.Sequential, image_shape: tuple[int, int], num_classes: int, words: Mapping[str, Any]
-) -> bytes:
-    """Return the serialized ONNX model of a trained network.
-
-    Input `images`, uint8 (B, H, W); output `probabilities`, float32 (B, C). The metadata are
-    `words`, each as JSON. Raises ReleaseError for an unknown layer.
-    """
-    flat = {"flat_shape": np.array([-1, math.prod(image_shape)], dtype=np.int64)}
-    parts: list[Node] = [("Reshape", "pixels", flat, {})]
-    for place, layer in enumerate(network):
-        parts += _nodes_of(layer, f"layer{place}")
-    parts.append(("Softmax", "probabilities", {}, {"axis": 1}))
-    nodes, initializers, last = list[Any](), list[Any](), "images"
-    for operator, name, weights, attributes in parts:
-        nodes.append(helper.make_node(operator, [last, *weights], [name], name=name, **attributes))
-        initializers += map(numpy_helper.from_array, weights.values(), weights)
-        last = name
-    value, shape = helper.make_tensor_value_info, ["batch", num_classes]
-    images = value("images", TensorProto.UINT8, ["batch", *image_shape])
-    output = value("probabilities", TensorProto.FLOAT, shape)
-    graph = helper.make_graph(nodes, "classifier", [images], [output], initializers)
-    facts = {"producer_name": "idxflow", "opset_imports": [helper.make_opsetid("", OPSET)]}
-    model = helper.make_model(graph, ir_version=IR_VERSION, **facts)
-    texts = {name: json.dumps(words[name], ensure_ascii=False) for name in sorted(words)}
-    helper.set_model_props(model, texts)
-    onnx.checker.check_model(model, full_check=True)
-    return bytes(model.SerializeToString(deterministic=True))
-
-
-def _nodes_of(layer: nn.Module, name: str) -> Iterator[Node]:
-    """Yield the nodes of one layer. Raises ReleaseError for an unknown one."""
-    from torch import nn
-
-    from tasks.model.network import Normalize, Temperature
-
-    def weights(*kinds: str) -> dict[str, NDArray[Any]]:
-        arrays = {kind: getattr(layer, kind).detach().cpu().numpy() for kind in kinds}
-        return {f"{name}.{kind}": np.ascontiguousarray(array) for kind, array in arrays.items()}
-
-    match layer:
-        case Normalize():
-            yield "Cast", f"{name}.float", {}, {"to": TensorProto.FLOAT}
-            yield "Sub", f"{name}.centred", weights("mean"), {}
-            yield "Div", f"{name}.scaled", weights("std"), {}
-        case nn.Linear():
-            yield "Gemm", f"{name}.linear", weights("weight", "bias"), {"transB": 1}
-        case nn.BatchNorm1d():
-            kinds = weights("weight", "bias", "running_mean", "running_var")
-            yield "BatchNormalization", f"{name}.norm", kinds, {"epsilon": layer.eps}
-        case nn.ReLU() | nn.Tanh() | nn.LogSoftmax():
-            kind = type(layer).__name__
-            yield {"ReLU": "Relu"}.get(kind, kind), f"{name}.{kind.lower()}", {}, {}
-        case nn.LeakyReLU():
-            yield "LeakyRelu", f"{name}.leaky_relu", {}, {"alpha": layer.negative_slope}
-        case nn.GELU():
-            yield "Gelu", f"{name}.gelu", {}, {"approximate": layer.approximate}
-        case Temperature():
-            yield "Div", f"{name}.calibrated", weights("temperature"), {}
-        case nn.Dropout():
-            pass
-        case _:
-            found, remedy = type(layer).__name__, "Add it there, as it computes in eval mode."
-            expected = "a layer that tasks/release/onnx_model.py can write"
-            raise ReleaseError(f"layer {name}", found=found, expected=expected, remedy=remedy)
+Floats = NDArray[np.float32]
 
 
 class OnnxModel(NamedTuple):
@@ -122,16 +49,23 @@ class OnnxModel(NamedTuple):
     batch: int
     session: Any
 
-    def probabilities(self, images_NHW: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def probabilities(self, images_NHW: NDArray[np.uint8]) -> Floats:
         """Return the probabilities (N, C). Raises ReleaseError if they are none."""
-        starts = range(0, len(images_NHW), self.batch)
-        batches = ({"images": images_NHW[start : start + self.batch]} for start in starts)
-        outputs = [self.session.run(["probabilities"], batch)[0] for batch in batches]
-        found_NC: NDArray[np.float32] = np.concatenate(outputs)
+        return self.outputs(images_NHW, OUTPUTS[:1])[0]
+
+    def outputs(self, images_NHW: NDArray[np.uint8], names: Sequence[str]) -> list[Floats]:
+        """Return the outputs of these names, the first of which are the probabilities."""
+        batches = (images_NHW[at : at + self.batch] for at in range(0, len(images_NHW), self.batch))
+        try:
+            parts = [self.session.run(names, {"images": batch}) for batch in batches]
+        except Exception as error:  # onnxruntime has its own errors for each layer
+            found = f"a model that cannot be computed ({type(error).__name__})"
+            raise unusable_model(self.name, found) from error
+        found_NC, *others = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         sums_N = found_NC.sum(axis=1)
         if not ((found_NC >= 0).all() and (abs(sums_N - 1) <= SUM_TOLERANCE).all()):
             raise unusable_model(self.name, "a model whose outputs are no probabilities")
-        return found_NC
+        return [found_NC, *others]
 
 
 def read_model(content: bytes, name: str, threads: int = 0) -> OnnxModel:
@@ -144,19 +78,33 @@ def read_model(content: bytes, name: str, threads: int = 0) -> OnnxModel:
         model = onnx.ModelProto.FromString(content)
         widths = _widths(model)
         session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
-        ends = [(end.name, end.type, *end.shape) for end in session.get_inputs()]
-        ends += [(end.name, end.type, *end.shape) for end in session.get_outputs()]
+        ends = [_end(end) for end in (*model.graph.input, *model.graph.output)]
         _, _, _, height, width = ends[0]
-        wanted: list[Any] = [("images", "tensor(uint8)", "batch", height, width)]
-        wanted += [("probabilities", "tensor(float)", "batch", widths[-1])]
-        if min(height, width) < 1 or height * width != widths[0] or ends != wanted:
+        wanted: list[Any] = [("images", TensorProto.UINT8, "batch", height, width)]
+        wide = zip(OUTPUTS, (widths[-1], widths[-1], widths[-2]), strict=True)
+        wanted += [(name, TensorProto.FLOAT, "batch", width) for name, width in wide]
+        # Without a hidden layer there are no features. Once there were probabilities alone.
+        is_known = ends in (wanted, wanted[:3], wanted[:2])
+        if min(height, width) < 1 or height * width != widths[0] or not is_known:
             raise ValueError(f"{ends}")
-        words = {word.key: json.loads(word.value) for word in model.metadata_props}
+        words = {word.key: _word(word.value) for word in model.metadata_props}
     except Exception as error:  # each library has its own errors for foreign bytes
         detail = " ".join(str(error).split())[:200] or type(error).__name__
         raise unusable_model(name, f"another kind of ONNX model ({detail})") from error
     batch = max(1, min(MAX_BATCH, MAX_NUMBERS // max(widths)))
     return OnnxModel(name, (height, width), widths[-1], words, batch, session)
+
+
+def _end(value: Any) -> tuple[Any, ...]:
+    """Return the name, the type and the sizes of an input or an output."""
+    kind = value.type.tensor_type
+    return value.name, kind.elem_type, *(dim.dim_param or dim.dim_value for dim in kind.shape.dim)
+
+
+def _word(text: str) -> Any:
+    """Return a value of the metadata. Earlier versions of this project wrote texts as JSON, too."""
+    text.encode()  # raises ValueError for bytes that are not text
+    return json.loads(text) if text[:1] in ("[", '"') else text
 
 
 def unusable_model(name: str, found: str) -> ReleaseError:
@@ -196,28 +144,3 @@ def _widths(model: Any) -> list[int]:
     if last != "probabilities":
         raise ValueError(f"a last layer called {last}")
     return widths
-
-
-def check_outputs(
-    name: str, found_NC: NDArray[Any], expected_NC: NDArray[Any], network: nn.Sequential
-) -> str:
-    """Return how much two outputs of a network differ. Raises ReleaseError if it is too much."""
-    from tasks.model.network import Normalize
-
-    is_scaled = any(isinstance(layer, Normalize) and layer.std > 1 for layer in network)
-    tolerance = TOLERANCE if is_scaled else UNSCALED_TOLERANCE
-    is_alike = found_NC.shape == expected_NC.shape
-    difference = float(np.abs(found_NC - expected_NC).max()) if is_alike else math.inf
-    found = f"probabilities of {len(found_NC)} images that differ by up to {difference:.1e}"
-    if not difference <= tolerance:
-        remedy = "Do not use it. If it was just built, the export is wrong: report the recipe."
-        raise ReleaseError(name, found=found, expected=f"up to {tolerance:.0e}", remedy=remedy)
-    return f"{found}, {tolerance:.0e} is allowed"
-
-
-def compare_with_torch(model: bytes, network: nn.Sequential, images_NHW: NDArray[np.uint8]) -> None:
-    """Raise ReleaseError if the ONNX model and the network differ on some images."""
-    from tasks.model.network import probabilities
-
-    expected_NC = probabilities(network, images_NHW.reshape(len(images_NHW), -1))
-    check_outputs(ONNX, read_model(model, ONNX).probabilities(images_NHW), expected_NC, network)

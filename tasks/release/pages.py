@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any
 from pipeline_config.datasets import FILES
 from pipeline_config.recipe_files import cautions_of
 from pipeline_config.settings import settings
-from tasks.release.bundle import CARD, METRICS, REPORT, BundleManifest, bundle_folder, evenly
+from tasks.release.bundle import (
+    METRICS,
+    REPORT,
+    TEMPLATES,
+    BundleManifest,
+    bundle_folder,
+    evenly,
+)
 from tasks.runtime.files import digest_of, sha256_bytes
 from tasks.runtime.manifest import MANIFEST, read_regular
 
@@ -39,7 +46,7 @@ View = dict[str, Any]
 
 
 def write_report(lineage: Lineage, version: str, provenance: View, folder: Path) -> None:
-    """Write `report.html` and `model_card.md` into a bundle that has everything else."""
+    """Write the report, the model card and MLflow's file into a bundle with everything else."""
     dataset, raw_digests = lineage.dataset, lineage.table.facts["sha256"]
     metrics = json.loads((folder / METRICS).read_bytes())
     curve = metrics["test_curve"]
@@ -65,8 +72,9 @@ def write_report(lineage: Lineage, version: str, provenance: View, folder: Path)
         "recipe_text": lineage.recipe_text,
         "command": lineage.command,
     }
-    for name in (REPORT, CARD):
-        (folder / name).write_text(_templates().get_template(name).render(view), encoding="utf-8")
+    for name, template in TEMPLATES.items():
+        content = _templates().get_template(template).render(view)
+        (folder / name).write_text(content, encoding="utf-8")
 
 
 @cache
@@ -77,6 +85,7 @@ def _templates() -> Environment:
     style: Any = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     style |= {"loader": FileSystemLoader(Path(__file__).parent), "undefined": StrictUndefined}
     environment = Environment(autoescape=select_autoescape(["html"]), **style)
+
     environment.filters["percent"] = lambda share: f"{100 * share:.2f}\N{NO-BREAK SPACE}%"
     environment.filters["points"] = lambda share: f"{100 * share:.2f}"
     environment.filters |= {"count": "{:,}".format, "flat": _flat, "data_uri": _data_uri}

@@ -76,7 +76,7 @@ def _check_output(path: Path) -> Check:
 
 
 def _check_checkpoint(path: Path) -> Check:
-    from tasks.model.network import Checkpoint
+    from tasks.model.checkpoint import Checkpoint
 
     is_damaged = path.is_file() and Checkpoint(path, 0).load() is None
     faults = ["it is not what was saved"] if is_damaged else []
@@ -188,7 +188,8 @@ def _recipe(folder: Path, digest: str) -> str:
 def _outputs(folder: Path, name: str) -> str:
     """Return how far the model in the file `name` is from the golden outputs. Raises if too far."""
     from tasks.model.network import load_network
-    from tasks.release.onnx_model import check_outputs, read_model
+    from tasks.release.onnx_export import check_outputs
+    from tasks.release.onnx_model import read_model
 
     images_NHW, golden_NC = bundle.read_golden(folder / GOLDEN)
     recipe, sizes = load_recipe(str(folder / RECIPE)), (images_NHW[0].size, golden_NC.shape[1])

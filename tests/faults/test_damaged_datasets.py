@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import rotate
 
 from pipeline_config.datasets import FILES, named_dataset
-from tasks.dataset.profile import agreements, profile
+from tasks.dataset.profile import profile
+from tasks.dataset.splits import compare_splits
 from tasks.dataset.validate import check_expectations
 from tasks.evaluation.label_audit import find_label_errors
 from tasks.raw.folder import folder_dataset
@@ -161,10 +164,35 @@ def renumbered(labels: np.ndarray) -> np.ndarray:
     return (labels + 1) % NUM_CLASSES
 
 
-def noisy(labels: np.ndarray) -> np.ndarray:
-    """One label in a hundred replaced by another class."""
+def swapped_classes(labels: np.ndarray) -> np.ndarray:
+    """4 for 9 and 9 for 4."""
+    return np.array([0, 1, 2, 3, 9, 5, 6, 7, 8, 4], np.uint8)[labels]
+
+
+def turned(images: np.ndarray) -> np.ndarray:
+    """Images turned by 10°."""
+    return np.round(rotate(images * 1.0, 10, axes=(2, 1), reshape=False, order=1)).astype(np.uint8)
+
+
+def paler(images: np.ndarray) -> np.ndarray:
+    return (images * 0.75).astype(np.uint8)
+
+
+def each_with_a_flipped_bit(images: np.ndarray) -> np.ndarray:
+    images = images.copy()
+    images[:, 3, 4] ^= 1
+    return images
+
+
+def shifted(images: np.ndarray) -> np.ndarray:
+    """Images moved by a pixel to the right."""
+    return np.pad(images, ((0, 0), (0, 0), (1, 0)))[:, :, :-1]
+
+
+def noisy(labels: np.ndarray, share: float = 0.01) -> np.ndarray:
+    """A share of the labels replaced by another class."""
     chance = np.random.default_rng(0)
-    rows = chance.choice(len(labels), round(len(labels) / 100), replace=False)
+    rows = chance.choice(len(labels), round(len(labels) * share), replace=False)
     wrong = labels.copy()
     wrong[rows] = (wrong[rows] + chance.integers(1, NUM_CLASSES, len(rows))) % NUM_CLASSES
     return wrong
@@ -182,7 +210,9 @@ def without(label: int, images: str, labels: str) -> Callable[[Arrays], Arrays]:
     return change
 
 
-def copied(source: str, target: str, rows: int) -> Callable[[Arrays], Arrays]:
+def copied(
+    source: str, target: str, rows: int, change_images: Callable[[np.ndarray], np.ndarray] = np.copy
+) -> Callable[[Arrays], Arrays]:
     """The first rows of one split, labels and all, appended to a split."""
 
     def change(arrays: Arrays) -> Arrays:
@@ -190,9 +220,12 @@ def copied(source: str, target: str, rows: int) -> Callable[[Arrays], Arrays]:
             **arrays,
             **{
                 f"{target}-{kind}": np.concatenate(
-                    [arrays[f"{target}-{kind}"], arrays[f"{source}-{kind}"][:rows]]
+                    [arrays[f"{target}-{kind}"], alter(arrays[f"{source}-{kind}"][:rows])]
                 )
-                for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
+                for kind, alter in (
+                    ("images-idx3-ubyte", change_images),
+                    ("labels-idx1-ubyte", np.copy),
+                )
             },
         }
 
@@ -210,11 +243,17 @@ def filled(name: str, rows: int, grey: int) -> Callable[[Arrays], Arrays]:
 
 BLANK = {"no-blank-images", "ink", "no-duplicates", "one-label"}
 CAUGHT: dict[str, tuple[Callable[[Arrays], Arrays], set[str]]] = {
-    "train labels shuffled": (on(shuffled, LABELS), {"labels-fit"}),
-    "test labels shuffled": (on(shuffled, TEST_LABELS), {"test-fits"}),
+    "train labels shuffled": (
+        on(shuffled, LABELS),
+        {"labels-fit", "classes-alike", "train-labels-clean"},
+    ),
+    "test labels shuffled": (on(shuffled, TEST_LABELS), {"test-fits", "test-labels-clean"}),
     "all labels shuffled": (on(shuffled, LABELS, TEST_LABELS), {"labels-fit"}),
-    "train labels off by one row": (on(off_by_one, LABELS), {"labels-fit"}),
-    "test labels renumbered": (on(renumbered, TEST_LABELS), {"test-fits"}),
+    "train labels off by one row": (
+        on(off_by_one, LABELS),
+        {"labels-fit", "classes-alike", "train-labels-clean"},
+    ),
+    "test labels renumbered": (on(renumbered, TEST_LABELS), {"test-fits", "classes-alike"}),
     "no train row of a class": (without(3, IMAGES, LABELS), {"train-classes!"}),
     "no test row of a class": (without(3, TEST_IMAGES, TEST_LABELS), {"test-classes!"}),
     "train rows twice": (copied("train", "train", 20), {"no-duplicates"}),
@@ -222,18 +261,46 @@ CAUGHT: dict[str, tuple[Callable[[Arrays], Arrays], set[str]]] = {
     "train rows in test": (copied("train", "t10k", 9), {"few-leaks!", "no-leaks"}),
     "train images inverted": (
         on(inverted, IMAGES),
-        {"splits-alike", "test-fits", "dark-edges", "ink"},
+        {"splits-alike", "test-fits", "dark-edges", "ink", "classes-alike", "greys-alike"},
     ),
-    "test images inverted": (on(inverted, TEST_IMAGES), {"splits-alike", "test-fits", "ink"}),
+    "test images inverted": (
+        on(inverted, TEST_IMAGES),
+        {"splits-alike", "test-fits", "ink", "classes-alike", "greys-alike"},
+    ),
     "all images inverted": (on(inverted, IMAGES, TEST_IMAGES), {"dark-edges", "ink"}),
-    "train images transposed": (on(transposed, IMAGES), {"test-fits"}),
-    "test images transposed": (on(transposed, TEST_IMAGES), {"test-fits"}),
-    "test images mirrored": (on(mirrored, TEST_IMAGES), {"test-fits"}),
+    "train images transposed": (on(transposed, IMAGES), {"test-fits", "classes-alike"}),
+    "test images transposed": (on(transposed, TEST_IMAGES), {"test-fits", "classes-alike"}),
+    "test images mirrored": (
+        on(mirrored, TEST_IMAGES),
+        {"test-fits", "classes-alike", "not-mirrored"},
+    ),
+    "train images mirrored": (on(mirrored, IMAGES), {"test-fits", "classes-alike", "not-mirrored"}),
+    "train images turned": (on(turned, IMAGES), {"not-turned", "greys-alike"}),
+    "test images turned": (on(turned, TEST_IMAGES), {"not-turned", "greys-alike"}),
+    "train images paler": (on(paler, IMAGES), {"greys-alike"}),
+    "test images paler": (on(paler, TEST_IMAGES), {"greys-alike"}),
+    "two train classes swapped": (on(swapped_classes, LABELS), {"classes-alike"}),
+    "two test classes swapped": (on(swapped_classes, TEST_LABELS), {"classes-alike"}),
+    "10 % train label noise": (on(partial(noisy, share=0.1), LABELS), {"train-labels-clean"}),
+    "50 % train label noise": (on(partial(noisy, share=0.5), LABELS), {"train-labels-clean"}),
+    "10 % test label noise": (on(partial(noisy, share=0.1), TEST_LABELS), {"test-labels-clean"}),
+    "test rows in train, a bit off": (
+        copied("t10k", "train", 20, each_with_a_flipped_bit),
+        {"few-near-copies"},
+    ),
+    "test rows in train, shifted": (copied("t10k", "train", 20, shifted), {"few-near-copies"}),
     "a few images of one grey": (filled(IMAGES, 3, 90), BLANK),
     "many images of one grey": (filled(IMAGES, 30, 90), {"few-blank-images!", *BLANK}),
     "all train images zero": (
         filled(IMAGES, 1437, 0),
-        {"few-blank-images!", *BLANK, "splits-alike", "labels-fit"},
+        {
+            "few-blank-images!",
+            *BLANK,
+            "splits-alike",
+            "labels-fit",
+            "greys-alike",
+            "train-labels-clean",
+        },
     ),
     "grey levels of 0 to 15": (on(lambda a: a // 16, IMAGES, TEST_IMAGES), {"grey-levels"}),
 }
@@ -241,6 +308,7 @@ CAUGHT: dict[str, tuple[Callable[[Arrays], Arrays], set[str]]] = {
 CORE = {
     *("train labels shuffled", "test rows in train"),
     *("test images transposed", "all images inverted"),
+    *("two train classes swapped", "10 % train label noise"),
 }
 
 # As good a data set as the sound one, but for its digests.
@@ -254,6 +322,10 @@ NOT_CAUGHT: dict[str, Callable[[Arrays], Arrays]] = {
     ),
     "a row missing": lambda a: {**a, IMAGES: a[IMAGES][1:], LABELS: a[LABELS][1:]},
     "1 % label noise": on(noisy, LABELS),
+    "10 % label noise in both splits": on(partial(noisy, share=0.1), LABELS, TEST_LABELS),
+    "two classes swapped in both splits": on(swapped_classes, LABELS, TEST_LABELS),
+    "all images turned": on(turned, IMAGES, TEST_IMAGES),
+    "all images paler": on(paler, IMAGES, TEST_IMAGES),
     "train and test exchanged": lambda a: dict(
         zip(FILES, [a[name] for name in FILES[2:] + FILES[:2]], strict=True)
     ),
@@ -264,7 +336,7 @@ def found(arrays: Arrays) -> set[str]:
     """The expectations that a data set breaks; critical ones, which stop a run, with a !."""
     train, test = ((arrays[IMAGES], arrays[LABELS]), (arrays[TEST_IMAGES], arrays[TEST_LABELS]))
     outcomes = check_expectations(
-        profile(*train), profile(*test), NUM_CLASSES, agreements(train, test)
+        profile(*train), profile(*test), NUM_CLASSES, compare_splits(train, test)
     )
     return {
         outcome["name"] + "!" * (outcome["severity"] == "critical")

@@ -40,6 +40,11 @@ def test_two_models_are_listed_compared_promoted_and_rolled_back(
     diff = json.loads(idxflow("models", "diff", *words, "--json")[1])
     assert diff["recipe"] == {rate: ["0.003", "0.002"]}
     assert diff["code"] == []
+    text = idxflow("models", "diff", *words, "--markdown")[1]
+    assert f"| {rate} | 0.003 | 0.002 |" in text
+    assert f"{len(diff['gained'])} became right and {len(diff['lost'])} wrong" in text
+    page = Path(idxflow("report", *data)[1].strip())
+    assert second.version in page.read_text()
     wrong = [made.metrics["num_wrong"] for made in (first, second)]
     assert len(diff["gained"]) - len(diff["lost"]) == wrong[0] - wrong[1]
     assert all(0 <= row < 360 for row in (*diff["gained"], *diff["lost"]))

@@ -5,12 +5,19 @@ import numpy as np
 import pytest
 
 from tasks.dataset.profile import frame_of, profile
+from tasks.dataset.splits import Differences
 from tasks.dataset.validate import check_expectations, validate
 from tasks.raw.idx import read_idx
 from tasks.raw.tables import sklearn_digits
 from tasks.runtime.errors import RawDataError, StorageError, ValidationError
 
 FITTING = {"train": 1.0, "test": 1.0}
+FIGURES = ("swapped", "train_noise", "test_noise", "mirrored", "turned")
+
+
+def unlike(num_test, **figures):
+    """Differences of two splits that are alike, but for these figures."""
+    return Differences(FITTING, dict.fromkeys(FIGURES, 0.0) | figures, np.full(num_test, -1))
 
 
 def outcomes_of(arrays, num_classes=3):
@@ -18,7 +25,7 @@ def outcomes_of(arrays, num_classes=3):
     test = profile(arrays.test_images, arrays.test_labels)
     return {
         outcome["name"]: outcome
-        for outcome in check_expectations(train, test, num_classes, FITTING)
+        for outcome in check_expectations(train, test, num_classes, unlike(len(test)))
     }
 
 
@@ -40,7 +47,7 @@ def test_a_sound_data_set_passes(arrays, make_raw):
         "num_classes": 3,
         "image_shape": [6, 5],
         "rows": {"train": 40, "test": 30},
-        "expectations": 17,
+        "expectations": 24,
         "warnings": 0,
     }
     assert set(checked.manifest.files) == {
@@ -177,7 +184,7 @@ def test_an_expectation_with_a_share_fails_just_above_it(too_many):
     train[: round(0.01 * 2 * rows) + too_many] = 0
     leaks = round(0.001 * rows) + too_many
     test[:leaks] = train[-leaks:]
-    found = check_expectations(profile(train, labels), profile(test, labels), 2, FITTING)
+    found = check_expectations(profile(train, labels), profile(test, labels), 2, unlike(rows))
     outcomes = {outcome["name"]: outcome for outcome in found}
     assert outcomes["few-blank-images"]["success"] is not too_many
     assert outcomes["few-leaks"]["success"] is not too_many
@@ -219,7 +226,7 @@ def test_a_full_disk_raises_a_storage_error_and_leaves_no_output(
 def test_an_expectation_that_fails_to_run_is_an_error(arrays, monkeypatch):
     monkeypatch.setattr(
         "tasks.dataset.validate.frame_of",
-        lambda *given: frame_of(*given).drop(columns="leaked"),
+        lambda *given: frame_of(*given).drop(columns="twin_labels"),
     )
-    with pytest.raises(RuntimeError, match="few-leaks failed to run"):
+    with pytest.raises(RuntimeError, match="one-label failed to run"):
         outcomes_of(arrays)

@@ -90,7 +90,7 @@ class World:
         np.save(folder / "train.npy", np.arange(self.num_train - held))
         np.save(folder / "validation.npy", np.arange(self.num_train - held, self.num_train))
         np.save(folder / "test.npy", self.test)
-        return {}
+        return {"pooled": bool((self.test < self.num_train).any())}
 
     def trained(self):
         def write(folder):
@@ -216,8 +216,8 @@ def test_probabilities_are_those_of_the_test_rows(undrawn):
     assert [str(field.type) for field in found.schema] == types
     assert found.column_names == ["index", "label", "prediction", *(f"p{i}" for i in range(10))]
     assert not any(field.nullable for field in found.schema)
-    rows = found["index"].to_numpy()
-    assert rows.tolist() == world.test.tolist()
+    rows = world.test
+    assert found["index"].to_pylist() == list(range(len(rows)))
     assert found["label"].to_numpy().tolist() == world.labels[rows].tolist()
     with torch.no_grad():
         logits = world.net.eval()(torch.from_numpy(world.images[rows].reshape(len(rows), -1)))

@@ -128,7 +128,7 @@ def test_initialisations_have_the_spread_of_their_papers() -> None:
 
 def test_layers_are_described_with_their_parameters() -> None:
     network = build_network(model_of("model.batch_norm=false"), PIXELS, CLASSES, 0.0, 1.0)
-    linear = [layer for layer in describe_layers(network) if layer["name"] == "Linear"]
+    linear = [layer for layer in describe_layers(network) if layer["kind"] == "Linear"]
     assert [layer["shape"] for layer in linear] == [[16, 36], [3, 16]]
     assert [layer["parameters"] for layer in linear] == [16 * 36 + 16, 3 * 16 + 3]
 

@@ -14,7 +14,8 @@ from torch.utils.data import TensorDataset
 
 from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import load_recipe
-from tasks.model.network import Checkpoint, build_network, initialize
+from tasks.model.checkpoint import Checkpoint
+from tasks.model.network import build_network, initialize
 from tasks.model.training import Trainer
 from tasks.runtime.errors import TrainingError
 

@@ -46,7 +46,7 @@ def onnx_of(templates_CHW: np.ndarray, words: dict[str, object]) -> bytes:
     from torch import nn
 
     from tasks.model.network import Normalize
-    from tasks.release.onnx_model import onnx_bytes
+    from tasks.release.onnx_export import onnx_bytes
 
     classes, height, width = templates_CHW.shape
     # Blurred, since a picture's centre may be rounded to the next pixel.

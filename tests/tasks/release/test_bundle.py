@@ -72,10 +72,12 @@ def test_a_bundle_is_complete(make_lineage):
         "model.safetensors",
         "model.onnx",
         "golden.safetensors",
+        "likeness.safetensors",
         "recipe.yaml",
         "metrics.json",
         "probabilities.parquet",
-        "model_card.md",
+        "README.md",
+        "MLmodel",
         "report.html",
         "validation/report.html",
         "validation/report.json",
@@ -85,7 +87,7 @@ def test_a_bundle_is_complete(make_lineage):
     origin = manifest.provenance
     assert (origin["device"], origin["threads"], origin["seed"]) == ("cpu", 1, 0)
     assert {"torch", "onnx", "python"} <= {*origin["libraries"]}
-    assert {"tasks.release.onnx_model", "tasks.model.network"} <= {*origin["modules"]}
+    assert {"tasks.release.onnx_export", "tasks.model.network"} <= {*origin["modules"]}
     loaded = load_recipe(str(folder / "recipe.yaml"))
     assert loaded == lineage.recipe.model_copy(update={"expected": None})
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 from torch import nn
 
 from pipeline_config.recipe import Model
 from tasks.model.network import build_network, initialize, probabilities
-from tasks.release import assemble, onnx_model
+from tasks.release import assemble, onnx_export
 from tasks.release.bundle import bundle_folder
-from tasks.release.onnx_model import compare_with_torch, onnx_bytes, read_model
+from tasks.release.onnx_export import compare_with_torch, onnx_bytes
+from tasks.release.onnx_model import read_model
 from tasks.runtime.errors import ReleaseError
 
 models = st.builds(
@@ -74,10 +75,19 @@ def test_the_model_declares_its_interface():
         value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*model.graph.input, *model.graph.output)
     }
-    assert shapes == {"images": ["batch", 4, 5], "probabilities": ["batch", 3]}
+    assert shapes == {
+        "images": ["batch", 4, 5],
+        "probabilities": ["batch", 3],
+        "logits": ["batch", 3],
+        "features": ["batch", 8],
+    }
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
-    words = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
-    assert words == {"version": "v", "class_names": ["ö", "b"]}
+    words = {prop.key: prop.value for prop in model.metadata_props}
+    assert words == {"version": "v", "class_names": '["ö", "b"]'}
+    session = onnxruntime.InferenceSession(example()[1])
+    images = np.random.default_rng(0).integers(0, 256, (9, 4, 5), dtype=np.uint8)
+    likely, logits = session.run(["probabilities", "logits"], {"images": images})
+    assert np.allclose(softmax(logits, axis=1), likely, atol=1e-6)
 
 
 @pytest.mark.parametrize("change", [1e-3, float("nan")])
@@ -110,10 +120,10 @@ def test_an_unknown_layer_is_refused():
 
 
 def test_a_wrong_export_is_never_published(make_lineage, monkeypatch):
-    monkeypatch.setattr(onnx_model, "onnx_bytes", lambda *_: example()[1])
+    monkeypatch.setattr(onnx_export, "onnx_bytes", lambda *_: example()[1])
     network = example()[0]
     content = onnx_bytes(nn.Sequential(network[0], nn.Linear(20, 10)), (4, 5), 10, {})
-    monkeypatch.setattr(onnx_model, "onnx_bytes", lambda *_: content)
+    monkeypatch.setattr(onnx_export, "onnx_bytes", lambda *_: content)
     lineage = make_lineage()
     with pytest.raises(ReleaseError, match=r"model\.onnx"):
         assemble.ensure_bundle(lineage)

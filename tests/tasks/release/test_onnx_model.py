@@ -18,7 +18,8 @@ from torch import nn
 
 from tasks.model.network import Normalize, Temperature
 from tasks.prediction.answers import load_classifier
-from tasks.release.onnx_model import MAX_BATCH, onnx_bytes, read_model
+from tasks.release.onnx_export import onnx_bytes
+from tasks.release.onnx_model import MAX_BATCH, read_model
 from tasks.runtime.errors import ReleaseError
 
 WORDS = {"class_names": ["a", "b", "c"], "dataset": "mnist", "version": "v"}
@@ -47,14 +48,14 @@ def replaced(model: ModelProto, name: str, array: np.ndarray) -> None:
 
 def outside(model: ModelProto) -> None:
     """The weights of the last layer in a file of the working directory."""
-    found = weight(model, "layer4.bias")
+    found = weight(model, "4.bias")
     Path("weights.bin").write_bytes(found.raw_data)
     found.data_location = TensorProto.EXTERNAL
     found.external_data.add(key="location", value="weights.bin")
 
 
 def claimed(model: ModelProto) -> None:
-    found = weight(model, "layer4.bias")
+    found = weight(model, "4.bias")
     found.ClearField("raw_data")
     found.dims[0] = 2**40
 
@@ -75,7 +76,7 @@ def expanded(model: ModelProto) -> None:
     """A terabyte of zeros that are then summed up."""
     shape = numpy_helper.from_array(np.array([2**38], np.int64), "huge")
     model.graph.initializer.append(shape)
-    model.graph.node.insert(1, helper.make_node("Expand", ["layer0.mean", "huge"], ["zeros"]))
+    model.graph.node.insert(1, helper.make_node("Expand", ["0.mean", "huge"], ["zeros"]))
 
 
 def with_subgraph(model: ModelProto) -> None:
@@ -120,17 +121,17 @@ HARMS: dict[str, Harm] = {
     "two opsets": lambda m: m.opset_import.add(domain="x", version=1),
     "weights in another file": outside,
     "weights that are only claimed": claimed,
-    "weights of another kind": lambda m: replaced(m, "layer4.bias", np.zeros(3, np.float64)),
+    "weights of another kind": lambda m: replaced(m, "4.bias", np.zeros(3, np.float64)),
     "a weight that makes images many": lambda m: replaced(
-        m, "layer0.mean", np.zeros((1000, 1, 1), np.float32)
+        m, "0.mean", np.zeros((1000, 1, 1), np.float32)
     ),
-    "a weight of many columns": lambda m: replaced(m, "layer0.std", np.ones(20, np.float32)),
-    "no sides": lambda m: replaced(m, "layer0.mean", np.array(0, np.float32)),
-    "a side of nothing": lambda m: replaced(m, "layer1.bias", np.zeros(0, np.float32)),
-    "layers that do not fit": lambda m: replaced(m, "layer1.weight", np.zeros((6, 7), np.float32)),
+    "a weight of many columns": lambda m: replaced(m, "0.std", np.ones(20, np.float32)),
+    "no sides": lambda m: replaced(m, "0.mean", np.array(0, np.float32)),
+    "a side of nothing": lambda m: replaced(m, "1.bias", np.zeros(0, np.float32)),
+    "layers that do not fit": lambda m: replaced(m, "1.weight", np.zeros((6, 7), np.float32)),
     "a short norm": lambda m: replaced(m, "running_mean", np.zeros(5, np.float32)),
     "another shape": lambda m: replaced(m, "flat_shape", np.array([-1, 1], np.int64)),
-    "a missing weight": lambda m: weight(m, "layer1.bias").ClearField("name"),
+    "a missing weight": lambda m: weight(m, "1.bias").ClearField("name"),
     "layers in another order": reordered,
     "an answer from the middle": from_the_middle,
     "a second input": lambda m: m.graph.input.add(name="more"),
@@ -149,7 +150,7 @@ HARMS: dict[str, Harm] = {
     "a huge image": lambda m: dim(m.graph.input[0], 1, 2**60),
     "other classes": lambda m: dim(m.graph.output[0], 1, 4),
     "no graph": lambda m: m.ClearField("graph"),
-    "metadata that are no JSON": lambda m: setattr(m.metadata_props[0], "value", "{"),
+    "metadata that are no JSON": lambda m: setattr(m.metadata_props[0], "value", "["),
     "deep metadata": lambda m: setattr(m.metadata_props[0], "value", "[" * 100_000),
     "no text": lambda m: None,
 }
@@ -224,7 +225,7 @@ def test_answers_that_are_no_probabilities_are_refused() -> None:
     images = np.random.default_rng(0).integers(0, 256, (9, 4, 5), dtype=np.uint8)
     with pytest.raises(ReleaseError, match="outputs are no probabilities"):
         read_model(model.SerializeToString(), "model.onnx").probabilities(images)
-    replaced(model, "layer4.bias", np.full(3, np.nan, np.float32))
+    replaced(model, "4.bias", np.full(3, np.nan, np.float32))
     node(model, "Softmax").attribute[0].i = 1
     with pytest.raises(ReleaseError, match="outputs are no probabilities"):
         read_model(model.SerializeToString(), "model.onnx").probabilities(images)

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from flows.cli.models import verify
 from pipeline_config.settings import settings
 from tasks.dataset.table import read_rows, read_split
-from tasks.model.network import Checkpoint
+from tasks.model.checkpoint import Checkpoint
 from tasks.release.assemble import Lineage, ensure_bundle
 from tasks.release.bundle import (
     GOLDEN,

@@ -25,7 +25,7 @@ IN_KEY = {
     },
     "validate": {
         "pipeline_config": "datasets",
-        "tasks.dataset": "expectations profile validate",
+        "tasks.dataset": "expectations profile splits validate",
         "tasks.raw": "idx",
         "tasks.runtime": "files",
     },
@@ -45,7 +45,7 @@ IN_KEY = {
     "train": {
         "pipeline_config": "recipe",
         "tasks.dataset": "table",
-        "tasks.model": "augmentation network numpy_engine torch_engine train training",
+        "tasks.model": "augmentation checkpoint network numpy_engine torch_engine train training",
         "tasks.runtime": "devices files",
     },
     "evaluate": {

@@ -77,7 +77,7 @@ def _automate(client: SyncPrefectClient, block: str | None) -> None:
     """Create the automations that are missing, and update those that differ."""
     from prefect.events.schemas.automations import AutomationCore
 
-    for content in _automations(block):
+    for content in _automations(client, block):
         wanted = AutomationCore.model_validate(content)
         found = client.read_automations_by_name(wanted.name)
         if not found:
@@ -87,9 +87,12 @@ def _automate(client: SyncPrefectClient, block: str | None) -> None:
             client.update_automation(found[0].id, wanted)
 
 
-def _automations(block: str | None) -> Iterator[dict[str, Any]]:
+def _automations(client: SyncPrefectClient, block: str | None) -> Iterator[dict[str, Any]]:
     """Yield the automations of AUTOMATIONS in Prefect's form."""
     for name, content in read_yaml(AUTOMATIONS).items():
+        for action in content.get("actions", ()):
+            if deployment := action.pop("deployment", None):
+                action["deployment_id"] = client.read_deployment_by_name(deployment).id
         message = content.pop("notify", None)
         if message and block:
             content["actions"] = [

@@ -1,4 +1,4 @@
-"""A server for the pages of models, refused data sets and quarantined shards, on loopback.
+"""A server for the pages of models, drift, refused data sets and quarantined shards, on loopback.
 
 It serves *.html and *.png below FOLDERS, and lists no folder.
 """
@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from pipeline_config.settings import settings
 
-FOLDERS, SUFFIXES = ("models", "rejected", "quarantine"), (".html", ".png")
+FOLDERS, SUFFIXES = ("models", "rejected", "quarantine", "monitor"), (".html", ".png")
 
 
 class Pages(SimpleHTTPRequestHandler):

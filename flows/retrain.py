@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from prefect import State, Task, flow
 from prefect.runtime import flow_run
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 from pydantic import Field, WithJsonSchema
 
 from flows.diagram import Call, label_audit, retraining
@@ -98,7 +98,7 @@ def retrain(
         error = GateRefused(f"version {summary.version}", found=summary.decision, result=summary)
         # A state is returned in place of raising the error, so that its traceback is not logged.
         return Failed(name="Refused", message=words, data=error)
-    return summary
+    return Completed(message=summary.advice, data=summary) if summary.advice else summary
 
 
 def pipeline(plan: Plan) -> Decision:

@@ -8,16 +8,23 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from flows.plan import Plan
+from pipeline_config.datasets import dataset_names
 from pipeline_config.sections import Section
 from tasks.release.bundle import METRICS, bundle_folder
 from tasks.release.journal import champion_of, read_journal
 from tasks.release.pages import page_path
 from tasks.runtime.show import Outcome
+from tasks.runtime.stages import PUBLISH
 from tasks.runtime.store import StageRef
+
+ADVICE = "nothing was new. Labels would help: `idxflow predict FILES -d {} --to-label 200 DIR`"
 
 
 class Summary(Section):
-    """The result of a run. `event` and `decision` are the journal's last about the version."""
+    """The result of a run. `event` and `decision` are the journal's last about the version.
+
+    `advice` says what would help where nothing was new.
+    """
 
     version: str
     bundle: str
@@ -27,6 +34,7 @@ class Summary(Section):
     stages: tuple[dict[str, Any], ...]
     event: str
     decision: str
+    advice: str | None = None
 
 
 class LabelAudit(Section):
@@ -55,15 +63,18 @@ def summarize(dataset: str, version: str, outcomes: Iterable[Outcome]) -> Summar
     decisions = [(each.event, each.reason) for each in entries if each.version == version]
     damaged = ("unknown", "the journal's line about this version is damaged")
     event, decision = decisions[-1] if decisions else damaged
+    stages = _stages_of(outcomes)
+    is_same = all(each["state"] == "cached" for each in stages if each["name"] != PUBLISH.name)
     return Summary(
         version=version,
         bundle=str(folder),
         report=str(page_path(dataset, version)),
         champion=champion.version if champion else None,
         metrics=json.loads((folder / METRICS).read_bytes()),
-        stages=_stages_of(outcomes),
+        stages=stages,
         event=event,
         decision=decision,
+        advice=ADVICE.format(dataset) if is_same and dataset in dataset_names() else None,
     )
 
 

@@ -106,6 +106,11 @@ def predict(
     threshold: Annotated[float, Option(min=0, max=1, help="No answer below this.")] = 0.0,
     out: Annotated[str | None, Option(help="Write answers to this .parquet or .json.")] = None,
     explain: Annotated[str | None, Option(help="Draw how pictures were read, as PNG.")] = None,
+    log: Annotated[bool, Option("--log", help="Keep images and answers for `monitor`.")] = False,
+    to_label: Annotated[
+        tuple[int, str] | None,
+        Option(metavar="N DIR", help="Write the N images worth labelling most as a folder."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Classify images with a published model.
@@ -135,6 +140,9 @@ def predict(
             if more := found.num_images - len(found.first):
                 console.say(f"… and {more:,} more; --out FILE.parquet or --json has all of them")
     written = "".join(f"; written: {place}" for place in (out, explain) if place)
+    if to_label:
+        place, name = to_label[1], found.model.partition("/")[0]
+        written += f"; fill in {place}/labels.csv, then `idxflow data add {name} {place}`"
     answered = f"{found.num_images:,} images, answered by {found.model}"
     console.say(f"{answered}; {found.num_abstained:,} without an answer{written}")
 
@@ -142,19 +150,21 @@ def predict(
 @app.command(epilog="Example: idxflow monitor mnist scans/")
 def monitor(
     dataset: Annotated[str, Argument(metavar="NAME", help="Whose champion and training rows.")],
-    files: Annotated[list[str], Argument(help="PNG, JPEG, IDX and Parquet files, or folders.")],
+    files: Annotated[
+        list[str] | None,
+        Argument(help="Files or folders of images.  [default: the newest of `predict --log`]"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say whether images differ from the training rows.
 
     Three signals: can the images be told apart from training rows (auc), does it hurt (estimated
-    accuracy, without labels), has the mix of classes changed? Exit code 0 also when drift is seen.
+    accuracy, without labels), has the mix of classes changed? A page shows them. Without files, the
+    newest images that `predict --log` kept are compared (`max_rows` in pipeline_config/drift.yaml),
+    and labels that came later with the answers. Exit code 0 also when drift is seen.
     """
     from tasks.prediction.monitor import monitor as compare_with_training
 
-    found = compare_with_training(known_dataset(dataset), tuple(files))
+    found = compare_with_training(known_dataset(dataset), tuple(files or ()))
     console.show(found, as_json, "name value usual limit alarms words", found.signals)
-    console.say(
-        f"{found.verdict}: {found.num_images:,} images and {found.num_training_rows:,} training "
-        f"rows, {found.model}"
-    )
+    console.say(f"{found.words}; page: {found.page}" if found.page else found.words)

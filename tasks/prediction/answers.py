@@ -8,19 +8,22 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline_config.sections import Section, given_path
 from pipeline_config.settings import settings
 from tasks.prediction.inputs import KINDS, PICTURE, ImageBatch, files_of, image_batches, kind_of
+from tasks.prediction.labelling import choosing_to_label
 from tasks.prediction.pictures import Form, path_text, read_picture
+from tasks.prediction.served import Keep, logging_answers
 from tasks.release.bundle import ONNX, intact_bundle
 from tasks.release.onnx_model import MAX_MODEL_BYTES, OnnxModel, read_model, unusable_model
 from tasks.release.registry import CHAMPION, find_bundle
@@ -42,7 +45,11 @@ Answers = list[dict[str, Any]]
 
 
 class Request(Section):
-    """Images, a model, and where to write answers. Below the confidence `threshold` it abstains."""
+    """Images, a model, and where to write answers. Below the confidence `threshold` it abstains.
+
+    `log` keeps images and answers below the root. `to_label` is how many images are to be labelled,
+    and the folder for them.
+    """
 
     files: Annotated[tuple[str, ...], Field(min_length=1)]
     model: str = CHAMPION
@@ -50,6 +57,8 @@ class Request(Section):
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
     out: str | None = None
     explain: str | None = None
+    log: bool = False
+    to_label: tuple[Annotated[int, Field(ge=1)], str] | None = None
 
 
 class Predicted(Section):
@@ -66,16 +75,18 @@ class Predicted(Section):
 
 
 class Classifier(NamedTuple):
-    """A loaded model. `title` is DATASET/VERSION, or the name of its file."""
+    """A loaded model. `title` is DATASET/VERSION, or the name of its file; `bundle` a folder."""
 
     title: str
+    bundle: Path | None
     form: Form
     class_names: tuple[str, ...]
     model: OnnxModel
 
-    def answers(self, batch: ImageBatch, threshold: float) -> Answers:
-        """Return one answer for each image."""
-        probabilities_BC = self.model.probabilities(batch.images_BHW)
+    def answers(
+        self, batch: ImageBatch, probabilities_BC: NDArray[np.float32], threshold: float
+    ) -> Answers:
+        """Return one answer for each image, by its probabilities (B, C)."""
         best_B = [self.class_names[best] for best in probabilities_BC.argmax(axis=1)]
         confidence_B = probabilities_BC.max(axis=1)
         abstained_B = (confidence_B < threshold).tolist()
@@ -105,7 +116,7 @@ def load_classifier(model: str, dataset: str | None) -> Classifier:
         raise unusable_model(str(path), f"{found.num_classes} classes, called {str(names)[:200]}")
     title = f"{words.get('dataset', path.name)}/{words.get('version', '')}".rstrip("/")
     form = Form(*found.image_shape, is_digits=texts == DIGIT_NAMES)
-    return Classifier(title, form, texts, found)
+    return Classifier(title, path.parent if is_bundle else None, form, texts, found)
 
 
 def predict_files(request: Request) -> Predicted:
@@ -119,11 +130,15 @@ def predict_files(request: Request) -> Predicted:
         if explain is not None:
             aside = stack.enter_context(replacing(explain))
             _draw_explained(aside, files_of(request.files, skipped), classifier)
+        keepers = [stack.enter_context(each) for each in _keepers(request, classifier)]
         advance = stack.enter_context(progress("predicting", None, "steps"))
 
         def answered() -> Iterator[Answers]:
             for batch in image_batches(files_of(request.files, skipped), classifier.form):
-                answers = classifier.answers(batch, request.threshold)
+                probabilities_BC = classifier.model.probabilities(batch.images_BHW)
+                for keep in keepers:
+                    keep(batch.images_BHW, probabilities_BC)
+                answers = classifier.answers(batch, probabilities_BC, request.threshold)
                 counts.update(answer["class"] for answer in answers)
                 first.extend(answers[: NUM_FIRST - len(first)])
                 yield answers
@@ -139,6 +154,14 @@ def predict_files(request: Request) -> Predicted:
     by_class = {name: counts[name] for name in classifier.class_names}
     found = {"num_images": counts.total(), "num_abstained": counts[None], "counts": by_class}
     return Predicted(model=classifier.title, first=tuple(first), **found, **given)
+
+
+def _keepers(request: Request, classifier: Classifier) -> Iterator[AbstractContextManager[Keep]]:
+    """Yield what takes each batch with its answers, as the request wants it."""
+    if request.log:
+        yield logging_answers(classifier.bundle, classifier.form)
+    if request.to_label:
+        yield choosing_to_label(classifier.bundle, *request.to_label)
 
 
 def _target(request: Request, text: str | None, suffixes: list[str]) -> Path | None:

@@ -1,20 +1,24 @@
 """Labelled images in the forms that people have them in, each as arrays.
 
 IDX files, also under EMNIST's names, NPZ, CSV, a folder of pictures for each class (torchvision's
-ImageFolder), a Parquet file of Hugging Face's `datasets`, and a zip with any of these.
+ImageFolder), pictures with a `labels.csv`, a Parquet file of Hugging Face's `datasets`, and a zip
+with any of these.
 
 Axes: N rows, images of H×W pixels.
 """
 
 from __future__ import annotations
 
+import csv
 import re
 import zipfile
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from pipeline_config.datasets import FILES, RawFile
 from tasks.raw.folder import folder_files, members
-from tasks.raw.grey import SUFFIXES, Size, pictures_by_class, pictures_in_parquet
+from tasks.raw.grey import SUFFIXES, Size, pictures_by_class, pictures_in_parquet, read_pictures
 from tasks.raw.idx import SPLITS, read_idx
 from tasks.raw.parts import Part, class_list, files_in, make_part, split_of, with_classes
 from tasks.raw.receive import MAX_BYTES, UNREADABLE, chunks_of, damaged, open_member, receive, save
@@ -23,6 +27,8 @@ from tasks.runtime.errors import RawDataError
 
 IDX = re.compile(r"(.*?)(images|labels)[-_.]idx\d[-_.]ubyte(\.gz)?", re.I)
 MAX_MEMBERS = 1_000_000  # of a zip
+# The labels of the pictures beside it, with the columns `file` and `label`.
+LABELS = "labels.csv"
 
 
 def read_parts(path: Path, scratch: Path, size: Size | None = None) -> dict[str, Part]:
@@ -43,7 +49,8 @@ def read_parts(path: Path, scratch: Path, size: Size | None = None) -> dict[str,
 
 def _read_parts(path: Path, scratch: Path, size: Size | None) -> dict[str, Part]:
     folder = [path] if path.is_file() else files_in(path)
-    found = pictures_in_parquet(folder, size) or _from_idx(folder, scratch) or _from_arrays(folder)
+    found = _from_labelled(folder, size) or pictures_in_parquet(folder, size)
+    found = found or _from_idx(folder, scratch) or _from_arrays(folder)
     if not found and path.is_dir():
         found = pictures_by_class(path, size)
     if not found:
@@ -130,6 +137,34 @@ def _from_arrays(files: list[Path]) -> dict[str, Part]:
     if file.suffix.lower() == ".csv":
         return {"all": make_part(*read_csv(file))}
     return {"all": make_part(*read_npz(file, "all"))} if "x.npy" in members(file) else {}
+
+
+def _from_labelled(files: list[Path], size: Size | None) -> dict[str, Part]:
+    """Return the part of pictures whose labels are in a `labels.csv` beside them.
+
+    Raises RawDataError naming the row that lacks its label or its picture.
+    """
+    named, pictures, texts = {file.name: file for file in files}, [], []
+    if LABELS not in named:
+        return {}
+    try:
+        rows = list(csv.DictReader(named[LABELS].read_text("utf-8-sig").splitlines()))
+    except (csv.Error, *UNREADABLE) as error:
+        raise damaged(named[LABELS], error) from error
+    if not rows or not {"file", "label"} <= {*rows[0]}:
+        return {}
+    for number, row in enumerate(rows, 1):
+        name, text = row["file"], (row["label"] or "").strip()
+        if name not in named or not text:
+            found = "no label" if name in named else "no file of this name beside it"
+            expected = "a picture, and the name or number of its class"
+            what = f"{named[LABELS]}: row {number}, {name!r}"
+            raise RawDataError(what, found=found, expected=expected)
+        pictures.append((named[name], str(named[name])))
+        texts.append(text)
+    names = sorted({*texts}, key=lambda text: (len(text) if text.isdecimal() else 99, text))
+    labels = np.array([names.index(text) for text in texts])
+    return {"all": make_part(read_pictures(pictures, size), labels, names)}
 
 
 def _unzipped(path: Path, folder: Path) -> Path:

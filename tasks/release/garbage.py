@@ -37,7 +37,7 @@ MAX_DATABASE_BYTES = 100 * 2**20
 UNFINISHED = (
     *("stages/.*", "checkpoints/.*", "models/*/.*", "show/.*", "rejected/.*", "scratch/*"),
     *("data/.*", "incoming/*/.*.gone", "shards/*/.*", "quarantine/*/.*"),
-    *("shards/*/*/.*", "quarantine/*/*/.*"),
+    *("shards/*/*/.*", "quarantine/*/*/.*", "served/*/.*", "monitor/.*"),
 )
 # What is removed from a certain age on: kind, pattern, seconds, reason.
 ANY, WHY = float("-inf"), "a killed run did not finish it"

@@ -20,7 +20,6 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from pipeline_config.gate import gate_for
-from pipeline_config.settings import settings
 from tasks.dataset.table import FILES_OF_TABLE, read_rows, row_ranges
 from tasks.release.assemble import Lineage, ensure_bundle
 from tasks.release.bundle import METRICS, ONNX, bundle_folder, is_pooled, models_lock
@@ -40,7 +39,7 @@ from tasks.release.margins import paired_difference
 from tasks.release.pages import page_path
 from tasks.release.registry import Decision, candidate_of, settle
 from tasks.runtime.files import locked
-from tasks.runtime.show import Outcome, emit, record, show_image, show_markdown, show_table
+from tasks.runtime.show import Outcome, emit, link_to, record, show_image, show_markdown, show_table
 from tasks.runtime.stages import PUBLISH
 
 NUM_DECISIONS = 20
@@ -149,8 +148,7 @@ def decision_in_markdown(decision: Decision) -> str:
     standing = "champion" if is_champion else f"champion: `{decision.champion}`"
     if decision.event in (REFUSED, WAITING):
         standing = f"**{decision.event}**; {standing}"
-    page, url = page_path(decision.dataset, decision.version), settings().pages_url
-    link = f"[{page.name}]({url}/{page.relative_to(settings().root)})" if url else f"`{page}`"
+    link = link_to(page_path(decision.dataset, decision.version))
     return (
         f"# {decision.dataset} `{decision.version}`: {accuracy:.2%}\n\n"
         f"- {standing}: {decision.reason}\n"

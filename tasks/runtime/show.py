@@ -19,6 +19,7 @@ from typing import Any, Literal
 import rich.progress
 from rich.console import Console
 
+from pipeline_config.settings import settings
 from tasks.runtime.stages import Change
 
 logger = logging.getLogger(__name__)
@@ -118,6 +119,12 @@ def show_image(key: str, path: Path, description: str) -> None:
     if _in_task_run():
         encoded = base64.b64encode(path.read_bytes()).decode()
         _create("image", key, description, image_url=f"data:image/png;base64,{encoded}")
+
+
+def link_to(page: Path) -> str:
+    """Return a Markdown link to a page below the root, or its path where no server has it."""
+    url = settings().pages_url
+    return f"[{page.name}]({url}/{page.relative_to(settings().root)})" if url else f"`{page}`"
 
 
 def emit(name: str, resource: str, payload: Mapping[str, Any]) -> None:

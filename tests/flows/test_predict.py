@@ -27,6 +27,7 @@ def test_a_published_model_answers_from_the_command_line_and_as_a_flow(
     prints_answers(idxflow, published, images, tmp_path)
     shows_counts_as_an_artifact(published, images, tmp_path)
     sees_drift_and_no_drift(idxflow, images, tmp_path)
+    monitors_what_was_kept(idxflow, images, root, tmp_path)
 
 
 def answers_as_when_it_was_scored(
@@ -110,6 +111,26 @@ def sees_drift_and_no_drift(idxflow: Shell, images: Path, tmp_path: Path) -> Non
     code, out, _ = idxflow("monitor", "digits8x8", str(few), "--json")
     assert json.loads(out)["verdict"] == "too few"
     assert idxflow("monitor", "mnist", str(few))[0] == 1
+
+
+def monitors_what_was_kept(idxflow: Shell, images: Path, root: Path, tmp_path: Path) -> None:
+    from flows.predict import monitor_images, predict
+
+    assert monitor_images(dataset="digits8x8", return_state=True).message.startswith("too few: no ")
+    out = str(tmp_path / "kept.json")
+    predict(files=(str(images),), out=out, dataset="digits8x8", log=True)
+    found = monitor_images(dataset="digits8x8")
+    assert (found.verdict, found.num_images) == ("no drift", 360)
+    page = root / "monitor" / "digits8x8.html"
+    assert found.page == str(page)
+    assert "no drift" in page.read_text()
+    folder = tmp_path / "to label"
+    code, _, err = idxflow("predict", str(images), *DATASET, "--to-label", "3", str(folder))
+    assert code == 0, err
+    assert f"`idxflow data add digits8x8 {folder}`" in err
+    assert len([*folder.glob("*.png")]) == 3
+    code, _, err = idxflow("monitor", "digits8x8")
+    assert f"page: {page}" in err
 
 
 def test_bad_input_is_one_clear_error(idxflow: Shell, tmp_path: Path) -> None:

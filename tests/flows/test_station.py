@@ -92,7 +92,7 @@ def start_run(deployment: str = "on-demand", **parameters: Any) -> str:
     return str(run["id"])
 
 
-def emit(event: str, resource: str, root: Path) -> None:
+def emit(event: str, resource: str, root: Path, **payload: str) -> None:
     """Emit an event as a person or another program does."""
     words = ["event", "emit", event, "--resource-id", resource]
     environment = {
@@ -101,9 +101,9 @@ def emit(event: str, resource: str, root: Path) -> None:
         "PREFECT_API_URL": known_station().urls["ui"] + "/api",
         "PREFECT_API_AUTH_STRING": station_file("login").read_text(),
     }
-    payload = json.dumps({"reason": "accuracy fell by 2 points"})
+    content = json.dumps({"reason": "accuracy fell by 2 points", **payload})
     subprocess.run(
-        [sys.executable, "-m", "prefect", *words, "--payload", payload],
+        [sys.executable, "-m", "prefect", *words, "--payload", content],
         env=environment,
         check=True,
         capture_output=True,
@@ -119,7 +119,7 @@ def facts() -> dict[str, Any]:
     alike = "id name enabled trigger actions schedules parameters entrypoint work_pool_name"
     return {
         kind: {
-            each["name"]: {key: each.get(key) for key in alike.split()}
+            (each["name"], each.get("entrypoint")): {key: each.get(key) for key in alike.split()}
             | ({"updated": each["updated"]} if kind == "automations" else {})
             for each in post(f"/{kind}/filter", limit=100)
         }
@@ -143,7 +143,8 @@ def test_up_twice_starts_everything_once(home: Path) -> None:
     assert "server, reports, worker" in first.stderr
     before, made = running(known_station()), schedules_without_ids(facts())
     assert set(before) == {"server", "reports", "worker"}
-    assert {"nightly", "on-demand", "batch"} <= set(made["deployments"])
+    assert {"nightly", "on-demand", "batch"} <= {name for name, _ in made["deployments"]}
+    assert len(made["deployments"]) == 6
     assert len(made["automations"]) >= 5
     second = idxflow("up", root=home)
     assert "nothing" in second.stderr
@@ -211,6 +212,9 @@ def test_the_page_server_gives_pages_only(home: Path) -> None:
         "models/%2e%2e/station/login",
     ):
         assert httpx.get(f"{url}/{path}").status_code == 404, path
+    (home / "monitor").mkdir(exist_ok=True)
+    (home / "monitor/digits8x8.html").write_text("a page")
+    assert httpx.get(f"{url}/monitor/digits8x8.html").text == "a page"
     page = f"{url}/models/digits8x8/{version}/report.html"
     assert httpx.get(page, headers={"Host": "elsewhere.example"}).status_code == 404
 
@@ -273,7 +277,7 @@ def test_of_the_runs_that_were_missed_the_last_one_runs(home: Path) -> None:
     """Three dates without a worker, the last of them without a server."""
     alive = running(known_station())
     alive["worker"].kill()
-    (nightly,) = post("/deployments/filter", deployments={"name": {"any_": ["nightly"]}})
+    nightly = ask(known_station(), "/deployments/name/retrain/nightly")
     every = {"interval": 5, "anchor_date": "2026-01-01T00:00:00Z"}
     parameters = {"dataset": "digits8x8", "device": "cpu"}
     schedules = [{"schedule": every, "parameters": parameters}]
@@ -302,6 +306,20 @@ def test_a_rollback_by_hand_is_an_event(home: Path) -> None:
     wait_until(lambda: post("/events/filter", filter=named)["events"])
     (event,) = post("/events/filter", filter=named)["events"]
     assert event["payload"]["reason"].startswith("from ")
+
+
+def test_drift_starts_a_run_that_says_what_would_help(home: Path) -> None:
+    """Nothing is labelled since the run of the test above, so it is cached."""
+    deployment = ask(known_station(), "/deployments/name/retrain/on-drift")
+    of_it = {"deployment_id": {"any_": [deployment["id"]]}}
+    emit("idxflow.drift.detected", "idxflow.data.digits8x8", home, dataset="digits8x8")
+    wait_until(lambda: post("/flow_runs/filter", flow_runs=of_it))
+    (run,) = post("/flow_runs/filter", flow_runs=of_it)
+    assert run["parameters"] | {"dataset": "digits8x8"} == run["parameters"]
+    wait_until(lambda: state_of(run["id"]) in ("Completed", "Failed", "Crashed"))
+    state = ask(known_station(), f"/flow_runs/{run['id']}")["state"]
+    assert state["name"] == "Completed"
+    assert "--to-label" in state["message"]
 
 
 def test_a_killed_server_comes_back_with_what_it_knew(home: Path) -> None:

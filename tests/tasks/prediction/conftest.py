@@ -67,10 +67,10 @@ def digits_onnx(digits: np.ndarray) -> bytes:
 
 @pytest.fixture
 def make_bundle(digits_onnx: bytes) -> MakeBundle:
-    """`make_bundle(model=…, dataset=…)` → the folder of a bundle with little but its model."""
+    """`make_bundle(dataset=…, weights=…)` → the folder of a bundle with little but its model."""
 
-    def make(model: bytes = digits_onnx, dataset: str = "mnist") -> Path:
-        contents = {"model.safetensors": b"weights", "metrics.json": b"{}", ONNX: model}
+    def make(dataset: str = "mnist", weights: bytes = b"weights") -> Path:
+        contents = {"model.safetensors": weights, "metrics.json": b"{}", ONNX: digits_onnx}
         files = {
             name: FileEntry(sha256=sha256_bytes(content), num_bytes=len(content))
             for name, content in contents.items()

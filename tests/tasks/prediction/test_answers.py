@@ -17,6 +17,7 @@ from PIL import Image
 from flows.predict import answer
 from tasks.prediction import answers, inputs
 from tasks.prediction.answers import NUM_FIRST, Predicted, Request, load_classifier, predict_files
+from tasks.prediction.served import served_files
 from tasks.raw.idx import write_idx
 from tasks.runtime.errors import ConfigError, IdxflowError, RawDataError, ReleaseError
 
@@ -232,14 +233,16 @@ def test_the_task_returns_the_same(make_bundle: MakeBundle, photos: Path) -> Non
 MEASURED = """
 import resource, sys
 from tasks.prediction.answers import Request, predict_files
-model, out, *files = sys.argv[1:]
+model, out, kind, *files = sys.argv[1:]
 for file in files:
-    predict_files(Request(files=(file,), model=model, out=out))
+    predict_files(Request(files=(file,), model=model, out=out, log=kind == "log"))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
 
-@pytest.mark.parametrize("kind", ["idx", pytest.param("parquet", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    "kind", ["idx", "log", pytest.param("parquet", marks=pytest.mark.exhaustive)]
+)
 def test_memory_does_not_grow_with_the_number_of_images(
     make_bundle: MakeBundle, tmp_path: Path, kind: str
 ) -> None:
@@ -250,14 +253,14 @@ def test_memory_does_not_grow_with_the_number_of_images(
         images = np.zeros((num_images, 28, 28), np.uint8)
         images[:, 5:20, 10] = 255
         files.append(str(tmp_path / f"{num_images}"))
-        if kind == "idx":
+        if kind != "parquet":
             write_idx(Path(files[-1]), images)
         else:
             column = pa.FixedSizeBinaryArray.from_buffers(
                 pa.binary(784), num_images, [None, pa.py_buffer(images)]
             )
             pq.write_table(pa.table({"image": column}), files[-1], row_group_size=4096)
-    words = [str(make_bundle()), str(tmp_path / "answers.parquet"), *files]
+    words = [str(make_bundle()), str(tmp_path / "answers.parquet"), kind, *files]
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, *words],
         check=True,
@@ -292,3 +295,10 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, old)
         assert not list((tmp_path / "out").iterdir())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
+    try:
+        with pytest.raises(IdxflowError, match="no room to write"):
+            ask(model, tmp_path / "images", log=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert served_files("mnist") == []

@@ -29,7 +29,7 @@ def predict(
     """Classify every image of some files or folders and write the answers to `out`.
 
     `model` is "champion" (of `dataset`), a version, a bundle's folder or an .onnx file. Below the
-    confidence `threshold` there is no answer. `out` is a .parquet or .json file. With `log` the
+    confidence `threshold` there is no answer. `out` is a .parquet, .json or .csv file. With `log`
     images and answers of a published model are kept, for the flow `monitor`.
     """
     return answer(Request(**locals()))
@@ -39,8 +39,9 @@ def predict(
 def answer(request: Request) -> Predicted:
     """Classify the images and show how many each class has. Never cached: files may change."""
     predicted = predict_files(request)
-    counts = {**predicted.counts, "no answer": predicted.num_abstained}
-    limit = f"no answer below the probability {predicted.threshold:g}. In `{predicted.out}`."
+    counts = {**predicted.counts, "unsure": predicted.num_abstained}
+    counts |= {"rejected": predicted.num_rejected, "errors": predicted.num_errors}
+    limit = f"unsure below the probability {predicted.threshold:g}. In `{predicted.out}`."
     words = f"{predicted.num_images:,} images, answered by {predicted.model}; {limit}"
     rows = [{"class": name, "images": count} for name, count in counts.items()]
     show_table("predictions", rows, words)

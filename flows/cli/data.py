@@ -104,8 +104,9 @@ def predict(
     model: Annotated[str, Option("-m", "--model", help="Version, bundle or .onnx.")] = "champion",
     dataset: Annotated[str | None, Option("-d", "--dataset", help="Whose model.")] = None,
     threshold: Annotated[float, Option(min=0, max=1, help="No answer below this.")] = 0.0,
-    out: Annotated[str | None, Option(help="Write answers to this .parquet or .json.")] = None,
+    out: Annotated[str | None, Option(help="Write answers to .parquet, .json or .csv.")] = None,
     explain: Annotated[str | None, Option(help="Draw how pictures were read, as PNG.")] = None,
+    single: Annotated[bool, Option("--single", help="Several digits are an error.")] = False,
     log: Annotated[bool, Option("--log", help="Keep images and answers for `monitor`.")] = False,
     to_label: Annotated[
         tuple[int, str] | None,
@@ -115,8 +116,10 @@ def predict(
 ) -> None:
     """Classify images with a published model.
 
-    Each gets a class and a probability, or no class below the threshold. Photos of digits are
-    brought to MNIST's form first; a grey PNG of the model's size, light on dark, is taken as it is.
+    Each gets a class and a probability; or no class below the threshold, and where it is not like
+    the training images; or an error. Photos of digits are brought to MNIST's form first, and each
+    digit is answered, from left to right; a grey PNG of the model's size, light on dark, is taken
+    as it is.
     """
     from tasks.prediction.answers import Request, predict_files
 
@@ -136,7 +139,7 @@ def predict(
         elif out is not None:
             console.show(content, as_json, "class count", found.counts.items())
         else:
-            console.table("source index class best probability", found.first)
+            console.table("source index class best probability reason", found.first)
             if more := found.num_images - len(found.first):
                 console.say(f"… and {more:,} more; --out FILE.parquet or --json has all of them")
     written = "".join(f"; written: {place}" for place in (out, explain) if place)
@@ -144,7 +147,8 @@ def predict(
         place, name = to_label[1], found.model.partition("/")[0]
         written += f"; fill in {place}/labels.csv, then `idxflow data add {name} {place}`"
     answered = f"{found.num_images:,} images, answered by {found.model}"
-    console.say(f"{answered}; {found.num_abstained:,} without an answer{written}")
+    without = f"{found.num_abstained:,} unsure, {found.num_rejected:,} rejected"
+    console.say(f"{answered}; {without}, {found.num_errors:,} errors{written}")
 
 
 @app.command(epilog="Example: idxflow monitor mnist scans/")

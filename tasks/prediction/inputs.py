@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby, islice, product
 from pathlib import Path
 from typing import NamedTuple
@@ -16,27 +17,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline_config.sections import given_path
-from tasks.prediction.pictures import Form, path_text, read_picture, unfit
+from tasks.prediction.pictures import Box, Form, Picture, path_text, read_picture, unfit
 from tasks.raw.idx import GZIP_MAGIC, MAX_HEADER_BYTES, check_size, parse_header
 from tasks.raw.receive import UNREADABLE, damaged
+from tasks.runtime.errors import RawDataError
 
 # A batch has at most this many images, or pictures, and bytes.
 BATCH, PICTURES, BATCH_BYTES = 4096, 256, 2**24
 COLUMN = "image"
 # The names that are taken from a folder. A file that is named itself may have any name.
 KNOWN = re.compile(r"[^.].*(\.(png|jpe?g|parquet)|idx3[-_.]ubyte(\.gz)?)", re.I)
-PICTURE, IDX, GZIP, PARQUET = "picture", "idx", "gzip", "parquet"
+PICTURE, IDX, GZIP, PARQUET, UNFIT = "picture", "idx", "gzip", "parquet", ""
 MAGIC = {b"\x89PNG\r\n\x1a\n": PICTURE, b"\xff\xd8\xff": PICTURE, b"PAR1": PARQUET}
 MAGIC |= {GZIP_MAGIC: GZIP, b"\x00\x00": IDX}
 KINDS = "PNG, JPEG, IDX (also .gz) or Parquet"
 
 
 class ImageBatch(NamedTuple):
-    """Images uint8 (B, H, W), the file of each, and its index in that file."""
+    """Images uint8 (B, H, W), the file of each, its index in that file, and its box in a picture.
+
+    The boxes are left, top, right and bottom in pixels; of rows of other files there are none.
+    """
 
     sources: list[str]
     index_B: NDArray[np.int64]
     images_BHW: NDArray[np.uint8]
+    boxes: list[Box] | None = None
 
 
 def files_of(given: Sequence[str], skipped: Collection[Path] = ()) -> Iterator[Path]:
@@ -84,22 +90,63 @@ def kind_of(path: Path) -> str:
     raise unfit(path, f"the first bytes {head.hex(' ')}" if head else "an empty file", KINDS)
 
 
-def image_batches(files: Iterator[Path], form: Form) -> Iterator[ImageBatch]:
-    """Yield the images of the files in `form`, in order. Raises RawDataError for an unfit file."""
-    for kind, group in groupby(files, kind_of):
-        if kind == PICTURE:
+def image_batches(
+    files: Iterator[Path],
+    form: Form,
+    faults: list[RawDataError] | None = None,
+    single: bool = False,
+) -> Iterator[ImageBatch]:
+    """Yield the images of the files in `form`, in order; of a picture every digit.
+
+    With `single`, several are an error. Raises RawDataError for what is unfit; with `faults` it is
+    appended there, and the next files follow.
+    """
+
+    def kind(path: Path) -> str:
+        with _into(faults):
+            return kind_of(path)
+        return UNFIT
+
+    for found, group in groupby(files, kind):
+        if found == PICTURE:
             while paths := list(islice(group, _fitting(PICTURES, form))):
-                images = np.stack([read_picture(path, form).image_HW for path in paths])
-                sources = [path_text(path) for path in paths]
-                yield ImageBatch(sources, np.zeros(len(paths), np.int64), images)
-        for path in group:
-            start = 0
-            for images in _parquet(path, form) if kind == PARQUET else _idx(path, kind, form):
-                stop = start + len(images)
-                yield ImageBatch([path_text(path)] * len(images), np.arange(start, stop), images)
-                start = stop
-            if not start:
-                raise unfit(path, "a file of no images", "at least one")
+                pictures = []
+                for path in paths:
+                    with _into(faults):
+                        pictures.append((path_text(path), read_picture(path, form, single=single)))
+                if pictures:
+                    yield _of_pictures(pictures)
+        for path in group if found != UNFIT else ():
+            with _into(faults):
+                start = 0
+                for images in _parquet(path, form) if found == PARQUET else _idx(path, found, form):
+                    stop = start + len(images)
+                    sources = [path_text(path)] * len(images)
+                    yield ImageBatch(sources, np.arange(start, stop), images)
+                    start = stop
+                if not start:
+                    raise unfit(path, "a file of no images", "at least one")
+
+
+@contextmanager
+def _into(faults: list[RawDataError] | None) -> Iterator[None]:
+    """Append a RawDataError of the block to the list, if there is one."""
+    try:
+        yield
+    except RawDataError as error:
+        if faults is None:
+            raise
+        faults.append(error)
+
+
+def _of_pictures(pictures: list[tuple[str, Picture]]) -> ImageBatch:
+    """Return every digit of the pictures as a batch."""
+    sources = [name for name, picture in pictures for _ in picture.boxes]
+    index_B = np.concatenate([np.arange(len(picture.boxes)) for _, picture in pictures])
+    images_BHW = np.concatenate([picture.images_KHW for _, picture in pictures])
+    return ImageBatch(
+        sources, index_B, images_BHW, [box for _, each in pictures for box in each.boxes]
+    )
 
 
 def _fitting(most: int, form: Form) -> int:

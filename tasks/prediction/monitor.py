@@ -18,7 +18,7 @@ from pydantic_core import from_json
 from pipeline_config.drift import drift_limits
 from pipeline_config.sections import Section
 from tasks.dataset.shards import read_events, read_shard, training_shards
-from tasks.prediction.answers import Classifier, load_classifier
+from tasks.prediction.classifier import Classifier, load_classifier
 from tasks.prediction.drift import TOO_FEW, Answered, find_drift, verdict_of
 from tasks.prediction.inputs import files_of, image_batches
 from tasks.prediction.labelling import training_rows

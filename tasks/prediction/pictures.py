@@ -4,13 +4,14 @@ MNIST's digits are light ink on a dark ground. Their ink, bilevel at first, was 
 on its longer side with antialiasing, and placed into 28×28 with its centre of mass at the centre
 (LeCun, Bottou, Bengio and Haffner 1998, section III.A; the page of the MNIST database).
 
-Axes: h × w pixels of a picture, H × W pixels that the model takes.
+Axes: h × w pixels of a picture, H × W pixels that the model takes, K digits in a picture.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,8 +33,11 @@ GROUND_SHARE = 1 / 3
 FAINTEST, NOISE_TIMES = 16, 5
 # Smaller spots than this share of the largest piece of ink are dirt.
 SPECK_SHARE = 0.03
+# Ink of less than this share of the tallest digit's height is a part of the digit beside it.
+PART_SHARE = 0.5
 
 Grey = NDArray[np.uint8]
+Box = tuple[int, int, int, int]
 
 
 class Form(NamedTuple):
@@ -45,37 +49,54 @@ class Form(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture in grey, its ink (None if it was not looked for), and the image for the model."""
+    """A picture in grey, its ink (None if it was not looked for), and the images for the model.
+
+    There is one image for each digit, from left to right, and its box in the picture's own pixels:
+    left, top, right, bottom.
+    """
 
     grey_hw: Grey
     ink_hw: Grey | None
-    image_HW: Grey
+    images_KHW: Grey
+    boxes: tuple[Box, ...]
 
 
-def read_picture(path: Path, form: Form) -> Picture:
+def read_picture(path: Path, form: Form, *, single: bool = False) -> Picture:
     """Return a PNG or JPEG in `form`: digits as in MNIST, anything else fitted as a whole.
 
     A picture in grey, of the model's size and on a dark ground, is used as it is. Raises
-    RawDataError for a damaged picture, and for one without anything on it.
+    RawDataError for a damaged picture, for one without anything on it, and if there must be a
+    `single` digit, for several.
     """
-    grey_hw, is_plain = _read_grey(path)
+    grey_hw, is_plain, scale = _read_grey(path)
     light_hw = _light_on_dark(grey_hw)
+    whole: Box = (0, 0, round(grey_hw.shape[1] * scale), round(grey_hw.shape[0] * scale))
     if int(grey_hw.max()) - int(grey_hw.min()) >= FAINTEST:
         if is_plain and light_hw is grey_hw and grey_hw.shape == form[:2]:
-            return Picture(grey_hw, None, grey_hw)
+            return Picture(grey_hw, None, grey_hw[np.newaxis], (whole,))
         if not form.is_digits:
             size, light = (form.width, form.height), Image.fromarray(light_hw)
             fitted = ImageOps.pad(light, size, Image.Resampling.HAMMING)
-            return Picture(grey_hw, None, np.asarray(fitted))
+            return Picture(grey_hw, None, np.asarray(fitted)[np.newaxis], (whole,))
         ink_hw = find_ink(grey_hw)
         if ink_hw.any():
-            return Picture(grey_hw, ink_hw, centred(ink_hw, form))
+            digits = digits_in(ink_hw)
+            if single and len(digits) > 1:
+                raise unfit(path, f"a picture of {len(digits)} digits", "one")
+            # Between two digits the picture is cut in the middle.
+            cuts = [(a[2] + b[0]) // 2 for a, b in pairwise(digits)]
+            images = [centred(part_hw, form) for part_hw in np.split(ink_hw, cuts, axis=1)]
+            scaled = (np.array(digits) * scale).round().astype(int).tolist()
+            return Picture(grey_hw, ink_hw, np.stack(images), tuple(map(tuple, scaled)))
     found = "a picture on which nothing stands out from its ground"
     raise unfit(path, found, "something to recognise")
 
 
-def _read_grey(path: Path) -> tuple[Grey, bool]:
-    """Return the picture, upright, transparent parts white, and whether its file is plain grey."""
+def _read_grey(path: Path) -> tuple[Grey, bool, float]:
+    """Return the picture, upright, transparent parts white, and how it was read.
+
+    That is whether its file is plain grey, and how many of its pixels one pixel here is wide.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -84,15 +105,51 @@ def _read_grey(path: Path) -> tuple[Grey, bool]:
                 check.verify()
             with Image.open(path, formats=("PNG", "JPEG")) as picture:
                 is_plain = picture.mode == "L" and "transparency" not in picture.info
+                longest = max(picture.size)
                 # A JPEG is decoded no larger than needed.
                 picture.draft("L", (WORKING_PX, WORKING_PX))
                 grey = to_grey(picture)
                 grey.thumbnail((WORKING_PX, WORKING_PX), Image.Resampling.BOX)
-                return np.asarray(grey), is_plain
+                return np.asarray(grey), is_plain, longest / max(grey.size)
     except Exception as error:  # a decoder raises many kinds of errors for foreign bytes
         detail = " ".join(str(error).replace(repr(str(path)), "it").split())
         found = f"a picture that cannot be read ({detail or type(error).__name__})"
         raise unfit(path, found, "an intact PNG or JPEG that is not too large") from error
+
+
+def digits_in(ink_hw: Grey) -> list[Box]:
+    """Return the boxes of the digits, from left to right.
+
+    Pieces of ink one above the other are one digit, and low ones are parts of the nearest.
+    """
+    from scipy import ndimage
+
+    pieces_hw, _ = ndimage.label(ink_hw > 127, np.ones((3, 3)))
+    slices = ndimage.find_objects(pieces_hw)
+    boxes = sorted((x.start, y.start, x.stop, y.stop) for y, x in slices)
+    digits: list[Box] = []
+    for box in boxes:
+        if digits and box[0] < digits[-1][2]:
+            digits[-1] = _around(digits[-1], box)
+        else:
+            digits.append(box)
+    while len(digits) > 1:
+        heights = [bottom - top for _, top, _, bottom in digits]
+        low = int(np.argmin(heights))
+        if heights[low] >= PART_SHARE * max(heights):
+            break
+        left, right = digits[low][0], digits[low][2]
+        gaps = [max(left - b[2], b[0] - right) if b is not digits[low] else np.inf for b in digits]
+        near = int(np.argmin(gaps))
+        digits[near] = _around(digits[near], digits[low])
+        del digits[low]
+    return digits
+
+
+def _around(one: Box, other: Box) -> Box:
+    """Return the box around two boxes."""
+    left, top, right, bottom = zip(one, other, strict=True)
+    return min(left), min(top), max(right), max(bottom)
 
 
 def _light_on_dark(grey_hw: Grey) -> Grey:

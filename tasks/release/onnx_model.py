@@ -48,6 +48,7 @@ class OnnxModel(NamedTuple):
     words: dict[str, Any]
     batch: int
     session: Any
+    num_features: int = 0
 
     def probabilities(self, images_NHW: NDArray[np.uint8]) -> Floats:
         """Return the probabilities (N, C). Raises ReleaseError if they are none."""
@@ -92,7 +93,7 @@ def read_model(content: bytes, name: str, threads: int = 0) -> OnnxModel:
         detail = " ".join(str(error).split())[:200] or type(error).__name__
         raise unusable_model(name, f"another kind of ONNX model ({detail})") from error
     batch = max(1, min(MAX_BATCH, MAX_NUMBERS // max(widths)))
-    return OnnxModel(name, (height, width), widths[-1], words, batch, session)
+    return OnnxModel(name, (height, width), widths[-1], words, batch, session, widths[-2])
 
 
 def _end(value: Any) -> tuple[Any, ...]:

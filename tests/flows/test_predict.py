@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -52,16 +53,25 @@ def prints_answers(idxflow: Shell, published: Summary, images: Path, folder: Pat
     assert printed["model"] == f"digits8x8/{published.version}"
     assert [row["index"] for row in printed["answers"]] == list(range(360))
     assert (printed["num_images"], printed["out"]) == (360, None)
-    assert printed["num_abstained"] == sum(row["class"] is None for row in printed["answers"]) > 0
-    assert sum(printed["counts"].values()) == 360 - printed["num_abstained"]
+    without = printed["num_abstained"] + printed["num_rejected"]
+    assert without == sum(row["class"] is None for row in printed["answers"])
+    assert printed["num_abstained"] > 0
+    assert sum(printed["counts"].values()) == 360 - without
 
     picture = folder / "[a] picture.png"
     Image.fromarray(read_idx(images)[0]).save(picture)
     code, out, err = idxflow("predict", str(picture), *DATASET)
     assert code == 0, err
     head, row = out.splitlines()
-    assert head.split() == ["source", "index", "class", "best", "probability"]
+    assert head.split() == ["source", "index", "class", "best", "probability", "reason"]
     assert row.startswith(str(picture))
+    noise = folder / "noise-idx3-ubyte"
+    write_idx(noise, np.random.default_rng(0).integers(0, 256, (50, 8, 8)).astype(np.uint8))
+    code, out, err = idxflow("predict", str(noise), *DATASET)
+    assert code == 0, err
+    assert out.count("not like the training images") == 20
+    assert "50 rejected" in err
+
     code, out, err = idxflow("predict", str(images), *DATASET)
     assert len(out.splitlines()) == 1 + 20
     assert "and 340 more" in err
@@ -84,7 +94,8 @@ def shows_counts_as_an_artifact(published: Summary, images: Path, folder: Path) 
             artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["predictions"]))
         )
     tables = [{row["class"]: row["images"] for row in json.loads(each.data)} for each in shown]
-    assert {**found.counts, "no answer": found.num_abstained} in tables
+    others = {"unsure": found.num_abstained, "rejected": found.num_rejected, "errors": 0}
+    assert {**found.counts, **others} in tables
 
 
 def sees_drift_and_no_drift(idxflow: Shell, images: Path, tmp_path: Path) -> None:

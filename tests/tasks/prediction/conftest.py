@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from tasks.prediction.answers import DIGIT_NAMES
+from tasks.prediction.classifier import DIGIT_NAMES
 from tasks.prediction.pictures import Form, centred, find_ink
 from tasks.release.bundle import ONNX, BundleManifest, Determinants, bundle_folder
 from tasks.runtime.files import sha256_bytes

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from flows.predict import answer
-from tasks.prediction import answers, inputs
-from tasks.prediction.answers import NUM_FIRST, Predicted, Request, load_classifier, predict_files
+from tasks.prediction import explained, inputs
+from tasks.prediction.answers import NUM_FIRST, Predicted, Request, predict_files
+from tasks.prediction.classifier import load_classifier
 from tasks.prediction.served import served_files
 from tasks.raw.idx import write_idx
 from tasks.runtime.errors import ConfigError, IdxflowError, RawDataError, ReleaseError
@@ -31,7 +33,7 @@ def ask(model: Path, *files: Path, **more: object) -> Predicted:
 
 @pytest.fixture(autouse=True)
 def one_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "NUM_SHOWN", 1)
+    monkeypatch.setattr(explained, "NUM_SHOWN", 1)
 
 
 @pytest.fixture
@@ -84,7 +86,11 @@ def test_the_files_have_every_answer(
         assert list(found.first) == rows[:NUM_FIRST]
         assert found.counts == dict.fromkeys("0123456789", 5)
         assert (found.out, found.num_images) == (str(out), 50)
-        assert set(rows[0]) == {"source", "index", "class", "best", "probability", "abstained"}
+        assert set(rows[0]) == {"source", "index", "class", "best", "probability", "abstained"} | {
+            "rejected",
+            "reason",
+            "box",
+        }
 
 
 def read_json(path: Path) -> list[dict[str, object]]:
@@ -106,30 +112,70 @@ def test_the_model_abstains_below_the_threshold(
     assert (found.num_abstained, sum(found.counts.values())) == (1, 1)
 
 
-@pytest.mark.parametrize(
-    ("fault", "out"),
-    [("truncated", "a.parquet"), ("not an image", "a.json"), ("no ink", "a.json")],
-)
-def test_after_an_error_nothing_is_written(
-    make_bundle: MakeBundle, photos: Path, tmp_path: Path, out: str, fault: str
-) -> None:
+def spoil(photos: Path, fault: str) -> Path:
     bad = photos / "99.png"
     match fault:
         case "truncated":
             bad.write_bytes((photos / "3.jpg").read_bytes()[:900])
         case "not an image":
             bad.write_text("<html>")
+        case "an IDX file cut off":
+            bad.write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 28, 0, 0, 0, 28, 9]))
         case _:
             Image.new("L", (90, 90), 200).save(bad)
-    folder = tmp_path / "out"
+    return bad
+
+
+FAULTS = ["truncated", "not an image", "no ink", "an IDX file cut off"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", ["a.parquet", "a.json", "a.csv"])
+def test_what_cannot_be_read_is_a_row_with_its_error(
+    make_bundle: MakeBundle, photos: Path, tmp_path: Path, fault: str, name: str
+) -> None:
+    bad, out = spoil(photos, fault), tmp_path / name
+    found = ask(make_bundle(), photos, out=str(out), explain=str(tmp_path / "explained.png"))
+    assert (found.num_images, found.num_errors) == (11, 1)
+    assert found.counts == dict.fromkeys("0123456789", 1)
+    table = {"parquet": pq.read_table, "csv": pa_csv.read_csv}
+    kind = out.suffix[1:]
+    rows = read_json(out) if kind == "json" else table[kind](out).to_pylist()
+    (row,) = (row for row in rows if row["source"] == str(bad))
+    assert str(row["reason"]).startswith("error: ")
+    assert row["class"] in (None, "")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_where_nothing_can_be_read_there_is_one_error_and_no_file(
+    make_bundle: MakeBundle, photos: Path, tmp_path: Path, fault: str
+) -> None:
+    bad, folder = spoil(photos, fault), tmp_path / "out"
     folder.mkdir()
-    (folder / out).write_text("the answers of yesterday")
-    words = {"explain": str(folder / "explained.png")} if fault == "no ink" else {}
+    (folder / "a.json").write_text("the answers of yesterday")
     with pytest.raises(RawDataError) as caught:
-        ask(make_bundle(), photos, out=str(folder / out), **words)
+        ask(make_bundle(), bad, out=str(folder / "a.json"))
     assert caught.value.what == str(bad)
-    assert [path.name for path in folder.iterdir()] == [out]
-    assert (folder / out).read_text() == "the answers of yesterday"
+    assert [path.name for path in folder.iterdir()] == ["a.json"]
+    assert (folder / "a.json").read_text() == "the answers of yesterday"
+
+
+def test_every_digit_of_a_picture_is_answered_from_left_to_right(
+    make_bundle: MakeBundle, draw: Draw, tmp_path: Path
+) -> None:
+    wide = Image.new("L", (1200, 300), 230)
+    for place, digit in enumerate("5072"):
+        wide.paste(draw(digit), (300 * place, 0))
+    wide.save(tmp_path / "several.png")
+    found = ask(make_bundle(), tmp_path / "several.png").first
+    assert [row["class"] for row in found] == [*"5072"]
+    assert [row["index"] for row in found] == [0, 1, 2, 3]
+    for place, row in enumerate(found):
+        left, top, right, bottom = row["box"]
+        assert 300 * place < left < right < 300 * (place + 1)
+        assert 0 < top < bottom < 300
+    with pytest.raises(RawDataError, match="a picture of 4 digits"):
+        ask(make_bundle(weights=b"others"), tmp_path / "several.png", single=True)
 
 
 def test_its_own_outputs_are_not_read_the_next_time(make_bundle: MakeBundle, photos: Path) -> None:
@@ -145,7 +191,7 @@ def test_its_own_outputs_are_not_read_the_next_time(make_bundle: MakeBundle, pho
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"out": "a.csv"}, "the ending '.csv', expected a .parquet or .json file"),
+        ({"out": "a.txt"}, "the ending '.txt', expected a .parquet or .json or .csv file"),
         ({"explain": "a.jpg"}, "the ending '.jpg', expected a .png file"),
         ({"out": "photos/0.json"}, "a file that is to be read"),
         ({"out": "folder.json"}, "a folder of that name"),
@@ -221,7 +267,7 @@ def foreign_onnx() -> bytes:
 
 def test_explain_needs_a_picture(make_bundle: MakeBundle, tmp_path: Path) -> None:
     write_idx(tmp_path / "images", np.ones((1, 28, 28), np.uint8))
-    with pytest.raises(ConfigError, match="no picture among the files"):
+    with pytest.raises(ConfigError, match="no readable picture among the files"):
         ask(make_bundle(), tmp_path / "images", explain=str(tmp_path / "explained.png"))
 
 

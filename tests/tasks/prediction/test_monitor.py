@@ -14,7 +14,8 @@ import pytest
 from pipeline_config.drift import drift_limits
 from tasks.dataset.shards import ADMITTED, QUARANTINED, RETRACTED, Shard, arrive, decide
 from tasks.prediction import monitor as module
-from tasks.prediction.answers import Classifier, Request, load_classifier, predict_files
+from tasks.prediction.answers import Request, predict_files
+from tasks.prediction.classifier import Classifier, load_classifier
 from tasks.prediction.drift import Answered
 from tasks.prediction.monitor import Monitored, late_labels, monitor
 from tasks.prediction.monitor_page import MonitorLine, read_history, write_page

@@ -82,7 +82,7 @@ def test_an_image_in_mnists_form_is_used_as_it_is(digits: np.ndarray, tmp_path: 
     for digit, image in enumerate(digits):
         path = saved(Image.fromarray(image), tmp_path / f"{digit}.png")
         picture = read_picture(path, MNIST)
-        assert np.array_equal(picture.image_HW, image)
+        assert np.array_equal(picture.images_KHW[0], image)
         assert picture.ink_hw is None
 
 
@@ -93,7 +93,7 @@ def test_an_image_in_colour_or_on_light_ground_is_recovered(
         for dressed in (Image.fromarray(image).convert("RGB"), Image.fromarray(255 - image)):
             picture = read_picture(saved(dressed, tmp_path / "it.png"), MNIST)
             assert picture.ink_hw is not None
-            assert alike(picture.image_HW, image) > 0.97
+            assert alike(picture.images_KHW[0], image) > 0.97
 
 
 def test_exif_orientation_is_applied(draw: Draw, digits: np.ndarray, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_exif_orientation_is_applied(draw: Draw, digits: np.ndarray, tmp_path: P
     exif[0x0112] = 6
     turned = draw("4", 900).transpose(Image.Transpose.ROTATE_90)
     path = saved(turned, tmp_path / "turned.jpg", exif=exif, quality=90)
-    assert alike(read_picture(path, MNIST).image_HW, digits[4]) > 0.95
+    assert alike(read_picture(path, MNIST).images_KHW[0], digits[4]) > 0.95
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"])
@@ -114,7 +114,7 @@ def test_every_mode_of_a_picture_is_read(
     else:
         picture = plain.convert(mode)
     path = saved(picture, tmp_path / ("it.jpg" if mode == "CMYK" else "it.png"))
-    assert alike(read_picture(path, MNIST).image_HW, digits[5]) > 0.95
+    assert alike(read_picture(path, MNIST).images_KHW[0], digits[5]) > 0.95
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "I;16"])
@@ -184,7 +184,7 @@ def test_a_transparent_ground_is_white(
     elif kind == "RGBA":
         clear = clear.convert("RGBA")
     path = saved(clear, tmp_path / "clear.png")
-    assert alike(read_picture(path, MNIST).image_HW, digits[5]) > 0.95
+    assert alike(read_picture(path, MNIST).images_KHW[0], digits[5]) > 0.95
 
 
 def test_dirt_and_a_shadow_are_not_ink(draw: Draw, digits: np.ndarray, tmp_path: Path) -> None:
@@ -194,15 +194,15 @@ def test_dirt_and_a_shadow_are_not_ink(draw: Draw, digits: np.ndarray, tmp_path:
         photo[y : y + 3, x : x + 3] = 30
     photo[:, :150] *= 0.6
     path = saved(Image.fromarray(photo.astype(np.uint8)), tmp_path / "dirt.png")
-    assert alike(read_picture(path, MNIST).image_HW, digits[7]) > 0.93
+    assert alike(read_picture(path, MNIST).images_KHW[0], digits[7]) > 0.93
 
 
 def test_only_mnists_size_has_a_margin(draw: Draw, tmp_path: Path) -> None:
     path = saved(draw("8"), tmp_path / "8.png")
     for side, longest in ((28, 20), (8, 8), (16, 16)):
-        image = read_picture(path, Form(side, side, is_digits=True)).image_HW
+        image = read_picture(path, Form(side, side, is_digits=True)).images_KHW[0]
         assert abs(side_of(image) - longest) <= 1
-    assert read_picture(path, Form(28, 12, is_digits=True)).image_HW.shape == (28, 12)
+    assert read_picture(path, Form(28, 12, is_digits=True)).images_KHW[0].shape == (28, 12)
 
 
 def test_other_pictures_are_fitted_as_a_whole(tmp_path: Path) -> None:
@@ -211,9 +211,9 @@ def test_other_pictures_are_fitted_as_a_whole(tmp_path: Path) -> None:
     path = saved(Image.fromarray(shirt), tmp_path / "shirt.png")
     picture = read_picture(path, Form(28, 28, is_digits=False))
     assert picture.ink_hw is None
-    assert picture.image_HW[14, 14] == 165
-    assert not picture.image_HW[:, :6].any()
-    rows = np.flatnonzero(picture.image_HW[:, 14] > 100)
+    assert picture.images_KHW[0][14, 14] == 165
+    assert not picture.images_KHW[0][:, :6].any()
+    rows = np.flatnonzero(picture.images_KHW[0][:, 14] > 100)
     assert (rows[0], rows[-1]) == (3, 24)
 
 
@@ -288,7 +288,7 @@ def test_a_damaged_picture_is_an_error_that_names_the_file(
     except RawDataError as error:
         assert error.what == str(path)
     else:
-        assert picture.image_HW.shape == (28, 28)
+        assert picture.images_KHW[0].shape == (28, 28)
         # Neither ends early unnoticed, and PNG has checksums.
         assert end >= 0.9
         assert kind == "JPEG" or content == buffer.getvalue()

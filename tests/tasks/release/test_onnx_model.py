@@ -17,7 +17,7 @@ from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from tasks.model.network import Normalize, Temperature
-from tasks.prediction.answers import load_classifier
+from tasks.prediction.classifier import load_classifier
 from tasks.release.onnx_export import onnx_bytes
 from tasks.release.onnx_model import MAX_BATCH, read_model
 from tasks.runtime.errors import ReleaseError

@@ -41,14 +41,14 @@ import psutil
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import ndimage
-from thirty_days_plot import draw, judged
+from thirty_days_plot import draw, explained, judged
 
 from flows.station import ask, known_station, marked, running
 from pipeline_config.datasets import FILES
 from pipeline_config.recipe_files import load_recipe
 from tasks.raw.idx import read_splits, write_idx
 from tasks.release.bundle import ONNX, bundle_folder
-from tasks.release.journal import read_journal, read_pointer
+from tasks.release.journal import read_pointer
 from tasks.release.onnx_model import read_model
 
 NAME, RECIPE = "digits", "fast"
@@ -56,7 +56,8 @@ ROWS, MANY, LATE, VALIDATION = 500, 5_000, 3, 5_000
 SHUFFLED, TWICE, TEST_ROWS, CUT = "labels shuffled", "comes twice", "has test rows", "cut off"
 # What is killed, and how often of ten kills. A power cut ends the run too.
 TARGETS = {"server": 4, "worker": 3, "server worker": 2, "power cut": 1}
-KILL_SHARE, LATEST_KILL_S, GONE_S = 0.25, 25, 30
+# How often a run is disturbed, the last moment for it, and how long no process of it means "gone".
+KILL_SHARE, LATEST_KILL_S, GONE_S = 0.3, {"images": 8, "nightly": 22}, 30
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 COMMAND = (sys.executable, "-c", "from flows.cli import main; main()")
 Pixels = NDArray[np.uint8]
@@ -95,8 +96,8 @@ class World:
         self.test = tuple(np.array(each) for each in splits["test"])
         self.num_days, self.quiet = num_days, num_days // 3
         order = np.random.default_rng(seed).permutation(len(self.labels))
-        cuts = np.cumsum([MANY, *[ROWS] * num_days])
-        self.many, *self.served, self.created = np.split(order, cuts)
+        sizes = [MANY, *[ROWS] * num_days]
+        self.many, *self.served, self.created = np.split(order, np.cumsum(sizes))
         shares = {SHUFFLED: 0.25, TWICE: 0.375, TEST_ROWS: 0.5, CUT: 0.625}
         self.faults = {round(num_days * share): fault for fault, share in shares.items()}
         self.right = {
@@ -127,10 +128,8 @@ class World:
         if fault == SHUFFLED:
             labels = np.random.default_rng(day).permutation(labels)
         if fault == TEST_ROWS:
-            images, labels = (
-                np.concatenate([test[:20], own[20:]])
-                for test, own in zip(self.test, (images, labels), strict=True)
-            )
+            pairs = zip(self.test, (images, labels), strict=True)
+            images, labels = (np.concatenate([test[:20], own[20:]]) for test, own in pairs)
         return [*found, Delivery(f"day-{day:02}", images, labels, fault == CUT)]
 
     def bad_rows(self, digests: Sequence[bytes], labels: Sequence[int]) -> dict[str, int]:
@@ -172,9 +171,8 @@ class Plain:
         flat = torch.from_numpy(images.reshape(len(images), -1))
         rows = TensorDataset(flat, torch.from_numpy(labels.astype(np.int64)))
         shape = (images.shape[1], images.shape[2])
-        Trainer(network, recipe.training, shape, rows, TensorDataset(flat[:0], flat[:0])).fit(
-            lambda *_: None
-        )
+        none = TensorDataset(flat[:0], flat[:0])
+        Trainer(network, recipe.training, shape, rows, none).fit(lambda *_: None)
         network.eval()
         self.answers = lambda given: probabilities(network, given.reshape(len(given), -1))
 
@@ -207,25 +205,21 @@ class Ours:
         (found,) = ask(station, "/deployments/filter", deployments=wanted)
         path = f"/deployments/{found['id']}/create_flow_run"
         run = str(ask(station, path, parameters=parameters)["id"])
-        started = time.monotonic()
+        started, words = time.monotonic(), {"day": day, "run": deployment}
         is_killed = day > 0 and self.chance.random() < KILL_SHARE
-        moment = started + self.chance.uniform(0, LATEST_KILL_S)
-        words = [*TARGETS]
-        target = str(self.chance.choice(words, p=np.array([*TARGETS.values()]) / 10))
+        moment_s = self.chance.uniform(0, LATEST_KILL_S[deployment])
+        target = str(self.chance.choice([*TARGETS], p=np.array([*TARGETS.values()]) / 10))
         if is_killed:
-            time.sleep(moment - time.monotonic())
-            state = self._kill(target, run)
-            after = round(moment - started, 1)
-            self.kills.append(
-                {"day": day, "run": deployment, "target": target, "after_s": after, "state": state}
-            )
+            time.sleep(max(0, started + moment_s - time.monotonic()))
+            self.kills.append({**words, "target": target, "state": self._kill(target, run)})
+            self.kills[-1]["after_s"] = round(moment_s, 1)
         name = self._end_of(run, was_killed=is_killed)
         seconds = round(time.monotonic() - started, 1)
-        self.runs.append({"day": day, "run": deployment, "state": name, "seconds": seconds})
+        self.runs.append({**words, "state": name, "seconds": seconds})
         return run
 
     def _kill(self, target: str, run: str) -> str:
-        """Send SIGKILL, then call `idxflow up`; the run's state at that moment."""
+        """Send SIGKILL, then call `idxflow up`; the run's state just before."""
         state = str(ask(known_station(), f"/flow_runs/{run}")["state_name"])
         known = running(known_station())
         doomed = marked() if target == "power cut" else [known[name] for name in target.split()]
@@ -262,8 +256,7 @@ class Ours:
         shown = ask(known_station(), "/artifacts/filter", artifacts=wanted)
         if not shown:
             return {"verdict": "not seen"}
-        data = shown[0]["data"]
-        signals = json.loads(data) if isinstance(data, str) else data
+        signals = json.loads(shown[0]["data"])
         found = {each["name"]: each["value"] for each in signals}
         alarms = [each["name"] for each in signals if each["alarms"]]
         return {**found, "alarms": alarms, "verdict": "drift" if alarms else "no drift"}
@@ -343,24 +336,10 @@ def live(ours: Ours, world: World) -> dict[str, Any]:
         "runs": ours.runs,
         "trainings": {"never": 1, "plain": world.num_days + 1, "ours": train},
         "bad_rows": {"plain": plain.bad_rows(world), "ours": ours.bad_rows(world)},
-        "explained": explained(days),
+        "explained": explained(NAME, days),
         "shards": json.loads(idxflow("data", "history", NAME, "--json")),
         "damage": json.loads(idxflow("scrub", "--json", may_fail=True))["damage"],
     }
-
-
-def explained(days: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Who was champion on each morning and why, from the journal alone."""
-    entries, found = read_journal(NAME), []
-    for day in days:
-        time_of = [datetime.fromisoformat(entry.time) for entry in entries]
-        morning = datetime.fromisoformat(day["morning"])
-        last = [entry for entry, time in zip(entries, time_of, strict=True) if time <= morning][-1]
-        assert last.champion is not None
-        made = next(entry for entry in entries if entry.seq == last.champion.since)
-        facts = {"champion": last.champion.version, "event": made.event, "reason": made.reason}
-        found.append({"day": day["day"], **facts, "last": f"{last.event}: {last.reason}"})
-    return found
 
 
 def main() -> None:

@@ -7,15 +7,32 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tasks.release.journal import read_journal
+
 WAYS = {"never": ("never retrained", "#767676"), "plain": ("nightly, no gate", "#c8641e")}
 WAYS |= {"ours": ("ours", "#1f5fa8")}
 ON_MANY, ON_DAY = "on 5,000 rows", "on the day's rows"
 A_POINT, ESTIMATE_POINTS, HOLDS_BELOW, LATEST_DAYS = 0.01, 0.015, 0.8, 2
+
+
+def explained(dataset: str, days: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Who was champion on each morning and why, from the journal alone."""
+    entries, found = read_journal(dataset), []
+    for day in days:
+        time_of = [datetime.fromisoformat(entry.time) for entry in entries]
+        morning = datetime.fromisoformat(day["morning"])
+        last = [entry for entry, time in zip(entries, time_of, strict=True) if time <= morning][-1]
+        assert last.champion is not None
+        made = next(entry for entry in entries if entry.seq == last.champion.since)
+        facts = {"champion": last.champion.version, "event": made.event, "reason": made.reason}
+        found.append({"day": day["day"], **facts, "last": f"{last.event}: {last.reason}"})
+    return found
 
 
 def judged(found: dict[str, Any]) -> list[dict[str, Any]]:

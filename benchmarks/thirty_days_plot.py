@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def judged(found: dict[str, Any]) -> list[dict[str, Any]]:
     ]
     bad, states = sum(found["bad_rows"]["ours"].values()), [run["state"] for run in found["runs"]]
     repairs = len(found["damage"]) + sum(state not in KNOWN_ENDS for state in states)
+    ended = ", ".join(f"{number} {state}" for state, number in Counter(states).items())
     words = f"first seen on day {first}; a point is lost on day {lost['never']} by the model that "
     words += f"is never retrained, on day {lost['ours']} by our champion"
     off = f"over {len(errors)} days with AUC < {HOLDS_BELOW} at most {100 * worst:+.2f} points off"
@@ -73,7 +75,7 @@ def judged(found: dict[str, Any]) -> list[dict[str, Any]]:
             off,
             abs(worst) <= ESTIMATE_POINTS,
         ),
-        ("no manual repair", f"{repairs}; {len(found['kills'])} kills", not repairs),
+        ("no manual repair", f"{repairs}; {len(found['kills'])} kills; runs: {ended}", not repairs),
         (
             "every day's champion is explained from the journal alone",
             f"{sum(alike)} of {len(days)} days",
@@ -137,9 +139,16 @@ def _accuracy(axes: Any, found: dict[str, Any], numbers: list[int]) -> None:
         text = f" {words}, {end:.1f} %"
         axes.text(numbers[-1] + 0.2, place, text, color=colour, va="center")
     axes.axvspan(0.5, quiet + 0.5, color="#eef2f6", zorder=0)
-    axes.text(quiet / 2 + 0.5, high, "nothing changes", ha="center", va="top", color="#555555")
-    for day, fault in found["faults"].items():
-        _mark(axes, int(day) + 3, low, f"shard\n{fault}", "#a02020", "v")
+    axes.text(quiet / 2 + 0.5, (low + high) / 2, "no drift", ha="center", color="#555555")
+    for place, (day, fault) in enumerate(found["faults"].items()):
+        night, colour = int(day) + 3, "#a02020"
+        axes.plot(night, low, "v", color=colour, markersize=6)
+        words = f"shard {fault}" + "\n" * (1 + place % 2)
+        axes.text(night, low, words, color=colour, ha="center", va="bottom", fontsize=8)
+    if lost := first_loss(days, "never"):
+        axes.axvline(lost, color="#bbbbbb", linewidth=1, zorder=0)
+        words = f" day {lost}: never retrained\n has lost a point"
+        axes.text(lost, high, words, va="top", color="#555555", fontsize=9)
     for kill in found["kills"]:
         axes.plot(kill["day"], low - 2.2 * room, "x", color="black", clip_on=False, markersize=6)
     axes.text(numbers[-1] + 0.5, low - 2.2 * room, " × SIGKILL", va="center", fontsize=9)
@@ -148,11 +157,6 @@ def _accuracy(axes: Any, found: dict[str, Any], numbers: list[int]) -> None:
     axes.set_title(
         "Accuracy on 5,000 digits that look as on that day (dots: the day's 500)", loc="left"
     )
-
-
-def _mark(axes: Any, day: int, place: float, words: str, colour: str, sign: str) -> None:
-    axes.plot(day, place, sign, color=colour, markersize=7)
-    axes.text(day, place, f"{words}\n", color=colour, ha="center", va="bottom", fontsize=8)
 
 
 def _estimate(axes: Any, days: list[dict[str, Any]]) -> None:
@@ -183,9 +187,13 @@ def _auc(axes: Any, days: list[dict[str, Any]]) -> None:
         ]
         if points:
             axes.plot(*zip(*points, strict=True), "o", color=colour, markersize=4)
-            place = days[-1]["day"] + 0.2, points[-1][1]
-            axes.text(*place, f" {verdict}", color=colour, va="center")
-    axes.axhline(0.8, color="#bbbbbb", linewidth=1)
+            day, place = points[0]
+            words = f"{verdict}\n" if verdict == "no drift" else f"{verdict}, from day {day}  "
+            side: Any = {"ha": "left", "va": "bottom"} if "\n" in words else {"ha": "right"}
+            axes.text(day, place, words, color=colour, **side)
+    axes.axhline(HOLDS_BELOW, color="#bbbbbb", linewidth=1)
+    words = " above: the estimate\n is too high"
+    axes.text(days[-1]["day"] + 0.2, HOLDS_BELOW, words, va="center", color="#555555", fontsize=9)
     axes.set_ylabel("AUC")
     axes.set_title("Can the day's images be told from the training rows?", loc="left")
 

@@ -1,4 +1,4 @@
-"""Nine days as in `benchmarks/thirty_days.py`, with a power cut and four kills, on the real MNIST."""
+"""Nine days of `benchmarks/thirty_days.py`, with a power cut and four kills, on the real MNIST."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -201,10 +202,9 @@ class Ours:
 
     def run(self, day: int, deployment: str, **parameters: Any) -> str:
         """Start a run of a deployment, perhaps kill something, and wait for its end; its id."""
-        station, wanted = known_station(), {"name": {"any_": [deployment]}}
-        (found,) = ask(station, "/deployments/filter", deployments=wanted)
+        (found,) = told("/deployments/filter", deployments={"name": {"any_": [deployment]}})
         path = f"/deployments/{found['id']}/create_flow_run"
-        run = str(ask(station, path, parameters=parameters)["id"])
+        run = str(told(path, parameters=parameters)["id"])
         started, words = time.monotonic(), {"day": day, "run": deployment}
         is_killed = day > 0 and self.chance.random() < KILL_SHARE
         moment_s = self.chance.uniform(0, LATEST_KILL_S[deployment])
@@ -220,7 +220,7 @@ class Ours:
 
     def _kill(self, target: str, run: str) -> str:
         """Send SIGKILL, then call `idxflow up`; the run's state just before."""
-        state = str(ask(known_station(), f"/flow_runs/{run}")["state_name"])
+        state = str(told(f"/flow_runs/{run}")["state_name"])
         known = running(known_station())
         doomed = marked() if target == "power cut" else [known[name] for name in target.split()]
         for process in doomed:
@@ -234,16 +234,15 @@ class Ours:
         """Wait; the name of the run's last state, "gone" if its process was killed."""
         alive = time.monotonic()
         while True:
-            with suppress(httpx.HTTPError):
-                found = ask(known_station(), f"/flow_runs/{run}")
-                if found["state_type"] in ENDED:
-                    return str(found["state_name"])
-                known = running(known_station()).values()
-                is_alive = any(each not in known for each in marked())
-                if is_alive or found["state_type"] == "SCHEDULED":
-                    alive = time.monotonic()
-                if was_killed and time.monotonic() - alive > GONE_S:
-                    return "gone"
+            found = told(f"/flow_runs/{run}")
+            if found["state_type"] in ENDED:
+                return str(found["state_name"])
+            known = running(known_station()).values()
+            is_alive = any(each not in known for each in marked())
+            if is_alive or found["state_type"] == "SCHEDULED":
+                alive = time.monotonic()
+            if was_killed and time.monotonic() - alive > GONE_S:
+                return "gone"
             time.sleep(0.5)
 
     def look(self, day: int, images_NHW: Pixels) -> dict[str, Any]:
@@ -253,7 +252,7 @@ class Ours:
         write_idx(folder / FILES[0], images_NHW)
         run = self.run(day, "images", dataset=NAME, files=[str(folder)])
         wanted = {"flow_run_id": {"any_": [run]}, "key": {"any_": ["drift"]}}
-        shown = ask(known_station(), "/artifacts/filter", artifacts=wanted)
+        shown = told("/artifacts/filter", artifacts=wanted)
         if not shown:
             return {"verdict": "not seen"}
         signals = json.loads(shown[0]["data"])
@@ -281,6 +280,18 @@ class Ours:
             bad = world.bad_rows(rows["sha256"].to_pylist(), rows["label"].to_pylist())
             worst = {kind: max(number, worst.get(kind, 0)) for kind, number in bad.items()}
         return worst
+
+
+def told(path: str, **content: Any) -> Any:
+    """What the server answers. Like Prefect's own client, a call is repeated while it is busy."""
+    end = time.monotonic() + 120
+    while True:
+        try:
+            return ask(known_station(), path, **content)
+        except httpx.HTTPError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(1)
 
 
 def idxflow(*words: str, may_fail: bool = False) -> str:
@@ -323,8 +334,10 @@ def live(ours: Ours, world: World) -> dict[str, Any]:
         found["monitor"] = ours.look(day, today[0])
         arrived = world.arrives(day)
         found["arrived"] = [each.name for each in arrived]
-        ours.night(day, arrived)
-        plain.night(arrived)
+        with ThreadPoolExecutor() as pool:
+            night = pool.submit(ours.night, day, arrived)
+            plain.night(arrived)  # here, since training listens to signals
+            night.result()
         days.append(found)
         print(json.dumps(found), flush=True)
     train = len([*ours.root.glob("stages/train-*")])
@@ -352,6 +365,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"IDXFLOW_ROOT": folder, "IDXFLOW_THREADS": "1"}
+        os.environ["PREFECT_WORKER_QUERY_SECONDS"] = "2"  # in place of 10: the days are short
         world = World(given.folder, given.days, given.seed)
         try:
             ours = Ours(Path(folder), world, given.seed)

@@ -37,7 +37,11 @@ def explained(dataset: str, days: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def judged(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each target, what was found, and whether it was met."""
+    """Each target, what was found, and whether it was met.
+
+    A run that was lost to its kill needs nobody: the next one does its work. Any other run that
+    did not complete, and damage that is left at the end, counts as a repair.
+    """
     days, quiet = found["days"], found["quiet_days"]
     seen = [day for day in days if day["monitor"]["verdict"] != "not seen"]
     drift = [day["day"] for day in seen if day["monitor"]["verdict"] == "drift"]
@@ -57,7 +61,10 @@ def judged(found: dict[str, Any]) -> list[dict[str, Any]]:
         for each, day in zip(found["explained"], days, strict=True)
     ]
     bad, states = sum(found["bad_rows"]["ours"].values()), [run["state"] for run in found["runs"]]
-    repairs = len(found["damage"]) + sum(state not in KNOWN_ENDS for state in states)
+    killed = {(kill["day"], kill["run"]) for kill in found["kills"]}
+    lost_runs = [run for run in found["runs"] if run["state"] not in ("Completed", "Refused")]
+    others = [run for run in lost_runs if (run["day"], run["run"]) not in killed]
+    repairs = len(found["damage"]) + len(others)
     ended = ", ".join(f"{number} {state}" for state, number in Counter(states).items())
     words = f"first seen on day {first}; a point is lost on day {lost['never']} by the model that "
     words += f"is never retrained, on day {lost['ours']} by our champion"
@@ -83,10 +90,6 @@ def judged(found: dict[str, Any]) -> list[dict[str, Any]]:
         ),
     ]
     return [dict(zip(("target", "found", "met"), each, strict=True)) for each in targets]
-
-
-# The last states of a run that need nobody: "gone" is a run whose process was killed.
-KNOWN_ENDS = ("Completed", "Refused", "gone", "Crashed")
 
 
 def first_loss(days: list[dict[str, Any]], way: str) -> int | None:

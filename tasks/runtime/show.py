@@ -95,13 +95,19 @@ def _create(kind: str, key: str, description: str, **content: Any) -> Any:
     """
     if not _in_task_run():
         return None
+    from httpx import HTTPError
     from prefect import artifacts
     from prefect.runtime import flow_run
 
     dataset = str(flow_run.parameters.get("dataset") or "")
     words = re.findall(r"[a-z0-9]+", f"{key} {dataset[-100:]}".lower())
     create = getattr(artifacts, f"create_{kind}_artifact")
-    return create(key="-".join(words), description=description, **content)
+    try:
+        return create(key="-".join(words), description=description, **content)
+    except HTTPError as error:
+        # A new client does not repeat a call that a server which starts again has refused.
+        logger.warning("%s is not shown in the UI: %s", key, error)
+        return None
 
 
 def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from flows.diagram import explain
@@ -105,6 +106,14 @@ def test_losing_prefects_records_loses_nothing(run: Run, root: Path) -> None:
     for number, path in enumerate(records):
         path.write_bytes(b"garbage") if number % 2 else path.unlink()
     assert ran(run()) == set()
+
+
+def test_an_artifact_that_is_lost_ends_no_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**_: object) -> None:
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr("prefect.artifacts.create_table_artifact", refused)
+    assert run().event == "promoted"
 
 
 def test_refresh_runs_a_stage_and_those_behind_it(run: Run) -> None:

@@ -1,0 +1,375 @@
+"use strict";
+/* The script of a report. It runs the model of this page in the browser: weights and images are in
+   the page, and nothing is loaded or sent. An image is H × W grey levels, row by row, from 0
+   (ground) to 255 (ink). With JavaScript off, the rest of the page is complete. */
+
+const byId = (id) => document.getElementById(id);
+const data = JSON.parse(byId("live").textContent);
+const [H, W] = data.shape;
+
+/* ---- The numbers in the page ------------------------------------------------------------- */
+
+/** The bytes of a base64 text. */
+const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+
+/** A number from its 16 bits as float16: 1 of sign, 5 of exponent, 10 of fraction. */
+function half(bits) {
+  const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = (bits & 1023) / 1024;
+  return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction) : 2 ** -14 * fraction);
+}
+
+/** Give each linear layer its matrix (outputs × inputs, row by row) and its biases. */
+function unpack(layers, text) {
+  const view = new DataView(bytesOf(text).buffer);
+  let place = 0;
+  const take = (count) =>
+    Float32Array.from({ length: count }, () => half(view.getUint16(2 * place++, true)));
+  for (const layer of layers.filter(({ kind }) => kind === "linear")) {
+    layer.weights = take(layer.outputs * layer.inputs);
+    layer.biases = take(layer.outputs);
+  }
+}
+
+const images = bytesOf(data.images);
+/** Test images in the page: {row, label, answer, sure, image}; errors first, the surest first. */
+const rows = data.rows.map(([row, label, answer, sure], place) => (
+  { row, label, answer, sure, image: images.subarray(place * H * W, (place + 1) * H * W) }));
+const errors = rows.filter(({ label, answer }) => label !== answer);
+
+/* ---- The model: what each layer does with a vector x --------------------------------------- */
+
+const STEPS = {
+  normalize: (x, { mean, std }) => x.map((value) => (value - mean) / std),
+  linear(x, { inputs, outputs, weights, biases }) {
+    const y = Float32Array.from(biases);
+    for (let out = 0, at = 0; out < outputs; out++) {
+      let sum = 0;
+      for (let i = 0; i < inputs; i++) sum += weights[at++] * x[i];
+      y[out] += sum;
+    }
+    return y;
+  },
+  relu: (x) => x.map((value) => Math.max(value, 0)),
+  leaky_relu: (x, { slope }) => x.map((value) => (value < 0 ? slope * value : value)),
+  tanh: (x) => x.map((value) => Math.tanh(value)),
+  gelu_none: (x) => x.map((value) => 0.5 * value * (1 + erf(value / Math.SQRT2))),
+  gelu_tanh: (x) => x.map((value) => {
+    const inner = Math.sqrt(2 / Math.PI) * (value + 0.044715 * value ** 3);
+    return 0.5 * value * (1 + Math.tanh(inner));
+  }),
+  logsoftmax(x) {
+    const most = Math.max(...x);
+    const log = Math.log(x.reduce((sum, value) => sum + Math.exp(value - most), 0));
+    return x.map((value) => value - most - log);
+  },
+  temperature: (x, { value: temperature }) => x.map((value) => value / temperature),
+};
+
+/** The error function, to 1.5e-7 (Abramowitz and Stegun 1964, formula 7.1.26). */
+function erf(x) {
+  const t = 1 / (1 + 0.3275911 * Math.abs(x));
+  const terms = [1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592];
+  const sum = terms.reduce((total, term) => total * t + term, 0) * t;
+  return Math.sign(x) * (1 - sum * Math.exp(-x * x));
+}
+
+/** What comes out of some layers for an image. */
+const run = (image, layers) =>
+  layers.reduce((x, layer) => STEPS[layer.kind](x, layer), Float32Array.from(image));
+
+/** The probability of each class for an image: the softmax of what the last layer gives. */
+const probabilities = (image) => STEPS.logsoftmax(run(image, data.layers)).map(Math.exp);
+
+/* ---- From strokes to the image that the model sees, as `idxflow predict` does it ------------ */
+
+/** Rounded as Python does it: a half goes to the even neighbour. */
+const even = (x) => (Math.abs(x % 1) === 0.5 ? 2 * Math.round(x / 2) : Math.round(x));
+
+/** Columns `from` to `to` of each row, resized to `size` with Pillow's HAMMING; transposed. */
+function resized({ pixels, width, height }, from, to, size) {
+  const scale = (to - from) / size, reach = Math.max(scale, 1);
+  const out = new Uint8ClampedArray(size * height);
+  for (let column = 0; column < size; column++) {
+    const centre = from + (column + 0.5) * scale;
+    const first = Math.max(0, Math.trunc(centre - reach + 0.5));
+    const last = Math.min(width, Math.trunc(centre + reach + 0.5));
+    const weights = Array.from({ length: last - first }, (_, place) => {
+      const x = (Math.PI * (first + place - centre + 0.5)) / reach;
+      if (Math.abs(x) >= Math.PI) return 0;
+      return x ? (Math.sin(x) / x) * (0.54 + 0.46 * Math.cos(x)) : 1;
+    });
+    const all = weights.reduce((sum, weight) => sum + weight, 0);
+    for (let row = 0; row < height; row++) {
+      const start = row * width + first;
+      const sum = weights.reduce((total, weight, i) => total + weight * pixels[start + i], 0);
+      out[column * height + row] = Math.floor(sum / all + 0.5);
+    }
+  }
+  return { pixels: out, width: height, height: size };
+}
+
+/** The ink in MNIST's box of 20 × 20, its centre of mass at the centre of the image. */
+function centred(ink) {
+  let [left, top, right, bottom] = [Infinity, Infinity, 0, 0];
+  ink.pixels.forEach((grey, place) => {
+    if (grey <= 127) return;
+    const x = place % ink.width, y = Math.floor(place / ink.width);
+    [left, right] = [Math.min(left, x), Math.max(right, x + 1)];
+    [top, bottom] = [Math.min(top, y), Math.max(bottom, y + 1)];
+  });
+  const image = new Uint8ClampedArray(H * W);
+  if (!right) return image;
+  // Other sizes, such as digits8x8, have no margin around the ink.
+  const share = H === 28 && W === 28 ? 20 / 28 : 1;
+  const scale = Math.min(H / (bottom - top), W / (right - left)) * share;
+  const [wide, high] = [right - left, bottom - top].map((side) => Math.max(1, even(side * scale)));
+  const { pixels } = resized(resized(ink, left, right, wide), top, bottom, high);
+  const most = Math.max(...pixels);
+  let [mass, massX, massY] = [0, 0, 0];
+  pixels.forEach((grey, place) => {
+    mass += grey;
+    massX += grey * (place % wide);
+    massY += grey * Math.floor(place / wide);
+  });
+  const x0 = Math.min(Math.max(even(W / 2 - massX / mass), 0), W - wide);
+  const y0 = Math.min(Math.max(even(H / 2 - massY / mass), 0), H - high);
+  pixels.forEach((grey, place) => {
+    image[(y0 + Math.floor(place / wide)) * W + x0 + (place % wide)] = even((grey * 255) / most);
+  });
+  return image;
+}
+
+/** The mean of each cell × cell block of pixels. */
+function blocks({ pixels, width }, cell) {
+  const sums = new Float32Array(H * W);
+  pixels.forEach((grey, place) => {
+    sums[Math.floor(place / width / cell) * W + Math.floor((place % width) / cell)] += grey;
+  });
+  return Uint8ClampedArray.from(sums, (sum) => Math.round(sum / cell ** 2));
+}
+
+/* ---- What is shown -------------------------------------------------------------------------- */
+
+/** A new element with properties and children. */
+function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+const button = (text, onclick) => make("button", { type: "button", onclick }, text);
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const named = (label) => data.classes[label];
+
+/** Draw H × W pixels into a canvas; `color` gives red, green, blue and alpha of a value. */
+function paint(canvas, values, color = (grey) => [grey, grey, grey, 255]) {
+  [canvas.width, canvas.height] = [W, H];
+  const pixels = Uint8ClampedArray.from(Array.from(values).flatMap(color));
+  canvas.getContext("2d").putImageData(new ImageData(pixels, W, H), 0, 0);
+  return canvas;
+}
+
+/* The pad. What is drawn: an image of the gallery or nothing, then strokes. */
+const pad = byId("pad"), cell = Math.max(1, Math.round(280 / Math.max(H, W)));
+const drawn = { base: null, strokes: [], erases: false };
+let seen = new Uint8ClampedArray(H * W);
+
+/** Draw everything anew, and return it as grey levels of the pad. */
+function render() {
+  const context = pad.getContext("2d", { willReadFrequently: true });
+  context.fillRect(0, 0, pad.width, pad.height);
+  context.imageSmoothingEnabled = false;
+  if (drawn.base) {
+    context.drawImage(paint(make("canvas"), drawn.base.image), 0, 0, pad.width, pad.height);
+  }
+  const pen = Math.max(22, 1.3 * cell);
+  for (const { erases, points } of drawn.strokes) {
+    Object.assign(context, { lineCap: "round", lineJoin: "round", lineWidth: pen });
+    context.strokeStyle = erases ? "#000" : "#fff";
+    context.beginPath();
+    context.moveTo(...points[0]);
+    points.forEach((point) => context.lineTo(...point));
+    context.stroke();
+  }
+  const { data: rgba } = context.getImageData(0, 0, pad.width, pad.height);
+  const { width, height } = pad;
+  return { width, height, pixels: Uint8Array.from({ length: width * height }, (_, i) => rgba[4 * i]) };
+}
+
+/** Show what the model sees and answers now. */
+function update() {
+  const ink = render();
+  if (drawn.base) seen = blocks(ink, cell);
+  else if (data.digits) seen = centred(ink);
+  else seen = resized(resized(ink, 0, ink.width, W), 0, ink.height, H).pixels;
+  paint(byId("seen"), seen);
+  const isEmpty = !seen.some((grey) => grey);
+  const shares = isEmpty ? data.classes.map(() => 0) : probabilities(seen);
+  const best = shares.indexOf(Math.max(...shares));
+  [...byId("bars").children].forEach((line, label) => {
+    line.classList.toggle("best", !isEmpty && label === best);
+    line.querySelector("i").style.width = `${100 * shares[label]}%`;
+    line.lastChild.textContent = isEmpty ? "" : percent(shares[label]);
+  });
+  byId("answer").textContent = isEmpty ? "–" : named(best);
+  const { base } = drawn;
+  byId("origin").textContent = !base ? "" : `Test image ${base.row}, labelled ${named(base.label)}` +
+    (drawn.strokes.length ? ", altered" : `; the model says ${named(base.answer)}`);
+  if (byId("units").open) showUnits();
+}
+
+function load(row) {
+  Object.assign(drawn, { base: row, strokes: [] });
+  update();
+  byId("try").scrollIntoView({ block: "nearest" });
+}
+
+/** A point of the pad under the pointer. */
+function pointOf(event) {
+  const { left, top, width, height } = pad.getBoundingClientRect();
+  return [((event.clientX - left) / width) * pad.width, ((event.clientY - top) / height) * pad.height];
+}
+
+function startPad() {
+  unpack(data.layers, data.weights);
+  [pad.width, pad.height] = [W * cell, H * cell];
+  pad.hidden = byId("tools").hidden = !data.draw;
+  byId("bars").append(...data.classes.map((name) =>
+    make("li", {}, make("b", {}, name), make("span", {}, make("i")), make("span"))));
+  let isDown = false;
+  pad.onpointerdown = (event) => {
+    if (event.button) return;
+    pad.setPointerCapture(event.pointerId);
+    isDown = true;
+    drawn.strokes.push({ erases: drawn.erases, points: [pointOf(event)] });
+    update();
+  };
+  pad.onpointermove = (event) => {
+    if (!isDown) return;
+    const events = event.getCoalescedEvents?.() ?? [];
+    drawn.strokes.at(-1).points.push(...(events.length ? events : [event]).map(pointOf));
+    update();
+  };
+  pad.onpointerup = pad.onpointercancel = () => { isDown = false; };
+  byId("undo").onclick = () => { if (!drawn.strokes.pop()) drawn.base = null; update(); };
+  byId("clear").onclick = () => { Object.assign(drawn, { base: null, strokes: [] }); update(); };
+  byId("eraser").onclick = (event) => {
+    drawn.erases = !drawn.erases;
+    event.target.setAttribute("aria-pressed", drawn.erases);
+  };
+  byId("units").ontoggle = update;
+  byId("all-units").onchange = update;
+  const right = rows.filter(({ label, answer }) => label === answer);
+  const kinds = [["Misclassified", errors], ["Correct", right]].filter(([, some]) => some.length);
+  byId("kinds").append(...kinds.map(([word, some]) =>
+    button(word, () => gallery(byId("loads"), some, `${word} images`, 12))));
+  byId("kinds").firstChild?.click();
+  update();
+}
+
+/** The weights of the first layer as pictures, those that follow most strongly first. */
+function showUnits() {
+  const [first, second] = data.layers.filter(({ kind }) => kind === "linear");
+  const before = data.layers.slice(0, data.layers.indexOf(second ?? first) + (second ? 0 : 1));
+  const active = run(seen, before), most = Math.max(...active, 1e-9);
+  const strengths = Array.from(active, (_, unit) => {
+    const next = second ? Array.from({ length: second.outputs }, (_, out) =>
+      second.weights[out * second.inputs + unit]) : [1];
+    return Math.hypot(...next);
+  });
+  const order = [...strengths.keys()].sort((a, b) => strengths[b] - strengths[a]);
+  const shown = byId("all-units").checked ? order : order.slice(0, 32);
+  byId("unit-pictures").replaceChildren(...shown.map((unit) => {
+    const weights = first.weights.subarray(unit * H * W, (unit + 1) * H * W);
+    const largest = weights.reduce((peak, weight) => Math.max(peak, Math.abs(weight)), 1e-9);
+    const canvas = paint(make("canvas", { title: `unit ${unit}: ${active[unit].toFixed(2)}` }), weights,
+      (weight) => [...(weight > 0 ? [230, 120, 0] : [0, 110, 200]), (255 * Math.abs(weight)) / largest]);
+    canvas.classList.toggle("active", active[unit] > most / 4);
+    return canvas;
+  }));
+}
+
+/** Show images, a page of them at a time; touching one loads it into the pad. */
+function gallery(root, some, title, size = 24, page = 0) {
+  const pages = Math.ceil(some.length / size), turn = (to) => {
+    gallery(root, some, title, size, to);
+    (root.querySelector(`[data-turn="${to > page ? 1 : -1}"]:enabled`) ?? root.querySelector(".turns button:enabled")).focus();
+  };
+  const shown = some.slice(page * size, (page + 1) * size).map((row) => {
+    const words = `${named(row.label)} → ${named(row.answer)}, ${percent(row.sure)}`;
+    const picture = paint(make("canvas", { role: "img", ariaLabel: `test image ${row.row}` }), row.image);
+    const parts = [picture, make("span", {}, words)];
+    if (!data.weights) return make("div", {}, ...parts);
+    return make("button", { type: "button", onclick: () => load(row) }, ...parts);
+  });
+  const turns = [[-1, "‹ before"], [1, "next ›"]].map(([by, word]) => {
+    const made = button(word, () => turn(page + by));
+    made.disabled = page + by < 0 || page + by >= pages;
+    made.dataset.turn = by;
+    return made;
+  });
+  const pager = make("p", { className: "turns" }, turns[0], ` ${page + 1} of ${pages} `, turns[1]);
+  root.replaceChildren(make("p", { className: "soft" }, title), make("div", { className: "images" }, ...shown),
+    ...(pages > 1 ? [pager] : []));
+}
+
+/* ---- Tables ----------------------------------------------------------------------------------- */
+
+/** Make the cells of the confusion matrix buttons that show their images. */
+function startMatrix() {
+  [...byId("matrix").tBodies[0].rows].forEach((line, label) => {
+    [...line.cells].slice(1).forEach((place, answer) => {
+      const count = Number(place.textContent.replace(/\D/g, ""));
+      if (!count) return;
+      const some = rows.filter((row) => row.label === label && row.answer === answer);
+      const words = `${named(label)} named ${named(answer)}`;
+      const made = button(place.textContent, () =>
+        gallery(byId("closer"), some, `${words}: ${some.length} of ${count} images`));
+      made.ariaLabel = `${words}: ${count}`;
+      place.replaceChildren(made);
+    });
+  });
+  const total = Number(byId("closer").dataset.errors);
+  const all = () => gallery(byId("closer"), errors, `${errors.length} of ${total} errors, the surest first`);
+  byId("all-errors").onclick = all;
+  if (errors.length) all();
+}
+
+/** A cell as what it is sorted by: its number, or its text. */
+function valueOf(line, column) {
+  const text = line.cells[column].textContent.trim(), number = parseFloat(text.replace(/,/g, ""));
+  return Number.isNaN(number) ? text : number;
+}
+
+/** Make the headers of a table buttons: the first click sorts upwards, the second downwards. */
+function startSorting(table) {
+  let next = 0;
+  [...table.tHead.rows[0].cells].forEach((header) => {
+    const column = next;
+    next += header.colSpan;
+    const made = make("button", { type: "button" }, ...header.childNodes);
+    header.append(made);
+    made.onclick = () => {
+      const down = header.ariaSort === "ascending";
+      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+      header.ariaSort = down ? "descending" : "ascending";
+      const order = (a, b) => (a < b ? -1 : a > b ? 1 : 0) * (down ? -1 : 1);
+      const lines = [...table.tBodies[0].rows];
+      table.tBodies[0].append(...lines.sort((a, b) => order(valueOf(a, column), valueOf(b, column))));
+    };
+  });
+}
+
+document.documentElement.classList.add("scripted");
+document.querySelectorAll(".live").forEach((part) => { part.hidden = false; });
+document.querySelectorAll("table.sorts").forEach(startSorting);
+if (data.weights) startPad();
+startMatrix();
+
+/* Nothing is folded away on paper. */
+let opened = [];
+addEventListener("beforeprint", () => {
+  opened = [...document.querySelectorAll("details:not([open])")];
+  opened.forEach((part) => { part.open = true; });
+});
+addEventListener("afterprint", () => opened.forEach((part) => { part.open = false; }));

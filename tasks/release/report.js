@@ -7,26 +7,27 @@ const byId = (id) => document.getElementById(id);
 const data = JSON.parse(byId("live").textContent);
 const [H, W] = data.shape;
 
-/* ---- The numbers in the page ------------------------------------------------------------- */
+/* ---- The numbers in the page ---------------------------------------------------------------- */
 
 /** The bytes of a base64 text. */
 const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
 /** A number from its 16 bits as float16: 1 of sign, 5 of exponent, 10 of fraction. */
 function half(bits) {
-  const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = (bits & 1023) / 1024;
+  const [sign, exponent] = [bits & 0x8000 ? -1 : 1, (bits >> 10) & 31];
+  const fraction = (bits & 1023) / 1024;
   return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction) : 2 ** -14 * fraction);
 }
 
 /** Give each linear layer its matrix (outputs × inputs, row by row) and its biases. */
-function unpack(layers, text) {
-  const view = new DataView(bytesOf(text).buffer);
+const linear = data.layers.filter(({ kind }) => kind === "linear");
+function unpack() {
+  const view = new DataView(bytesOf(data.weights).buffer);
   let place = 0;
-  const take = (count) =>
-    Float32Array.from({ length: count }, () => half(view.getUint16(2 * place++, true)));
-  for (const layer of layers.filter(({ kind }) => kind === "linear")) {
-    layer.weights = take(layer.outputs * layer.inputs);
-    layer.biases = take(layer.outputs);
+  const take = () => half(view.getUint16(2 * place++, true));
+  for (const layer of linear) {
+    layer.weights = Float32Array.from({ length: layer.outputs * layer.inputs }, take);
+    layer.biases = Float32Array.from({ length: layer.outputs }, take);
   }
 }
 
@@ -36,7 +37,7 @@ const rows = data.rows.map(([row, label, answer, sure], place) => (
   { row, label, answer, sure, image: images.subarray(place * H * W, (place + 1) * H * W) }));
 const errors = rows.filter(({ label, answer }) => label !== answer);
 
-/* ---- The model: what each layer does with a vector x --------------------------------------- */
+/* ---- The model: what each layer does with a vector x ---------------------------------------- */
 
 const STEPS = {
   normalize: (x, { mean, std }) => x.map((value) => (value - mean) / std),
@@ -53,10 +54,8 @@ const STEPS = {
   leaky_relu: (x, { slope }) => x.map((value) => (value < 0 ? slope * value : value)),
   tanh: (x) => x.map((value) => Math.tanh(value)),
   gelu_none: (x) => x.map((value) => 0.5 * value * (1 + erf(value / Math.SQRT2))),
-  gelu_tanh: (x) => x.map((value) => {
-    const inner = Math.sqrt(2 / Math.PI) * (value + 0.044715 * value ** 3);
-    return 0.5 * value * (1 + Math.tanh(inner));
-  }),
+  gelu_tanh: (x) => x.map((value) => 0.5 * value *
+    (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (value + 0.044715 * value ** 3)))),
   logsoftmax(x) {
     const most = Math.max(...x);
     const log = Math.log(x.reduce((sum, value) => sum + Math.exp(value - most), 0));
@@ -65,7 +64,7 @@ const STEPS = {
   temperature: (x, { value: temperature }) => x.map((value) => value / temperature),
 };
 
-/** The error function, to 1.5e-7 (Abramowitz and Stegun 1964, formula 7.1.26). */
+/** The error function, to 1.5e-7 (Abramowitz and Stegun 1964, 7.1.26). */
 function erf(x) {
   const t = 1 / (1 + 0.3275911 * Math.abs(x));
   const terms = [1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592];
@@ -124,27 +123,24 @@ function centred(ink) {
   const scale = Math.min(H / (bottom - top), W / (right - left)) * share;
   const [wide, high] = [right - left, bottom - top].map((side) => Math.max(1, even(side * scale)));
   const { pixels } = resized(resized(ink, left, right, wide), top, bottom, high);
-  const most = Math.max(...pixels);
-  let [mass, massX, massY] = [0, 0, 0];
+  const x = (place) => place % wide, y = (place) => Math.floor(place / wide);
+  const sum = (of) => pixels.reduce((total, grey, place) => total + grey * of(place), 0);
+  const start = (whole, part, of) =>
+    Math.min(Math.max(even(whole / 2 - sum(of) / sum(() => 1)), 0), whole - part);
+  const x0 = start(W, wide, x), y0 = start(H, high, y);
+  // Strokes thinner than a pixel are faint now; MNIST's are not.
+  const most = pixels.reduce((peak, grey) => Math.max(peak, grey));
   pixels.forEach((grey, place) => {
-    mass += grey;
-    massX += grey * (place % wide);
-    massY += grey * Math.floor(place / wide);
-  });
-  const x0 = Math.min(Math.max(even(W / 2 - massX / mass), 0), W - wide);
-  const y0 = Math.min(Math.max(even(H / 2 - massY / mass), 0), H - high);
-  pixels.forEach((grey, place) => {
-    image[(y0 + Math.floor(place / wide)) * W + x0 + (place % wide)] = even((grey * 255) / most);
+    image[(y0 + y(place)) * W + x0 + x(place)] = even((grey * 255) / most);
   });
   return image;
 }
 
 /** The mean of each cell × cell block of pixels. */
 function blocks({ pixels, width }, cell) {
-  const sums = new Float32Array(H * W);
-  pixels.forEach((grey, place) => {
-    sums[Math.floor(place / width / cell) * W + Math.floor((place % width) / cell)] += grey;
-  });
+  const sums = new Float32Array(H * W), small = (place) => Math.floor(place / cell);
+  const cellOf = (place) => small(place / width) * W + small(place % width);
+  pixels.forEach((grey, place) => { sums[cellOf(place)] += grey; });
   return Uint8ClampedArray.from(sums, (sum) => Math.round(sum / cell ** 2));
 }
 
@@ -157,20 +153,21 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-const button = (text, onclick) => make("button", { type: "button", onclick }, text);
+const button = (onclick, properties, ...children) =>
+  make("button", { type: "button", onclick, ...properties }, ...children);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const named = (label) => data.classes[label];
 
 /** Draw H × W pixels into a canvas; `color` gives red, green, blue and alpha of a value. */
 function paint(canvas, values, color = (grey) => [grey, grey, grey, 255]) {
   [canvas.width, canvas.height] = [W, H];
-  const pixels = Uint8ClampedArray.from(Array.from(values).flatMap(color));
-  canvas.getContext("2d").putImageData(new ImageData(pixels, W, H), 0, 0);
+  const rgba = Uint8ClampedArray.from(Array.from(values).flatMap(color));
+  canvas.getContext("2d").putImageData(new ImageData(rgba, W, H), 0, 0);
   return canvas;
 }
 
-/* The pad. What is drawn: an image of the gallery or nothing, then strokes. */
 const pad = byId("pad"), cell = Math.max(1, Math.round(280 / Math.max(H, W)));
+/* On the pad: an image of the gallery or nothing, and the strokes over it. */
 const drawn = { base: null, strokes: [], erases: false };
 let seen = new Uint8ClampedArray(H * W);
 
@@ -179,27 +176,24 @@ function render() {
   const context = pad.getContext("2d", { willReadFrequently: true });
   context.fillRect(0, 0, pad.width, pad.height);
   context.imageSmoothingEnabled = false;
-  if (drawn.base) {
-    context.drawImage(paint(make("canvas"), drawn.base.image), 0, 0, pad.width, pad.height);
-  }
-  const pen = Math.max(22, 1.3 * cell);
+  const base = drawn.base && paint(make("canvas"), drawn.base.image);
+  if (base) context.drawImage(base, 0, 0, pad.width, pad.height);
   for (const { erases, points } of drawn.strokes) {
-    Object.assign(context, { lineCap: "round", lineJoin: "round", lineWidth: pen });
-    context.strokeStyle = erases ? "#000" : "#fff";
+    const style = { lineCap: "round", lineJoin: "round", lineWidth: Math.max(22, 1.3 * cell) };
+    Object.assign(context, style, { strokeStyle: erases ? "#000" : "#fff" });
     context.beginPath();
     context.moveTo(...points[0]);
     points.forEach((point) => context.lineTo(...point));
     context.stroke();
   }
-  const { data: rgba } = context.getImageData(0, 0, pad.width, pad.height);
-  const { width, height } = pad;
-  return { width, height, pixels: Uint8Array.from({ length: width * height }, (_, i) => rgba[4 * i]) };
+  const { data: rgba, width, height } = context.getImageData(0, 0, pad.width, pad.height);
+  return { width, height, pixels: rgba.filter((_, place) => place % 4 === 0) };
 }
 
 /** Show what the model sees and answers now. */
 function update() {
-  const ink = render();
-  if (drawn.base) seen = blocks(ink, cell);
+  const ink = render(), { base, strokes } = drawn;
+  if (base) seen = blocks(ink, cell);
   else if (data.digits) seen = centred(ink);
   else seen = resized(resized(ink, 0, ink.width, W), 0, ink.height, H).pixels;
   paint(byId("seen"), seen);
@@ -212,10 +206,9 @@ function update() {
     line.lastChild.textContent = isEmpty ? "" : percent(shares[label]);
   });
   byId("answer").textContent = isEmpty ? "–" : named(best);
-  const { base } = drawn;
-  byId("origin").textContent = !base ? "" : `Test image ${base.row}, labelled ${named(base.label)}` +
-    (drawn.strokes.length ? ", altered" : `; the model says ${named(base.answer)}`);
-  if (byId("units").open) showUnits();
+  const words = base ? `Test image ${base.row}, labelled ${named(base.label)}` : "";
+  byId("origin").textContent = words + (base && strokes.length ? ", altered" : "");
+  markActive();
 }
 
 function load(row) {
@@ -226,113 +219,101 @@ function load(row) {
 
 /** A point of the pad under the pointer. */
 function pointOf(event) {
-  const { left, top, width, height } = pad.getBoundingClientRect();
-  return [((event.clientX - left) / width) * pad.width, ((event.clientY - top) / height) * pad.height];
+  const { left, top, width } = pad.getBoundingClientRect(), scale = pad.width / width;
+  return [(event.clientX - left) * scale, (event.clientY - top) * scale];
 }
 
 function startPad() {
-  unpack(data.layers, data.weights);
+  unpack();
   [pad.width, pad.height] = [W * cell, H * cell];
   pad.hidden = byId("tools").hidden = !data.draw;
   byId("bars").append(...data.classes.map((name) =>
     make("li", {}, make("b", {}, name), make("span", {}, make("i")), make("span"))));
-  let isDown = false;
   pad.onpointerdown = (event) => {
     if (event.button) return;
     pad.setPointerCapture(event.pointerId);
-    isDown = true;
     drawn.strokes.push({ erases: drawn.erases, points: [pointOf(event)] });
     update();
   };
   pad.onpointermove = (event) => {
-    if (!isDown) return;
+    if (!pad.hasPointerCapture(event.pointerId)) return;
     const events = event.getCoalescedEvents?.() ?? [];
     drawn.strokes.at(-1).points.push(...(events.length ? events : [event]).map(pointOf));
     update();
   };
-  pad.onpointerup = pad.onpointercancel = () => { isDown = false; };
   byId("undo").onclick = () => { if (!drawn.strokes.pop()) drawn.base = null; update(); };
   byId("clear").onclick = () => { Object.assign(drawn, { base: null, strokes: [] }); update(); };
-  byId("eraser").onclick = (event) => {
-    drawn.erases = !drawn.erases;
-    event.target.setAttribute("aria-pressed", drawn.erases);
-  };
-  byId("units").ontoggle = update;
-  byId("all-units").onchange = update;
+  byId("eraser").onclick = ({ target }) => { target.ariaPressed = drawn.erases = !drawn.erases; };
+  byId("units").ontoggle = byId("all-units").onchange = showUnits;
   const right = rows.filter(({ label, answer }) => label === answer);
-  const kinds = [["Misclassified", errors], ["Correct", right]].filter(([, some]) => some.length);
-  byId("kinds").append(...kinds.map(([word, some]) =>
-    button(word, () => gallery(byId("loads"), some, `${word} images`, 12))));
-  byId("kinds").firstChild?.click();
+  byId("wrong").onclick = () => gallery(byId("loads"), errors, "Misclassified, the surest first");
+  byId("right").onclick = () => gallery(byId("loads"), right, "Correct, class by class");
+  byId(errors.length ? "wrong" : "right").click();
   update();
 }
 
-/** The weights of the first layer as pictures, those that follow most strongly first. */
+/** Show the first layer's weights as pictures; units that weigh most in the next layer first. */
 function showUnits() {
-  const [first, second] = data.layers.filter(({ kind }) => kind === "linear");
-  const before = data.layers.slice(0, data.layers.indexOf(second ?? first) + (second ? 0 : 1));
-  const active = run(seen, before), most = Math.max(...active, 1e-9);
-  const strengths = Array.from(active, (_, unit) => {
-    const next = second ? Array.from({ length: second.outputs }, (_, out) =>
-      second.weights[out * second.inputs + unit]) : [1];
-    return Math.hypot(...next);
-  });
-  const order = [...strengths.keys()].sort((a, b) => strengths[b] - strengths[a]);
+  const [first, second] = linear;
+  const sums = new Float32Array(first.outputs);
+  second?.weights.forEach((weight, place) => { sums[place % second.inputs] += weight ** 2; });
+  const order = [...sums.keys()].sort((a, b) => sums[b] - sums[a]);
   const shown = byId("all-units").checked ? order : order.slice(0, 32);
   byId("unit-pictures").replaceChildren(...shown.map((unit) => {
     const weights = first.weights.subarray(unit * H * W, (unit + 1) * H * W);
-    const largest = weights.reduce((peak, weight) => Math.max(peak, Math.abs(weight)), 1e-9);
-    const canvas = paint(make("canvas", { title: `unit ${unit}: ${active[unit].toFixed(2)}` }), weights,
-      (weight) => [...(weight > 0 ? [230, 120, 0] : [0, 110, 200]), (255 * Math.abs(weight)) / largest]);
-    canvas.classList.toggle("active", active[unit] > most / 4);
-    return canvas;
+    const most = weights.reduce((peak, weight) => Math.max(peak, Math.abs(weight)), 1e-9);
+    const color = (w) => [...(w > 0 ? [230, 120, 0] : [0, 110, 200]), (380 * Math.abs(w)) / most];
+    return Object.assign(paint(make("canvas"), weights, color), { title: `unit ${unit}`, unit });
   }));
+  markActive();
 }
 
-/** Show images, a page of them at a time; touching one loads it into the pad. */
-function gallery(root, some, title, size = 24, page = 0) {
-  const pages = Math.ceil(some.length / size), turn = (to) => {
-    gallery(root, some, title, size, to);
-    (root.querySelector(`[data-turn="${to > page ? 1 : -1}"]:enabled`) ?? root.querySelector(".turns button:enabled")).focus();
-  };
-  const shown = some.slice(page * size, (page + 1) * size).map((row) => {
+/** Frame the pictures of the units that the image makes active. */
+function markActive() {
+  const first = data.layers.slice(0, linear[1] && data.layers.indexOf(linear[1]));
+  const values = run(seen, first), most = Math.max(...values);
+  [...byId("unit-pictures").children].forEach((picture) =>
+    picture.classList.toggle("active", values[picture.unit] > most / 4));
+}
+
+/** Show images, 20 at a time; touching one loads it into the pad. */
+function gallery(root, some, title, page = 0) {
+  const shown = some.slice(20 * page, 20 * page + 20).map((row) => {
     const words = `${named(row.label)} → ${named(row.answer)}, ${percent(row.sure)}`;
-    const picture = paint(make("canvas", { role: "img", ariaLabel: `test image ${row.row}` }), row.image);
-    const parts = [picture, make("span", {}, words)];
-    if (!data.weights) return make("div", {}, ...parts);
-    return make("button", { type: "button", onclick: () => load(row) }, ...parts);
+    const properties = { title: `test image ${row.row}`, disabled: !data.weights };
+    const picture = paint(make("canvas"), row.image);
+    return button(() => load(row), properties, picture, make("span", {}, words));
   });
-  const turns = [[-1, "‹ before"], [1, "next ›"]].map(([by, word]) => {
-    const made = button(word, () => turn(page + by));
-    made.disabled = page + by < 0 || page + by >= pages;
-    made.dataset.turn = by;
-    return made;
-  });
-  const pager = make("p", { className: "turns" }, turns[0], ` ${page + 1} of ${pages} `, turns[1]);
-  root.replaceChildren(make("p", { className: "soft" }, title), make("div", { className: "images" }, ...shown),
-    ...(pages > 1 ? [pager] : []));
+  const pages = Math.ceil(some.length / 20);
+  const turn = (to, word) => button(() => {
+    gallery(root, some, title, to);
+    const left = [...root.querySelectorAll(".turns button:enabled")];
+    (left.find((other) => other.textContent === word) ?? left[0]).focus();
+  }, { disabled: to < 0 || to >= pages }, word);
+  const turns = [turn(page - 1, "‹ before"), `${page + 1} of ${pages}`, turn(page + 1, "next ›")];
+  root.replaceChildren(make("p", { className: "soft", role: "status" }, title),
+    make("div", { className: "images" }, ...shown),
+    make("p", { className: "turns", hidden: pages < 2 }, ...turns));
 }
 
-/* ---- Tables ----------------------------------------------------------------------------------- */
+/* ---- Tables ------------------------------------------------------------------------------- */
 
 /** Make the cells of the confusion matrix buttons that show their images. */
 function startMatrix() {
+  const closer = byId("closer");
   [...byId("matrix").tBodies[0].rows].forEach((line, label) => {
     [...line.cells].slice(1).forEach((place, answer) => {
       const count = Number(place.textContent.replace(/\D/g, ""));
       if (!count) return;
       const some = rows.filter((row) => row.label === label && row.answer === answer);
       const words = `${named(label)} named ${named(answer)}`;
-      const made = button(place.textContent, () =>
-        gallery(byId("closer"), some, `${words}: ${some.length} of ${count} images`));
-      made.ariaLabel = `${words}: ${count}`;
-      place.replaceChildren(made);
+      const show = () => gallery(closer, some, `${words}: ${some.length} of ${count} images`);
+      place.replaceChildren(button(show, { ariaLabel: `${words}: ${count}` }, place.textContent));
     });
   });
-  const total = Number(byId("closer").dataset.errors);
-  const all = () => gallery(byId("closer"), errors, `${errors.length} of ${total} errors, the surest first`);
-  byId("all-errors").onclick = all;
-  if (errors.length) all();
+  const title = `${errors.length} of ${closer.dataset.errors} errors, the surest first`;
+  byId("all-errors").onclick = () => gallery(closer, errors, title);
+  byId("all-errors").click();
 }
 
 /** A cell as what it is sorted by: its number, or its text. */
@@ -347,29 +328,23 @@ function startSorting(table) {
   [...table.tHead.rows[0].cells].forEach((header) => {
     const column = next;
     next += header.colSpan;
-    const made = make("button", { type: "button" }, ...header.childNodes);
-    header.append(made);
-    made.onclick = () => {
-      const down = header.ariaSort === "ascending";
-      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+    const sort = () => {
+      const down = header.ariaSort === "ascending", body = table.tBodies[0];
+      for (const other of table.tHead.rows[0].cells) other.ariaSort = null;
       header.ariaSort = down ? "descending" : "ascending";
       const order = (a, b) => (a < b ? -1 : a > b ? 1 : 0) * (down ? -1 : 1);
-      const lines = [...table.tBodies[0].rows];
-      table.tBodies[0].append(...lines.sort((a, b) => order(valueOf(a, column), valueOf(b, column))));
+      body.append(...[...body.rows].sort((a, b) => order(valueOf(a, column), valueOf(b, column))));
     };
+    header.append(button(sort, {}, ...header.childNodes));
   });
 }
 
 document.documentElement.classList.add("scripted");
-document.querySelectorAll(".live").forEach((part) => { part.hidden = false; });
-document.querySelectorAll("table.sorts").forEach(startSorting);
+const all = (selector) => document.querySelectorAll(selector);
+all(".live").forEach((part) => { part.hidden = false; });
+all("table.sorts").forEach(startSorting);
 if (data.weights) startPad();
 startMatrix();
 
 /* Nothing is folded away on paper. */
-let opened = [];
-addEventListener("beforeprint", () => {
-  opened = [...document.querySelectorAll("details:not([open])")];
-  opened.forEach((part) => { part.open = true; });
-});
-addEventListener("afterprint", () => opened.forEach((part) => { part.open = false; }));
+addEventListener("beforeprint", () => all("details").forEach((part) => { part.open = true; }));

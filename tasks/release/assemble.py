@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TEMPLATES = [f"tasks/release/{name}" for name in (*bundle.TEMPLATES.values(), "confidence.html")]
+INCLUDED = ("confidence.html", "report.js", "report.css")
+TEMPLATES = [f"tasks/release/{name}" for name in (*bundle.TEMPLATES.values(), *INCLUDED)]
 LIBRARIES = ("jinja2", "onnx", "onnxruntime")
 # Larger probabilities are left out. 10,000 rows of ten classes are 0.4 MB.
 MAX_PROBABILITIES_BYTES = 16 * 2**20

@@ -158,7 +158,7 @@ def is_pooled(folder: Path) -> bool:
 
 
 def correct_rows(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the test rows, counted from the first, and whether each is predicted correctly.
+    """Return the test rows as PROBABILITIES counts them, and whether each is predicted correctly.
 
     Raises ReleaseError for a bundle without readable probabilities.
     """
@@ -178,7 +178,9 @@ def correct_rows(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         found = "no readable probabilities; bundles of very large test splits have none"
         raise ReleaseError(path, found=found) from error
     index, labels, predictions = (columns[name].to_numpy() for name in names)
-    return index - index.min(), labels == predictions
+    # Earlier versions of this project counted test rows from the first training row.
+    first = 0 if is_pooled(folder) else index.min()
+    return index - first, labels == predictions
 
 
 def evenly(num_rows: int, most: int) -> NDArray[np.int64]:

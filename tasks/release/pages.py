@@ -8,6 +8,7 @@ in no digest, since a decision comes after the version and may be taken back.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ from tasks.release.bundle import (
     bundle_folder,
     evenly,
 )
+from tasks.release.live import live_data
 from tasks.runtime.files import digest_of, sha256_bytes
 from tasks.runtime.manifest import MANIFEST, read_regular
 
@@ -71,10 +73,25 @@ def write_report(lineage: Lineage, version: str, provenance: View, folder: Path)
         "provenance": provenance,
         "recipe_text": lineage.recipe_text,
         "command": lineage.command,
+        "live": live_data(lineage, folder),
+        **_script_and_style(),
     }
     for name, template in TEMPLATES.items():
         content = _templates().get_template(template).render(view)
         (folder / name).write_text(content, encoding="utf-8")
+
+
+def _script_and_style() -> View:
+    """Return the script and the style of the report, and the policy that allows these two alone."""
+    from markupsafe import Markup
+
+    found: View = {}
+    for kind, name in (("script", "report.js"), ("style", "report.css")):
+        text = (Path(__file__).parent / name).read_text(encoding="utf-8").replace("</", r"<\/")
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        # The files of this project hold no foreign text.
+        found |= {kind: Markup(text), f"{kind}_source": f"'sha256-{digest}'"}  # noqa: S704
+    return found
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,6 +33,65 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "root"
     monkeypatch.setenv("IDXFLOW_ROOT", str(folder))
     return folder
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium without a window, driven by Playwright; tests are skipped where there is none."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here; on Debian, `apt-get install chromium`")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Its sandbox does not work for root in a container, and the pages are ours.
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[[Path], Any]]:
+    """`open_page(path)` → the page, which in the end has asked for nothing and had no error."""
+    context, heard = browser.new_context(), list[str]()
+    context.on("console", lambda message: heard.append(f"{message.type}: {message.text}"))
+    context.on("weberror", lambda error: heard.append(str(error.error)))
+    context.on("request", lambda request: heard.append(request.url))
+
+    def call(path: Path) -> Any:
+        page = context.new_page()
+        page.goto(path.as_uri())
+        assert heard.pop(0) == path.as_uri()
+        return page
+
+    yield call
+    context.close()
+    assert [words for words in heard if not words.startswith("data:image/png;")] == []
+
+
+@pytest.fixture
+def draw() -> Callable[..., str]:
+    """`draw(page, strokes)` draws points (x, y), in shares of the pad, and returns the answer."""
+
+    def call(page: Any, strokes: list[list[tuple[float, float]]], clear: bool = True) -> str:
+        if clear:
+            page.click("#clear")
+        page.locator("#pad").scroll_into_view_if_needed()
+        box = page.locator("#pad").bounding_box()
+        for stroke in strokes:
+            places = [
+                (box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke
+            ]
+            page.mouse.move(*places[0])
+            page.mouse.down()
+            for place in places:
+                page.mouse.move(*place, steps=4)
+            page.mouse.up()
+        return str(page.locator("#answer").inner_text())
+
+    return call
 
 
 PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")

@@ -6,7 +6,6 @@ Axes: N test rows, R rows whose images are shown, H × W pixels, C classes.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +28,14 @@ View = dict[str, Any]
 
 
 def live_data(lineage: Lineage, folder: Path) -> View:
-    """Return what the script of a report reads: the model of a bundle, and images with answers.
-
-    The weights are empty for a model that is too large, or too extreme for float16. Everything is
-    plain numbers, text and base64, the same for equal lineages.
-    """
+    """Return what the script of a report reads: the model of a bundle, and images with answers."""
     from tasks.model.network import load_network
 
     facts, names = lineage.table.facts, list(lineage.dataset.class_names)
     (height, width), num_classes = facts["image_shape"], facts["num_classes"]
     network = load_network(folder / MODEL, lineage.recipe.model, height * width, num_classes)
     layers, weights = layers_of(network)
-    rows, images_RP = _examples(lineage)
+    rows, images = _examples(lineage)
     return {
         "shape": [height, width],
         "classes": names,
@@ -48,76 +43,58 @@ def live_data(lineage: Lineage, folder: Path) -> View:
         "digits": names == [str(digit) for digit in range(10)],
         "draw": all(len(name) == 1 for name in names),
         "layers": layers,
-        "weights": _base64(weights),
+        "weights": base64.b64encode(weights).decode(),
         "rows": rows,
-        "images": _base64(images_RP.tobytes()),
+        "images": base64.b64encode(images).decode(),
     }
 
 
 def layers_of(network: nn.Sequential) -> tuple[list[View], bytes]:
     """Return the steps of a network in eval mode, and their weights as little-endian float16.
 
-    A batch norm is folded into the Linear layer before it. For each Linear layer the weights have
-    its matrix (outputs, inputs), row by row, and its biases. They are empty for more than
-    MAX_WEIGHT_BYTES, and where a weight is no finite float16. Raises ReleaseError for an unknown
-    layer.
+    A batch norm is folded into the Linear layer before it. The weights are, for each Linear layer,
+    its matrix (outputs, inputs), row by row, and its biases; empty if they are more than
+    MAX_WEIGHT_BYTES or too large for float16. Raises ReleaseError for an unknown layer.
     """
     from torch import nn
 
     from tasks.model.network import Normalize, Temperature
 
-    steps, linear = list[View](), list[tuple[NDArray[Any], NDArray[Any]]]()
+    steps, arrays = list[View](), list[NDArray[np.float32]]()
     for layer in network:
+        state = {name: value.cpu().numpy() for name, value in layer.state_dict().items()}
         match layer:
             case Normalize():
-                step = {"kind": "normalize", "mean": layer.mean.item(), "std": layer.std.item()}
+                steps.append({"kind": "normalize", **{n: float(state[n]) for n in state}})
             case nn.Linear():
-                linear.append((_array(layer.weight), _array(layer.bias)))
-                sizes = {"inputs": layer.in_features, "outputs": layer.out_features}
-                step = {"kind": "linear", **sizes}
+                arrays += [state["weight"], state["bias"]]
+                outputs, inputs = state["weight"].shape
+                steps.append({"kind": "linear", "inputs": inputs, "outputs": outputs})
             case nn.BatchNorm1d():
-                names = ("weight", "bias", "running_mean", "running_var")
-                gain, shift, mean, variance = (_array(getattr(layer, name)) for name in names)
-                gain = gain / np.sqrt(variance + layer.eps)
-                weight, bias = linear[-1]
-                linear[-1] = (weight * gain[:, None], (bias - mean) * gain + shift)
-                continue
+                gain = state["weight"] / np.sqrt(state["running_var"] + layer.eps)
+                arrays[-2] = arrays[-2] * gain[:, None]
+                arrays[-1] = (arrays[-1] - state["running_mean"]) * gain + state["bias"]
             case nn.LeakyReLU():
-                step = {"kind": "leaky_relu", "slope": layer.negative_slope}
+                steps.append({"kind": "leaky_relu", "slope": layer.negative_slope})
             case nn.GELU():
-                step = {"kind": f"gelu_{layer.approximate}"}
+                steps.append({"kind": f"gelu_{layer.approximate}"})
             case nn.ReLU() | nn.Tanh() | nn.LogSoftmax():
-                step = {"kind": type(layer).__name__.lower()}
+                steps.append({"kind": type(layer).__name__.lower()})
             case Temperature():
-                step = {"kind": "temperature", "value": layer.temperature.item()}
+                steps.append({"kind": "temperature", "value": float(state["temperature"])})
             case nn.Dropout():
-                continue
+                pass
             case _:
-                remedy = "Add it there and in report.js, as it computes in eval mode."
-                expected = "a layer that tasks/release/live.py knows"
-                found = type(layer).__name__
-                raise ReleaseError("network", found=found, expected=expected, remedy=remedy)
-        steps.append(step)
-    return steps, _half(part for pair in linear for part in pair)
-
-
-def _array(tensor: Any) -> NDArray[Any]:
-    return np.asarray(tensor.detach().cpu().numpy())
-
-
-def _half(arrays: Iterable[NDArray[Any]]) -> bytes:
+                remedy = "Add it to tasks/release/live.py and report.js, as it is in eval mode."
+                raise ReleaseError("network", found=type(layer).__name__, remedy=remedy)
     with np.errstate(over="ignore"):
-        values = np.concatenate([array.ravel() for array in arrays]).astype("<f2")
-    fits = values.nbytes <= MAX_WEIGHT_BYTES and np.isfinite(values).all()
-    return values.tobytes() if fits else b""
+        weights = np.concatenate([array.ravel() for array in arrays]).astype("<f2")
+    fits = weights.nbytes <= MAX_WEIGHT_BYTES and np.isfinite(weights).all()
+    return steps, weights.tobytes() if fits else b""
 
 
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()
-
-
-def _examples(lineage: Lineage) -> tuple[list[list[Any]], NDArray[np.uint8]]:
-    """Return rows (test row, label, prediction, confidence) and their images, uint8 (R, H*W).
+def _examples(lineage: Lineage) -> tuple[list[tuple[Any, ...]], bytes]:
+    """Return rows (test row, label, prediction, confidence) and their images, uint8 (R, H, W).
 
     First the errors, the surest first, then NUM_EXAMPLES correct rows of each class, from the
     surest to the least sure; fewer where images are large.
@@ -126,22 +103,21 @@ def _examples(lineage: Lineage) -> tuple[list[list[Any]], NDArray[np.uint8]]:
 
     from tasks.dataset.table import read_rows
 
-    num_classes, (height, width) = (lineage.table.facts[n] for n in ("num_classes", "image_shape"))
-    columns = pq.read_table(lineage.evaluated.path / PROBABILITIES)
-    index_N, label_N, answer_N = (
-        columns[name].to_numpy().astype(np.int64) for name in ("index", "label", "prediction")
-    )
-    sure_N = np.max([columns[f"p{label}"].to_numpy() for label in range(num_classes)], axis=0)
-    surest_N = np.argsort(-sure_N, kind="stable")
-    most = MAX_IMAGE_BYTES // (height * width)
-    chosen = list[NDArray[np.int64]]()
+    height, width = lineage.table.facts["image_shape"]
+    columns = pq.read_table(lineage.evaluated.path / PROBABILITIES).to_pandas()
+    index_N, label_N, answer_N = (columns.pop(name) for name in ("index", "label", "prediction"))
+    sure_N = columns.max(axis=1).astype(float)
+    surest_N = np.argsort(-sure_N.to_numpy(), kind="stable")
+    is_right_N = (label_N == answer_N).to_numpy()
+    num_classes, most = columns.shape[1], MAX_IMAGE_BYTES // (height * width)
+    chosen, each = list[NDArray[np.int64]](), min(NUM_EXAMPLES, most // (2 * num_classes))
     for label in range(num_classes):
-        right = surest_N[((label_N == label) & (answer_N == label))[surest_N]]
-        chosen.append(right[evenly(len(right), min(NUM_EXAMPLES, most // (2 * num_classes)))])
-    wrong = surest_N[(label_N != answer_N)[surest_N]][: most - sum(map(len, chosen))]
+        right = surest_N[(is_right_N & (label_N == label).to_numpy())[surest_N]]
+        chosen.append(right[evenly(len(right), each)])
+    wrong = surest_N[~is_right_N[surest_N]][: most - sum(map(len, chosen))]
     shown_R = np.concatenate([wrong, *chosen])
-    images_RP, _ = read_rows(lineage.table, index_N[shown_R])
-    columns_R = (index_N - index_N.min(), label_N, answer_N, sure_N.astype(np.float64).round(4))
-    return [
-        list(row) for row in zip(*(c[shown_R].tolist() for c in columns_R), strict=True)
-    ], images_RP
+    images_RP, _ = read_rows(lineage.table, index_N.to_numpy()[shown_R])
+    found = (index_N - index_N.min(), label_N, answer_N, sure_N.round(4))
+    return list(
+        zip(*(row.iloc[shown_R].tolist() for row in found), strict=True)
+    ), images_RP.tobytes()

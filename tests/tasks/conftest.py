@@ -211,7 +211,11 @@ def _trained(folder: Path, recipe: Recipe) -> Facts:
 
 def _evaluated(folder: Path, metrics: dict[str, Any]) -> Facts:
     (folder / "metrics.json").write_bytes(canonical_json(metrics))
-    (folder / "probabilities.parquet").write_bytes(b"probabilities")
+    labels = np.arange(ROWS["test"]) % CLASSES
+    answers = np.where(np.arange(ROWS["test"]) == 0, 1, labels)
+    columns = {"index": np.arange(40, 60), "label": labels, "prediction": answers}
+    columns |= {f"p{label}": np.where(answers == label, 0.91, 0.01) for label in range(CLASSES)}
+    pq.write_table(pa.table(columns), folder / "probabilities.parquet")
     for name in FIGURES:
         write_png(folder / "figures" / f"{name}.png")
     return {name: value for name, value in metrics.items() if not isinstance(value, list)}

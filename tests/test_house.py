@@ -15,7 +15,7 @@ from tasks.runtime.stages import ADMIT, AUDIT, STAGES
 ROOMS = ("raw", "dataset", "model", "evaluation", "release", "prediction")
 LAYERS = ("pipeline_config", "tasks", "flows")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-MAX_LINES, MAX_FILES = 12_520, 93
+MAX_LINES, MAX_FILES = 12_660, 94
 SOURCES = sorted(path for layer in LAYERS for path in (CHECKOUT / layer).rglob("*.py"))
 
 

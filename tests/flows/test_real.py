@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -50,6 +51,25 @@ def test_the_default_recipe_reaches_its_mark_on_mnist(summary: Summary, tmp_path
     )
     table = pyarrow.parquet.read_table(bundle / "probabilities.parquet")
     assert np.array_equal(table["label"].to_numpy(), labels)
+
+
+def test_digits_drawn_in_the_report_are_read(
+    summary: Summary, open_page: Callable[[Path], Any], draw: Callable[..., str]
+) -> None:
+    """Its page is small enough to open at once, and answers as onnxruntime does."""
+    assert Path(summary.report).stat().st_size < 3_000_000
+    page = open_page(Path(summary.report))
+    seven, one = [(0.25, 0.2), (0.75, 0.2), (0.45, 0.85)], [(0.5, 0.15), (0.5, 0.85)]
+    turns = np.linspace(0, 2 * np.pi, 40)
+    zero = [(0.5 + 0.22 * np.sin(turn), 0.5 - 0.34 * np.cos(turn)) for turn in turns]
+    assert [draw(page, [stroke]) for stroke in (seven, one, zero)] == ["7", "1", "0"]
+
+    images = page.evaluate("rows.slice(-100).map(({ image }) => [...image])")
+    found = page.evaluate("rows.slice(-100).map(({ image }) => [...probabilities(image)])")
+    session = onnxruntime.InferenceSession(Path(summary.bundle) / "model.onnx")
+    images_NHW = np.array(images, np.uint8).reshape(-1, 28, 28)
+    (expected_NC,) = session.run(["probabilities"], {"images": images_NHW})
+    assert np.abs(np.array(found) - expected_NC).max() < 1e-3
 
 
 def test_the_same_rows_as_csv_become_the_same_files(

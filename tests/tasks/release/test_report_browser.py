@@ -25,13 +25,16 @@ from tasks.release.assemble import Lineage, ensure_bundle
 from tasks.release.bundle import REPORT, bundle_folder
 from tasks.release.live import layers_of
 from tasks.release.onnx_model import onnx_bytes, read_model
+from tasks.runtime.devices import one_thread
 
 WORDS = {"dataset": "mnist", "recipe": "fast", "version": "0" * 12}
 BLOCK = re.compile(r'(<script type="application/json" id="live">).*?(</script>)', re.DOTALL)
 # Points in shares of the pad, from stroke to stroke.
 SEVEN = [[(0.25, 0.2), (0.75, 0.2), (0.45, 0.85)]]
-ONE = [[(0.5, 0.15), (0.5, 0.85)]]
-ZERO = [[(0.5 + 0.22 * np.sin(a), 0.5 - 0.34 * np.cos(a)) for a in np.linspace(0, 6.28, 40)]]
+ONE = [[(0.45, 0.3), (0.53, 0.12), (0.53, 0.88)]]
+ZERO = [[(0.5 + 0.24 * np.sin(a), 0.5 - 0.36 * np.cos(a)) for a in np.linspace(0, 6.28, 40)]]
+
+NLL = ("training.loss=nll", "training.label_smoothing=0")
 
 MakePage = Callable[..., Any]
 
@@ -79,9 +82,9 @@ def random_network(shape: tuple[int, int], *overrides: str) -> nn.Sequential:
     [
         (),
         ("model.activation=leaky_relu", "model.negative_slope=0.2", "model.batch_norm=false"),
-        ("model.activation=tanh", "model.output=log_softmax"),
+        ("model.activation=tanh", "model.output=log_softmax", *NLL),
         ("model.activation=gelu", "model.dropout=0.2"),
-        ("model.output=activation", "training.loss=mse", "training.label_smoothing=0"),
+        ("model.output=activation", "training.loss=mse", NLL[1]),
     ],
     ids=["batch norm", "leaky", "tanh", "gelu", "activation"],
 )
@@ -131,8 +134,9 @@ def trained() -> nn.Sequential:
     images = torch.from_numpy((digits.data * 255 / 16).round().astype(np.uint8))
     rows = TensorDataset(images, torch.from_numpy(digits.target))
     network = build_network(choice.model, 64, 10, float(images.float().mean()), 95.0)
-    initialize(network, choice.model, seed=0)
-    Trainer(network, choice.training, (8, 8), rows, rows).fit(lambda steps, words: None)
+    initialize(network, choice.model, seed=3)
+    with one_thread():
+        Trainer(network, choice.training, (8, 8), rows, rows).fit(lambda steps, words: None)
     return network.eval()
 
 
@@ -162,7 +166,7 @@ def test_an_error_is_shown_loaded_and_altered(
     assert page.evaluate("rows[0].image.every((grey, place) => grey === seen[place])")
     draw(page, [[(0.1, 0.5), (0.9, 0.5)]], clear=False)
     assert page.locator("#origin").inner_text().endswith("altered")
-    assert page.evaluate("seen.slice(10, 15).reduce((sum, grey) => sum + grey)") > 1200
+    assert page.evaluate("seen.slice(10, 15).reduce((sum, grey) => sum + grey)") > 1000
     page.click("#undo")
     assert page.evaluate("rows[0].image.every((grey, place) => grey === seen[place])")
 
@@ -178,6 +182,7 @@ def test_tables_sort_and_units_are_shown(
     first = page.locator("table.sorts", has_text="precision").locator("tbody th").first
     assert first.inner_text() == "9"
     page.click("#units summary")
+    page.locator("#unit-pictures canvas").nth(5).wait_for()
     assert page.locator("#unit-pictures canvas").count() == 6
 
 
@@ -185,7 +190,7 @@ def test_foreign_text_does_not_run_and_the_network_is_shut(
     make_lineage: Callable[..., Lineage], browser: Any
 ) -> None:
     evil = "</script><script>window.evil = 1</script><img src=x onerror='window.evil=1'>"
-    names = [f"{evil}{label}" for label in range(10)]
+    names = tuple(f"{evil}{label}" for label in range(10))
     dataset = named_dataset("mnist").model_copy(update={"title": evil, "class_names": names})
     page = browser.new_page()
     page.goto(report_of(make_lineage(dataset=dataset)).as_uri())

@@ -155,7 +155,7 @@ function make(tag, properties = {}, ...children) {
 
 const button = (onclick, properties, ...children) =>
   make("button", { type: "button", onclick, ...properties }, ...children);
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
 const named = (label) => data.classes[label];
 
 /** Draw H × W pixels into a canvas; `color` gives red, green, blue and alpha of a value. */
@@ -226,7 +226,7 @@ function pointOf(event) {
 function startPad() {
   unpack();
   [pad.width, pad.height] = [W * cell, H * cell];
-  pad.hidden = byId("tools").hidden = !data.draw;
+  pad.parentElement.hidden = !data.draw;
   byId("bars").append(...data.classes.map((name) =>
     make("li", {}, make("b", {}, name), make("span", {}, make("i")), make("span"))));
   pad.onpointerdown = (event) => {
@@ -249,6 +249,7 @@ function startPad() {
   byId("wrong").onclick = () => gallery(byId("loads"), errors, "Misclassified, the surest first");
   byId("right").onclick = () => gallery(byId("loads"), right, "Correct, class by class");
   byId(errors.length ? "wrong" : "right").click();
+  if (!data.draw) drawn.base = errors[0] ?? right[0];
   update();
 }
 
@@ -279,10 +280,9 @@ function markActive() {
 /** Show images, 20 at a time; touching one loads it into the pad. */
 function gallery(root, some, title, page = 0) {
   const shown = some.slice(20 * page, 20 * page + 20).map((row) => {
-    const words = `${named(row.label)} → ${named(row.answer)}, ${percent(row.sure)}`;
+    const words = `${named(row.label)} → ${named(row.answer)}\n${percent(row.sure)}`;
     const properties = { title: `test image ${row.row}`, disabled: !data.weights };
-    const picture = paint(make("canvas"), row.image);
-    return button(() => load(row), properties, picture, make("span", {}, words));
+    return button(() => load(row), properties, paint(make("canvas"), row.image), words);
   });
   const pages = Math.ceil(some.length / 20);
   const turn = (to, word) => button(() => {

@@ -55,7 +55,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Callable[[Path], Any]]:
     """`open_page(path)` → the page, which in the end has asked for nothing and had no error."""
-    context, heard = browser.new_context(), list[str]()
+    context, heard = browser.new_context(reduced_motion="reduce"), list[str]()
     context.on("console", lambda message: heard.append(f"{message.type}: {message.text}"))
     context.on("weberror", lambda error: heard.append(str(error.error)))
     context.on("request", lambda request: heard.append(request.url))

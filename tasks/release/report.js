@@ -306,9 +306,9 @@ function startMatrix() {
       const count = Number(place.textContent.replace(/\D/g, ""));
       if (!count) return;
       const some = rows.filter((row) => row.label === label && row.answer === answer);
-      const words = `${named(label)} named ${named(answer)}`;
+      const words = `${named(label)} named ${named(answer)}`, text = place.textContent;
       const show = () => gallery(closer, some, `${words}: ${some.length} of ${count} images`);
-      place.replaceChildren(button(show, { ariaLabel: `${words}: ${count}` }, place.textContent));
+      place.replaceChildren(button(show, { ariaLabel: `${text}, ${words}` }, text));
     });
   });
   const title = `${errors.length} of ${closer.dataset.errors} errors, the surest first`;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable
@@ -54,7 +55,7 @@ def page_with(
         layers, weights = layers_of(network)
         names = named_dataset("mnist").class_names
         content = {"shape": shape, "classes": names, "digits": True, "draw": True, "rows": []}
-        content |= {"layers": layers, "weights": live.base64.b64encode(weights).decode()}
+        content |= {"layers": layers, "weights": base64.b64encode(weights).decode()}
         text = json.dumps({**content, "images": ""})
         path = tmp_path / "page.html"
         path.write_text(BLOCK.sub(rf"\g<1>{text}\g<2>", report_of(make_lineage()).read_text()))

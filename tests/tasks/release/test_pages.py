@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ from markdown_it import MarkdownIt
 from pipeline_config.datasets import named_dataset
 from pipeline_config.recipe import Recipe
 from pipeline_config.recipe_files import cautions_of, load_recipe
+from tasks.release import live
 from tasks.release.assemble import Lineage, copy_outputs, provenance_of
 from tasks.release.bundle import CARD, METRICS, REPORT, evenly
 from tasks.release.pages import MAX_HISTORY_ROWS, write_report
@@ -211,6 +213,21 @@ def test_the_report_is_well_formed_and_self_contained(make_lineage, tmp_path, po
     assert "&lt;1 % of the pixels" in text
     assert ("pooled test split" in text) == pooled
     assert ("pooled test split" in card) == pooled
+
+
+def test_large_images_are_left_out_but_for_the_surest_errors(make_lineage, tmp_path, monkeypatch):
+    """One of the 20 test rows is an error; each image has 4×5 pixels."""
+
+    def rows_within(num_bytes: int) -> list[tuple[int, int, int, float]]:
+        monkeypatch.setattr(live, "MAX_IMAGE_BYTES", num_bytes)
+        written(make_lineage(), tmp_path / "bundle")
+        content = live.live_data(make_lineage(), tmp_path / "bundle")
+        assert len(base64.b64decode(content["images"])) == 20 * len(content["rows"]) <= num_bytes
+        return content["rows"]
+
+    assert rows_within(20 * 10) == [(0, 0, 1, 0.91)]
+    assert [row[1:3] for row in rows_within(20 * 20)] == [(0, 1), *((n, n) for n in range(10))]
+    assert len(rows_within(20 * 100)) == 20
 
 
 def test_a_long_history_is_thinned():

@@ -15,7 +15,7 @@ from tasks.runtime.stages import ADMIT, AUDIT, STAGES
 ROOMS = ("raw", "dataset", "model", "evaluation", "release", "prediction")
 LAYERS = ("pipeline_config", "tasks", "flows")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-MAX_LINES, MAX_FILES = 13_920, 103
+MAX_LINES, MAX_FILES = 14_100, 104
 SOURCES = sorted(path for layer in LAYERS for path in (CHECKOUT / layer).rglob("*.py"))
 
 

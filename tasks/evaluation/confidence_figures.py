@@ -1,4 +1,7 @@
-"""Figures of confidence: reliability and coverage. Axes: N test rows, B bins of them."""
+"""Figures of confidence (reliability, coverage) and robustness.
+
+Axes: N test rows, B bins of them.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from numpy.typing import NDArray
 from tasks.evaluation.calibration import Sureness
 from tasks.evaluation.figures import BLUE, DARK, GREY, ORANGE, page
 from tasks.evaluation.metrics import Metrics, wilson_interval
+from tasks.evaluation.robustness import CHANGES
 
 # Shares that may be marked on an axis, and its upper end.
 MARKS, TOP = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999), 0.9999
@@ -112,3 +116,21 @@ def draw_coverage(path: Path, sure: Sureness, marked: Metrics) -> None:
         ax.set(ylabel="accuracy on them (%)")
         ax.grid()
         figure.legend(*ax.get_legend_handles_labels(), loc="upper left", ncols=2)
+
+
+def draw_robustness(path: Path, rows: list[Metrics]) -> None:
+    """Draw the accuracy on changed validation rows, a panel for each change."""
+    clean = 100 * next(row["accuracy"] for row in rows if row["change"] == "none")
+    with page(path, 5.0) as figure:
+        panels = figure.subplots(2, 4, sharey=True).ravel()
+        for ax, (name, (_, unit, strengths)) in zip(panels, CHANGES.items(), strict=True):
+            values = [100 * row["accuracy"] for row in rows if row["change"] == name]
+            ax.axhline(clean, color=GREY, linestyle="--", linewidth=1)
+            ax.plot(range(len(strengths)), values, "o-", color=BLUE, markersize=5)
+            ax.set_xticks(range(len(strengths)), [f"{strength:g}" for strength in strengths])
+            ax.set_title(name, fontsize=10)
+            ax.set_xlabel(unit, fontsize=8)
+            ax.set_ylim(0, 104)
+            ax.grid(axis="y")
+        for ax in panels[::4]:
+            ax.set_ylabel("accuracy (%)", fontsize=9)

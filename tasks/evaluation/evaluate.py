@@ -23,6 +23,7 @@ from pipeline_config.recipe import Model
 from tasks.dataset.table import first_of_each_class, read_labels, read_rows, read_split
 from tasks.evaluation.calibration import confidence_metrics, sureness
 from tasks.evaluation.metrics import Metrics, Probabilities, corrected_score, measure, rounded
+from tasks.evaluation.robustness import NUM_ROWS
 from tasks.runtime.devices import one_thread
 from tasks.runtime.files import canonical_json
 from tasks.runtime.show import confidence_in_words, show_image, show_markdown, show_table
@@ -94,6 +95,25 @@ def _measured(
     return metrics, after_NC
 
 
+def _robust(trained: StageRef, model: Model, rows: Examples, num_classes: int) -> list[Metrics]:
+    """Return the accuracy on changed validation rows; [] without any."""
+    import torch
+
+    from tasks.evaluation.robustness import robustness
+    from tasks.model.network import load_network, logits_of
+
+    if not len(rows.labels_N):
+        return []
+    num_pixels = rows.images_NHW[0].size
+    network = load_network(trained.path / "model.safetensors", model, num_pixels, num_classes)
+
+    def predict(images_NHW: NDArray[np.uint8]) -> NDArray[np.int64]:
+        logits_NC = logits_of(network, torch.from_numpy(images_NHW).flatten(1))
+        return np.asarray(logits_NC.argmax(dim=1).numpy())
+
+    return robustness(predict, rows.images_NHW, rows.labels_N)
+
+
 def write_probabilities(path: Path, test: Examples, probabilities_NC: Probabilities) -> None:
     """Write index, label, prediction and p0 … p(C-1) of each test row.
 
@@ -139,6 +159,8 @@ def draw_figures(
     marked = next(row for row in metrics["coverage"] if row["coverage"] == MARKED_COVERAGE)
     sure = sureness(probabilities_NC, labels_N)
     confidence_figures.draw_coverage(folder / "coverage.png", sure, marked)
+    if metrics["robustness"]:
+        confidence_figures.draw_robustness(folder / "robustness.png", metrics["robustness"])
 
 
 def scores_markdown(metrics: Metrics) -> str:
@@ -185,8 +207,10 @@ def evaluate(
     split = read_split(normalized)
     first = first_of_each_class(read_labels(table)[split.train], NUM_SAMPLES)
     samples, test = (read_examples(table, rows) for rows in (split.train[first], split.test))
+    held = read_examples(table, split.validation[:NUM_ROWS])
     with one_thread():
         metrics, probabilities_NC = _measured(trained, model, test, class_names)
+        metrics["robustness"] = _robust(trained, model, held, len(class_names))
     places_N = test.index_N - table.facts["rows"]["train"]
     if corrections:
         predictions_N = probabilities_NC.argmax(axis=1)

@@ -89,6 +89,7 @@ def _metrics_of(accuracy: float) -> dict[str, Any]:
             for share in (1.0, 0.95, 0.5)
         ],
         "test_curve": [],
+        "robustness": [],
         "corrected_accuracy": 0.95,
         "corrected_interval_95": [0.7, 0.99],
         "corrected_rows": 19,

@@ -25,6 +25,7 @@ SHAPE = (4, 6)
 FIGURES = (
     "confusion_matrix",
     "coverage",
+    "robustness",
     "history",
     "misclassified",
     "per_class",

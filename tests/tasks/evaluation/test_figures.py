@@ -22,9 +22,16 @@ from tasks.evaluation.figures import (
     draw_test_curve,
 )
 from tasks.evaluation.metrics import measure
+from tasks.evaluation.robustness import CHANGES
 
 WIDTH = int(WIDTH_IN * DPI)
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Ankle boot")
+
+ROBUST = [
+    {"change": name, "strength": strength, "accuracy": 0.5}
+    for name, strengths in {"none": (0,), **{n: each[2] for n, each in CHANGES.items()}}.items()
+    for strength in strengths
+]
 
 
 def problem(names, num_rows=120, shape=(8, 8), sharpness=3.0):
@@ -46,7 +53,12 @@ def draw_all(folder, names, **choices):
     before = blunt / blunt.sum(axis=1, keepdims=True)
     metrics = measure(probabilities, labels, names)
     metrics |= confidence_metrics(probabilities, before, labels)
-    metrics |= {"calibrated": True, "temperature": 0.5, "test_curve": curve(3)}
+    metrics |= {
+        "calibrated": True,
+        "temperature": 0.5,
+        "test_curve": curve(3),
+        "robustness": ROBUST,
+    }
     rows = Examples(np.arange(len(labels)), images, labels)
     draw_figures(folder, rows, rows, probabilities, metrics, epochs(3), names)
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
@@ -93,7 +105,7 @@ def test_the_bytes_do_not_depend_on_rcparams_which_stay_unchanged(tmp_path):
         before = dict(matplotlib.rcParams)
         second = draw_all(tmp_path / "second", FASHION)
         assert dict(matplotlib.rcParams) == before
-    assert len(first) == 8
+    assert len(first) == 9
     assert first == second
 
 

@@ -52,7 +52,7 @@ IN_KEY = {
         "pipeline_config": "datasets recipe",
         "tasks": "evaluation",
         "tasks.dataset": "table",
-        "tasks.evaluation": "calibration confidence_figures evaluate figures metrics",
+        "tasks.evaluation": "calibration confidence_figures evaluate figures metrics robustness",
         "tasks.model": "network",
         "tasks.runtime": "devices files",
     },

@@ -105,6 +105,11 @@ def say(message: str, head: str = "", style: str = "") -> None:
     console(error=True).print(Text.assemble((head, style), visible(message)))
 
 
+def is_terminal() -> bool:
+    """Return whether a person sees what is printed."""
+    return sys.stdout.isatty()
+
+
 def print_json(content: Any) -> None:
     """Print one JSON value on standard output; models and dataclasses become objects."""
     print(to_json(content, indent=2).decode())  # noqa: T201

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -171,7 +170,7 @@ def report(
     page = page_path(folder.parent.name, folder.name)
     path = page if is_published(folder) and page.is_file() else folder / REPORT
     console.line(str(path))
-    if sys.stdout.isatty():
+    if console.is_terminal():
         launch(path.resolve().as_uri())
 
 

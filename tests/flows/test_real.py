@@ -45,7 +45,9 @@ def test_the_default_recipe_reaches_its_mark_on_mnist(summary: Summary, tmp_path
     images = read_idx(paths["fetch"] / "t10k-images-idx3-ubyte")
     labels = read_idx(paths["fetch"] / "t10k-labels-idx1-ubyte")
     session = onnxruntime.InferenceSession(bundle / "model.onnx")
-    (probabilities,) = session.run(None, {session.get_inputs()[0].name: np.asarray(images)})
+    (probabilities,) = session.run(
+        ["probabilities"], {session.get_inputs()[0].name: np.asarray(images)}
+    )
     assert (probabilities.argmax(axis=1) == labels).mean() == pytest.approx(
         summary.metrics["accuracy"]
     )
